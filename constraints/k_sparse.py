@@ -1,0 +1,60 @@
+"""The K-sparse polytope, the feasible region of the paper."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from constraints.projection import project_capped_l1_ball
+from constraints.region import Region
+
+
+class KSparsePolytope(Region):
+    """The convex hull of the vectors with K entries of +r or -r and zeros elsewhere.
+
+    Equivalently, the l1 ball of radius rK cut with the l-infinity ball of radius r (Miao et al.,
+    ICLR 2022). Its L2 diameter is 2 r sqrt(K). Give `radius` (r) or `diameter`.
+    Raises ValueError when `k` is not in 1 ... n or the size is not positive.
+    """
+
+    def __init__(
+        self, n: int, k: int, *, radius: float | None = None, diameter: float | None = None
+    ) -> None:
+        if not 1 <= k <= n:
+            raise ValueError(f"k must be between 1 and n = {n}, not {k}")
+        self._set_size(n, radius, diameter, 2 * math.sqrt(k))
+        self.k = k
+
+    def __repr__(self) -> str:
+        return f"KSparsePolytope({self.n}, {self.k}, radius={self.radius:g})"
+
+    def lmo(self, g: Tensor) -> Tensor:
+        """-r sign(g) on the K entries of largest magnitude, 0 elsewhere.
+
+        Of entries that tie at the K-th magnitude, the first in the tensor's order are taken, so
+        that no more than K are non-zero.
+        """
+        self._check(g)
+        magnitude = g.abs().flatten()
+        threshold = magnitude.topk(self.k, sorted=False).values.min()
+        above, tied = magnitude > threshold, magnitude == threshold
+        chosen = above | (tied & (tied.cumsum(0) <= self.k - above.sum()))
+        v = g.sign().mul_(chosen.view(g.shape))
+        return v.mul_(-self.radius)
+
+    def shift_inside(self, x: Tensor) -> Tensor:
+        """`x`, or, if it is outside, x / ||x||_1 times r min(K, floor(||x||_1 / ||x||_inf)).
+
+        That is the authors' rule. It leaves an outside point's l1 norm at a whole multiple of r.
+        """
+        self._check(x)
+        magnitude = x.abs().double()
+        l1, linf = magnitude.sum(), magnitude.max()
+        inside = (l1 <= self.radius * self.k) & (linf <= self.radius)
+        factor = self.radius * (l1 / linf).floor().clamp(max=self.k) / l1
+        return x * torch.where(inside, torch.ones_like(l1), factor).to(x.dtype)
+
+    def euclidean_project(self, x: Tensor) -> Tensor:
+        """The nearest point of the intersection of the two balls, exact up to rounding."""
+        self._check(x)
+        return project_capped_l1_ball(x, total=self.radius * self.k, cap=self.radius)

@@ -1,0 +1,101 @@
+"""Balls of the Lp norms."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from constraints.projection import project_capped_l1_ball
+from constraints.region import Region
+
+BISECTIONS = 60
+NEWTON_STEPS = 10
+
+
+class LpBall(Region):
+    """All tensors whose Lp norm is at most `radius`, for p = 1, 2 <= p < infinity, or infinity.
+
+    Its L2 diameter is 2 r n^(1/2 - 1/p) for p > 2, else 2 r. Give `radius` or `diameter`.
+    Raises ValueError for another p or a size that is not positive.
+    """
+
+    def __init__(
+        self, n: int, p: float, *, radius: float | None = None, diameter: float | None = None
+    ) -> None:
+        if not (p == 1 or p >= 2):
+            raise ValueError(f"p must be 1, or 2 or more, not {p}")
+        self._set_size(n, radius, diameter, 2 * max(n, 1) ** max(0.5 - 1 / p, 0))
+        self.p = p
+
+    def __repr__(self) -> str:
+        return f"LpBall({self.n}, {self.p:g}, radius={self.radius:g})"
+
+    def lmo(self, g: Tensor) -> Tensor:
+        """-r sign(g_i) |g_i|^(q-1) / ||g||_q^(q-1), where 1/p + 1/q = 1; 0 where g is all 0.
+
+        For p = 1 that is one entry, the first of largest magnitude.
+        """
+        self._check(g)
+        if self.p == 1:
+            flat = g.flatten()
+            largest = flat.abs().argmax(keepdim=True)
+            v = torch.zeros_like(flat)
+            v[largest] = -self.radius * flat[largest].sign()
+            return torch.empty_like(g).copy_(v.view(g.shape))
+        if self.p == math.inf:
+            return g.sign().mul_(-self.radius)
+        # Norms of half-precision gradients need more digits than their entries have.
+        dtype = torch.promote_types(g.dtype, torch.float32)
+        tiny = torch.finfo(dtype).tiny
+        if self.p == 2:
+            norm = torch.linalg.vector_norm(g, dtype=dtype).clamp(min=tiny)
+            return g * (-self.radius / norm)
+        # Powers of magnitudes divided by the largest neither overflow nor all vanish.
+        scaled = g.abs().to(dtype)
+        scaled /= scaled.max().clamp(min=tiny)
+        q = self.p / (self.p - 1)
+        norm = torch.linalg.vector_norm(scaled, q).clamp(min=tiny)
+        return (scaled / norm).pow_(q - 1).mul_(-self.radius).to(g.dtype).mul_(g.sign())
+
+    def shift_inside(self, x: Tensor) -> Tensor:
+        """`x`, or, if it is outside, `x` scaled to the ball's surface."""
+        self._check(x)
+        norm = torch.linalg.vector_norm(x, self.p, dtype=torch.float64)
+        return x * (self.radius / norm).clamp(max=1).to(x.dtype)
+
+    def euclidean_project(self, x: Tensor) -> Tensor:
+        self._check(x)
+        if self.p == 1:
+            return project_capped_l1_ball(x, total=self.radius)
+        if self.p == 2:
+            return self.shift_inside(x)
+        if self.p == math.inf:
+            return x.clamp(-self.radius, self.radius)
+        return self._project_smooth(x)
+
+    def _project_smooth(self, x: Tensor) -> Tensor:
+        """Projection for 2 < p < infinity, in units of the radius.
+
+        The optimality conditions are y_i + c y_i^(p-1) = |x_i| and sum y_i^p = 1 for one c >= 0.
+        Bisection on log c, from which each y_i follows by Newton's method: started at its upper
+        bound min(|x_i|, (|x_i| / c)^(1/(p-1))) on a convex function, it falls to the root.
+        """
+        a = x.detach().abs().double() / self.radius
+        largest = a.max().clamp(min=1)
+
+        def entries(c: Tensor) -> Tensor:
+            y = torch.minimum(a, (a / c) ** (1 / (self.p - 1)))
+            for _ in range(NEWTON_STEPS):
+                slope = 1 + c * (self.p - 1) * y ** (self.p - 2)
+                y = y - (y + c * y ** (self.p - 1) - a) / slope
+            return y
+
+        # At the upper bound even n entries of the largest magnitude have norm at most 1.
+        low = torch.full_like(largest, -80.0)
+        high = (largest * self.n).log() * self.p
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            outside = (entries(middle.exp()) ** self.p).sum() > 1
+            low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
+        y = torch.where((a**self.p).sum() > 1, entries(high.exp()), a) * self.radius
+        return y.to(x.dtype).copysign_(x)

@@ -1,0 +1,74 @@
+"""What every feasible region offers."""
+
+import math
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+
+class Region(ABC):
+    """A convex region of tensors with `n` entries, centred on the origin.
+
+    `radius` and `diameter` are in the units of the entries; `diameter` is the largest L2 distance
+    between two points. The methods take a tensor of any shape with `n` entries, any memory format
+    and any floating-point type, return a new one like it, and never make the host wait for the
+    device. They raise ValueError when the number of entries is not `n`.
+    """
+
+    n: int
+    radius: float
+    diameter: float
+
+    def _set_size(
+        self, n: int, radius: float | None, diameter: float | None, diameter_per_radius: float
+    ) -> None:
+        """Set `n`, and `radius` and `diameter` from the one of them that is given."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n}")
+        if (radius is None) == (diameter is None):
+            raise ValueError("give either radius or diameter")
+        self.n = n
+        self.radius = diameter / diameter_per_radius if radius is None else radius
+        self.diameter = self.radius * diameter_per_radius
+        if not 0 < self.radius < math.inf:
+            name, value = ("diameter", diameter) if radius is None else ("radius", radius)
+            raise ValueError(f"{name} must be positive and finite, not {value}")
+
+    def _check(self, x: Tensor) -> None:
+        if x.numel() != self.n:
+            raise ValueError(f"the region has {self.n} entries, the tensor {x.numel()}")
+
+    @abstractmethod
+    def lmo(self, g: Tensor) -> Tensor:
+        """The linear minimisation oracle: a vertex v of the region at which <g, v> is smallest."""
+
+    @abstractmethod
+    def shift_inside(self, x: Tensor) -> Tensor:
+        """`x` itself if it is in the region, else a multiple of it that is."""
+
+    @abstractmethod
+    def euclidean_project(self, x: Tensor) -> Tensor:
+        """The point of the region nearest to `x` in the L2 norm."""
+
+
+class Unconstrained(Region):
+    """All tensors with `n` entries: every point is its own projection, and there is no LMO."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.radius = self.diameter = math.inf
+
+    def __repr__(self) -> str:
+        return f"Unconstrained({self.n})"
+
+    def lmo(self, g: Tensor) -> Tensor:
+        """Raises NotImplementedError: a linear function has no minimum here."""
+        raise NotImplementedError("an unbounded region has no linear minimisation oracle")
+
+    def shift_inside(self, x: Tensor) -> Tensor:
+        self._check(x)
+        return x.clone()
+
+    def euclidean_project(self, x: Tensor) -> Tensor:
+        self._check(x)
+        return x.clone()

@@ -1,0 +1,83 @@
+"""What optimizers over feasible regions have in common: a region bound to each parameter."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from constraints import Region
+
+
+class ConstrainedOptimizer(Optimizer):
+    """A torch.optim.Optimizer whose every parameter has a region of its own.
+
+    `params` is what any PyTorch optimizer takes, tensors or groups of them; `constraints` holds
+    their regions in the same order. Raises ValueError when their numbers or sizes differ.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        constraints: Sequence[Region],
+        defaults: dict[str, Any],
+    ) -> None:
+        self._regions: dict[Tensor, Region] = {}
+        self._unbound = list(constraints)
+        super().__init__(params, defaults)
+        if self._unbound:
+            bound, given = len(self._regions), len(self._regions) + len(self._unbound)
+            raise ValueError(f"{given} constraints were given for {bound} parameters")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_regions": self._regions, "_unbound": []}
+
+    def add_param_group(self, group: dict[str, Any]) -> None:
+        """As in PyTorch; in a group added later, "constraints" holds its parameters' regions."""
+        self._unbound += group.pop("constraints", [])
+        super().add_param_group(group)
+        for p in self.param_groups[-1]["params"]:
+            if not self._unbound:
+                raise ValueError("there are fewer constraints than parameters")
+            region = self._unbound.pop(0)
+            if region.n != p.numel():
+                raise ValueError(
+                    f"constraint {len(self._regions)} has {region.n} entries,"
+                    f" its parameter {p.numel()}"
+                )
+            self._regions[p] = region
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Update every parameter that has a gradient; returns the closure's loss, if there is one.
+
+        Nothing in a step makes the host wait for the device.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    gradient = p.grad
+                    if group["weight_decay"]:
+                        gradient = gradient.add(p, alpha=group["weight_decay"])
+                    self._update(p, gradient, self._regions[p], group)
+        return loss
+
+    @abstractmethod
+    def _update(self, p: Tensor, gradient: Tensor, region: Region, group: dict[str, Any]) -> None:
+        """Move `p`, in place, by one step along its gradient (weight decay included)."""
+
+
+def check_hyperparameters(lr: float | Tensor, momentum: float, weight_decay: float) -> None:
+    """Raise ValueError, with the value, for one that no optimizer here can work with."""
+    if not lr > 0:
+        raise ValueError(f"lr must be greater than 0, not {lr}")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be at least 0 and less than 1, not {momentum}")
+    if not weight_decay >= 0:
+        raise ValueError(f"weight_decay must be at least 0, not {weight_decay}")

@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""Show how large a trained model's weights are.
+
+Takes the flags that the model was trained with, or --model_path. Writes a text log, a table and a
+histogram of magnitudes to saved_logs/weight_distribution/. Needs no data set.
+"""
+
+import sys
+
+from utils.checkpoint import load_trained
+from utils.cli import Parser
+from utils.device import pick_device
+from utils.errors import exit_status
+from utils.files import check_writable
+from utils.logs import TextLog, configuration_line, weights_line, write_csv
+from utils.plots import plot_distribution
+from utils.prune import THRESHOLDS, count_above
+
+
+def test(given: dict) -> None:
+    """Count the entries of the model of these settings above each threshold."""
+    trained = load_trained(given, given.pop("model_path", None))
+    config, files = trained.config, trained.files
+    model = trained.model.to(pick_device(config.gpu))
+    check_writable([files.weight_distribution(s) for s in (".log", ".csv", ".png")], "--output_dir")
+
+    log = TextLog(files.weight_distribution(".log"))
+    log.add(configuration_line(config))
+    count = sum(p.numel() for p in model.parameters())
+    rows = []
+    print(f"{config.arch} with {count:,} parameters, trained on {config.data}\n")
+    print(f"{'magnitude':>10}  {'parameters':>12}  {'share':>8}")
+    for threshold, above in zip(THRESHOLDS, count_above(model), strict=True):
+        log.add(weights_line(threshold, above))
+        rows.append((threshold, above, above / count))
+        print(f"{f'> {threshold:g}':>10}  {above:>12,}  {above / count:>8.2%}")
+    log.save()
+    header = ("threshold", "above", "fraction")
+    write_csv(files.weight_distribution(".csv"), header, rows)
+    plot_distribution(files.weight_distribution(".png"), model, files.run)
+    print("\nFiles of this run:", *files.existing(), sep="\n  ")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(__doc__)
+    parser.add_model_path()
+    return exit_status(lambda: test(vars(parser.parse_args(argv))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

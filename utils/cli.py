@@ -1,0 +1,59 @@
+"""The command line of the three scripts, made from the fields of Config."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import NoReturn
+
+from utils.config import Config, plain
+from utils.errors import UserError
+
+GROUPS = {
+    "data": "data",
+    "training": "network and training",
+    "method": "method: optimizer and feasible region",
+    "machine": "machine and files",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Knows every setting of Config; keeps only what the command line gives.
+
+    Raises UserError instead of printing a usage text.
+    """
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+            usage="%(prog)s [--flag value ...]",
+        )
+        self.groups = {key: self.add_argument_group(title) for key, title in GROUPS.items()}
+        for setting in dataclasses.fields(Config):
+            choices, default = setting.metadata["choices"], setting.default
+            stated = "" if setting.name == "color_channel" else f" (default: {plain(default)})"
+            self.groups[setting.metadata["group"]].add_argument(
+                f"--{setting.name}",
+                type=setting.metadata["type"],
+                metavar=f"{{{','.join(map(str, choices))}}}" if choices else _metavar(setting),
+                help=setting.metadata["help"] + stated,
+            )
+
+    def add_model_path(self) -> None:
+        """Add --model_path, for a script that tests a trained model."""
+        self.groups["machine"].add_argument(
+            "--model_path",
+            type=Path,
+            metavar="FILE",
+            help="model file, which brings its own settings, or a bare state dict (default: the"
+            " file that train_prune.py wrote with the same flags)",
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists the flags and their values")
+
+
+def _metavar(setting: dataclasses.Field) -> str:
+    return {int: "N", float: "X"}.get(setting.metadata["type"], "FOLDER")

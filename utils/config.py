@@ -1,0 +1,203 @@
+"""A run's settings: one frozen dataclass, from which flags, names and the log are made."""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from constraints import CONSTRAINTS, MODES
+from models import ARCHITECTURES
+from optim import LR_SCHEMES, RESCALES
+from utils.datasets import DATASETS
+from utils.errors import UserError
+from utils.files import RunFiles
+
+LARGEST_INT = 2**31 - 1
+LABELS = {"arch": "model"}  # in names and logs, where it is not the flag's
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a number may take; `excluded` ends are not among them."""
+
+    low: float
+    high: float = math.inf
+    excluded: tuple[float, ...] = ()
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and value not in self.excluded
+
+    def __str__(self) -> str:
+        low = f"{'greater than' if self.low in self.excluded else 'at least'} {self.low}"
+        if self.high in (math.inf, LARGEST_INT):
+            return low
+        return f"{low} and {'less than' if self.high in self.excluded else 'at most'} {self.high}"
+
+
+POSITIVE = Range(0, math.inf, excluded=(0, math.inf))
+COUNT = Range(1, LARGEST_INT)
+
+
+def _setting(
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    type: Callable[[str], Any] = str,
+    choices: Iterable[Any] | None = None,
+    allowed: Range | None = None,
+    changes_weights: bool = True,
+) -> Any:
+    """A field of Config: the flag of its name, its part of the help, and the values it takes."""
+    metadata = {
+        "group": group, "help": help, "type": type, "allowed": allowed,
+        "choices": None if choices is None else tuple(choices), "changes_weights": changes_weights,
+    }  # fmt: skip
+    return field(default=default, metadata=metadata)
+
+
+def _or_none(text: str) -> str | None:
+    return None if text == "None" else text
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run. Raises UserError when a value, or two together, make no sense."""
+
+    # fmt: off
+    data: str = _setting("cifar10", "data", "data set", choices=DATASETS)
+    arch: str = _setting("ResNet18", "training", "network", choices=ARCHITECTURES)
+    optimizer: str = _setting(
+        "SFW", "method", "stochastic Frank-Wolfe, or SGD with momentum and projection onto the"
+        " region", choices=("SFW", "SGD"))
+    constraint: str = _setting(
+        "k_sparse_constraints", "method", "feasible region of each parameter tensor: K-sparse"
+        " polytope, L2 ball, or none (SGD only)", choices=CONSTRAINTS)
+    train_batchsize: int = _setting(
+        128, "training", "images in a training step", type=int, allowed=COUNT)
+    test_batchsize: int = _setting(
+        128, "training", "images in a batch when testing", type=int, allowed=COUNT,
+        changes_weights=False)
+    epoch_num: int = _setting(180, "training", "number of epochs", type=int, allowed=COUNT)
+    lr: float = _setting(
+        1.0, "training", "learning rate; at most 1 for SFW", type=float, allowed=POSITIVE)
+    lr_scheme: str = _setting(
+        "dynamic_change", "training", "learning rate over time: decrease_3 divides it by 10 after"
+        " one and two thirds of the epochs, dynamic_change also follows the training loss",
+        choices=LR_SCHEMES)
+    momentum: float = _setting(
+        0.9, "training", "weight of the past in the averaged gradient", type=float,
+        allowed=Range(0, 1, excluded=(1,)))
+    weight_decay: float = _setting(
+        0.0, "training", "this times the weights is added to the gradient (L2)", type=float,
+        allowed=Range(0, math.inf, excluded=(math.inf,)))
+    k_sparseness: int = _setting(
+        10, "method", "K of the K-sparse polytope is at least this", type=int, allowed=COUNT)
+    k_frac: float = _setting(
+        0.05, "method", "K as a fraction of a tensor's entries", type=float,
+        allowed=Range(0, 1, excluded=(0,)))
+    tau: float = _setting(
+        15.0, "method", "size of the region, read as --mode says", type=float, allowed=POSITIVE)
+    mode: str | None = _setting(
+        "initialization", "method", "tau is the region's L2 diameter, its radius, or half its"
+        " diameter in units of the tensor's mean L2 norm at initialization; None goes with"
+        " --constraint unconstraints", type=_or_none, choices=MODES)
+    rescale: str | None = _setting(
+        "gradient", "method", "SFW's step is lr times ||m|| / ||theta - v|| (gradient),"
+        " 1 / diameter, or 1 (None)", type=_or_none, choices=RESCALES)
+    color_channel: int | None = _setting(
+        None, "data", "1 turns colour to grey, 3 repeats grey; by default the data set's own",
+        type=int, choices=(1, 3))
+    gpu: int = _setting(
+        -1, "machine", "CUDA device to run on; -1 is the CPU", type=int,
+        allowed=Range(-1, LARGEST_INT), changes_weights=False)
+    precision: str = _setting(
+        "fp32", "machine", "arithmetic of the network; bf16 is automatic mixed precision",
+        choices=("fp32", "bf16"))
+    seed: int = _setting(
+        0, "training", "seed of the initial weights, batches and augmentation", type=int,
+        allowed=Range(0, LARGEST_INT))
+    data_dir: Path = _setting(
+        Path("data"), "data", "folder that holds NAME.npz or the data set as torchvision keeps it;"
+        " what is missing is downloaded there", type=Path, changes_weights=False)
+    output_dir: Path = _setting(
+        Path("."), "machine", "folder for saved_logs/ and saved_models/", type=Path,
+        changes_weights=False)
+    sfw_init: int = _setting(
+        0, "method", "1 learns one scale per tensor for the initial weights", type=int,
+        choices=(0, 1))
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        for setting in dataclasses.fields(self):
+            _check(setting, getattr(self, setting.name))
+        if self.color_channel is None:
+            object.__setattr__(self, "color_channel", DATASETS[self.data].channels)
+        if self.optimizer == "SFW" and self.constraint == "unconstraints":
+            raise UserError(
+                "--constraint unconstraints: SFW needs a bounded region;"
+                " choose another constraint or --optimizer SGD"
+            )
+        if self.optimizer == "SFW" and self.lr > 1:
+            raise UserError(f"--lr {self.lr:g}: SFW takes a learning rate of at most 1")
+        if self.mode is None and self.constraint != "unconstraints":
+            sizes = ", ".join(mode for mode in MODES if mode)
+            raise UserError(f"--mode None: a region needs a size; choose {sizes}")
+        if self.sfw_init:
+            raise UserError("--sfw_init 1: SFW-Init is not available yet; leave the flag out")
+
+    @property
+    def run_name(self) -> str:
+        """A file name for the run: no two settings that train different weights share one.
+
+        It spells out what is not the default, so that settings added later change no name, and
+        has at most 184 bytes: a very long one is cut and ends in a checksum of the whole.
+        """
+        parts = []
+        for setting in dataclasses.fields(self):
+            value, default = getattr(self, setting.name), setting.default
+            if setting.name == "color_channel":
+                default = DATASETS[self.data].channels
+            always = setting.name in ("data", "arch", "optimizer", "constraint")
+            if setting.metadata["changes_weights"] and (always or value != default):
+                parts.append(f"{LABELS.get(setting.name, setting.name)}={plain(value)}")
+        name = "_".join(parts)
+        if len(name) > 184:
+            name = f"{name[:160]}_sha256={hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        return name
+
+    @property
+    def image_size(self) -> int:
+        """The side, in pixels, of the images that the network sees."""
+        info = DATASETS[self.data]
+        return ARCHITECTURES[self.arch].image_size or info.input_side or info.side
+
+    @property
+    def files(self) -> RunFiles:
+        return RunFiles(self.output_dir, self.run_name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain types, for a model file."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in vars(self).items()
+        }
+
+
+def plain(value: Any) -> str:
+    """A setting's value in the fewest characters that tell it from every other."""
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
+
+
+def _check(setting: dataclasses.Field, value: Any) -> None:
+    allowed, choices = setting.metadata["allowed"], setting.metadata["choices"]
+    if choices is not None and value not in choices and value != setting.default:
+        names = ", ".join(map(str, choices))
+        raise UserError(f"--{setting.name} {value}: choose one of {names}")
+    if allowed is not None and value not in allowed:
+        raise UserError(f"--{setting.name} {plain(value)}: must be {allowed}")

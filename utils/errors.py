@@ -1,0 +1,38 @@
+"""Mistakes of the user's, told in one line."""
+
+import contextlib
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user can put right; the text names the flag or file and the way out.
+
+    It ends a script with exit status 2 and that one line on standard error.
+    """
+
+
+class RunError(UserError):
+    """The same for what goes wrong after work has begun: exit status 1."""
+
+
+def exit_status(main: Callable[[], None]) -> int:
+    """Run `main`; report what the user can put right in one line instead of a traceback."""
+    try:
+        main()
+    except RunError as error:
+        return _report(str(error), 1)
+    except UserError as error:
+        return _report(str(error), 2)
+    except KeyboardInterrupt:
+        return _report("stopped by the keyboard", 130)
+    except BrokenPipeError:  # the reader of our output has gone: nobody is left to be told
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        return 1
+    return 0
+
+
+def _report(message: str, status: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return status

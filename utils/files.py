@@ -1,0 +1,82 @@
+"""Where a run's files lie, and how a file is written whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from utils.errors import RunError, UserError
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Every path of the run called `run` below `output_dir` is built here."""
+
+    output_dir: Path
+    run: str
+
+    @property
+    def model(self) -> Path:
+        return self.output_dir / "saved_models" / f"{self.run}.pt"
+
+    @property
+    def train_log(self) -> Path:
+        return self._log("SFW_one_shot_prune", ".log")
+
+    def prune_test(self, suffix: str) -> Path:
+        return self._log("SFW_prune_test", suffix)
+
+    def weight_distribution(self, suffix: str) -> Path:
+        return self._log("weight_distribution", suffix)
+
+    def existing(self) -> list[Path]:
+        """The files that this run has so far, in the order of the three scripts."""
+        paths = [self.model, self.train_log]
+        for suffix in (".log", ".csv", ".png"):
+            paths += [self.prune_test(suffix), self.weight_distribution(suffix)]
+        return [path for path in paths if path.is_file()]
+
+    def _log(self, folder: str, suffix: str) -> Path:
+        return self.output_dir / "saved_logs" / folder / f"{self.run}{suffix}"
+
+
+def check_writable(paths: list[Path], flag: str) -> None:
+    """Raise UserError, naming `flag`, unless each path can be written; leaves nothing behind."""
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"{flag}: {path} is a folder, where a file is to be written; move it")
+        folder = path.parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"{flag}: cannot write in {folder} ({error.strerror}); choose another folder"
+            ) from None
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
+    """Open a temporary file beside `path` that becomes `path` when the block ends without error.
+
+    Folders are made when missing. Raises RunError when the disk does not take it; what was at
+    `path` before then stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, mode) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {path} ({error.strerror or error})") from error

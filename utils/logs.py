@@ -1,0 +1,67 @@
+"""The text logs that people grep: the shape of every line is set here."""
+
+import csv
+import dataclasses
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from utils.config import LABELS, Config, plain
+from utils.files import atomic_write
+
+
+class TextLog:
+    """The lines of one run's log; `save` replaces the file as a whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: list[str] = []
+
+    def add(self, line: str) -> None:
+        self.lines.append(line)
+
+    def save(self) -> None:
+        with atomic_write(self.path) as file:
+            file.writelines(f"{line}\n" for line in self.lines)
+
+
+def configuration_line(config: Config) -> str:
+    """All settings but the folders; SFW-Init is last."""
+    parts = ["Configuration"]
+    for setting in dataclasses.fields(config):
+        value = getattr(config, setting.name)
+        if setting.name != "sfw_init" and not isinstance(value, Path):
+            parts.append(f"{LABELS.get(setting.name, setting.name).title()}: {plain(value)}")
+    return " ".join([*parts, f"SFW_Init {config.sfw_init}"])
+
+
+def train_line(step: int, epoch: int, loss: float, accuracy: float) -> str:
+    """`step` counts all batches of the run and `epoch` the epochs, both from 1."""
+    return (
+        f"Train Steps: {step} Epoch: {epoch} Batch_Loss: {loss:.4f}"
+        f" Batch_Accuracy {round(accuracy, 4)}"
+    )
+
+
+def test_line(epoch: int, accuracy: float) -> str:
+    now = datetime.now().strftime("%Y-%m-%d-%H_%M_%S")
+    return f"Test Epoch: {epoch} Test_Accuracy: {accuracy:.2f} Current_Time:{now}"
+
+
+def distribution_line(threshold: float, above: int) -> str:
+    return f"Weight_Distribution >{plain(threshold)} {above}"
+
+
+def prune_line(ratio: float, accuracy: float) -> str:
+    return f"Prune Ratio {plain(ratio)} Test Accuracy {accuracy:.2f}"
+
+
+def weights_line(threshold: float, above: int) -> str:
+    return f"Number of weights >{plain(threshold)}: {above}"
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with atomic_write(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -1,0 +1,81 @@
+"""The pictures beside the logs."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from utils.files import atomic_write
+
+matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+
+BINS_PER_DECADE = 10
+SMALLEST_DECADE = -10
+
+
+def plot_pruning(
+    path: Path, ratios: Sequence[float], accuracies: Sequence[float], run: str
+) -> None:
+    """Accuracy against sparsity, both in percent: the whole range, and 90 to 99 % beside it."""
+    sparsities = [100 * ratio for ratio in ratios]
+    dense = accuracies[0]
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    whole, high = figure.subplots(1, 2)
+    for axes in (whole, high):
+        axes.axhline(dense, color="0.5", linestyle="--", label=f"dense: {dense:.2f} %")
+        axes.plot(sparsities, accuracies, "o-", markersize=4, label="pruned in one shot")
+        axes.set_xlabel("sparsity: weights removed, %")
+        axes.set_ylabel("test accuracy, %")
+        axes.grid(alpha=0.3)
+    whole.set_ylim(0, 102)
+    whole.legend(loc="lower left")
+    high.set_xlim(89.7, 99.3)
+    high.set_xticks(range(90, 100))
+    shown = [a for s, a in zip(sparsities, accuracies, strict=True) if s >= 89.9] + [dense]
+    margin = max(0.08 * (max(shown) - min(shown)), 0.5)
+    high.set_ylim(min(shown) - margin, max(shown) + margin)
+    high.set_title("90 to 99 %", fontsize=9)
+    _save(figure, path, run)
+
+
+def plot_distribution(path: Path, model: nn.Module, run: str) -> None:
+    """Histograms of log10 magnitude: of all parameters, and a row for each parameter tensor."""
+    tensors = {name: p.detach().float().cpu().abs() for name, p in model.named_parameters()}
+    logs = {name: p[p > 0].log10().clamp(min=SMALLEST_DECADE) for name, p in tensors.items()}
+    present = [values for values in logs.values() if len(values)]
+    low = min((v.min().floor().item() for v in present), default=-1)
+    high = max(max((v.max().ceil().item() for v in present), default=0), low + 1)
+    bins = int(high - low) * BINS_PER_DECADE
+    rows = torch.stack([torch.histc(values, bins, low, high) for values in logs.values()])
+    zeros = sum(int((p == 0).sum()) for p in tensors.values())
+
+    figure = Figure(figsize=(9, 4 + 0.16 * len(tensors)), layout="constrained")
+    overall, layers = figure.subplots(
+        2, 1, sharex=True, height_ratios=(3, max(1, 0.16 * len(tensors)))
+    )
+    edges = torch.linspace(low, high, bins + 1)
+    overall.stairs(rows.sum(0), edges, fill=True, alpha=0.7)
+    overall.set_ylabel("parameters")
+    total = sum(p.numel() for p in tensors.values())
+    overall.set_title(f"all {total:,} parameters, of which {zeros:,} are exactly 0", fontsize=9)
+    _draw_rows(layers, rows, edges, list(tensors))
+    layers.set_xlabel("log10 of magnitude")
+    _save(figure, path, run)
+
+
+def _draw_rows(axes: matplotlib.axes.Axes, rows: Tensor, edges: Tensor, names: list[str]) -> None:
+    shares = rows / rows.sum(1, keepdim=True).clamp(min=1)
+    mesh = axes.pcolormesh(edges, range(len(names) + 1), shares, cmap="viridis")
+    axes.set_yticks([i + 0.5 for i in range(len(names))], names, fontsize=6)
+    axes.invert_yaxis()
+    axes.figure.colorbar(mesh, ax=axes, label="share of the tensor's entries", pad=0.01)
+
+
+def _save(figure: Figure, path: Path, run: str) -> None:
+    figure.suptitle("\n".join(textwrap.wrap(run, 110)), fontsize=8)
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=120)
