@@ -13,7 +13,7 @@ from utils.datasets import load_dataset
 from utils.device import pick_device
 from utils.errors import exit_status
 from utils.evaluate import evaluate
-from utils.files import check_writable
+from utils.files import TEST_SUFFIXES, check_writable
 from utils.logs import TextLog, configuration_line, prune_line, write_csv
 from utils.plots import plot_pruning
 from utils.prune import RATIOS, MagnitudeRanking
@@ -24,7 +24,7 @@ def test(given: dict) -> None:
     trained = load_trained(given, given.pop("model_path", None))
     config, files = trained.config, trained.files
     device = pick_device(config.gpu)
-    check_writable([files.prune_test(s) for s in (".log", ".csv", ".png")], "--output_dir")
+    check_writable([files.prune_test(s) for s in TEST_SUFFIXES], "--output_dir")
     dataset = load_dataset(config.data, config.data_dir, config.color_channel, config.image_size)
     batches = dataset.to(device).test_batches(config.test_batchsize)
     model = trained.model.to(device)

@@ -11,7 +11,7 @@ from utils.checkpoint import load_trained
 from utils.cli import Parser
 from utils.device import pick_device
 from utils.errors import exit_status
-from utils.files import check_writable
+from utils.files import TEST_SUFFIXES, check_writable
 from utils.logs import TextLog, configuration_line, weights_line, write_csv
 from utils.plots import plot_distribution
 from utils.prune import THRESHOLDS, count_above
@@ -22,7 +22,7 @@ def test(given: dict) -> None:
     trained = load_trained(given, given.pop("model_path", None))
     config, files = trained.config, trained.files
     model = trained.model.to(pick_device(config.gpu))
-    check_writable([files.weight_distribution(s) for s in (".log", ".csv", ".png")], "--output_dir")
+    check_writable([files.weight_distribution(s) for s in TEST_SUFFIXES], "--output_dir")
 
     log = TextLog(files.weight_distribution(".log"))
     log.add(configuration_line(config))

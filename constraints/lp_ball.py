@@ -49,7 +49,7 @@ class LpBall(Region):
         tiny = torch.finfo(dtype).tiny
         if self.p == 2:
             norm = torch.linalg.vector_norm(g, dtype=dtype).clamp(min=tiny)
-            return g * (-self.radius / norm)
+            return (g / norm).mul_(-self.radius)
         # Powers of magnitudes divided by the largest neither overflow nor all vanish.
         scaled = g.abs().to(dtype)
         scaled /= scaled.max().clamp(min=tiny)

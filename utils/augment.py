@@ -64,7 +64,7 @@ def _resize_weights(starts: Tensor, lengths: Tensor, side: int) -> Tensor:
 
 
 def _draw_crops(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tops, lefts, heights and widths: the first of ten candidates that fits, or the whole image."""
+    """Tops, lefts, heights and widths: the first of ten candidates that fits, or all."""
     count, _, height, width = images.shape
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:

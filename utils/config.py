@@ -32,7 +32,7 @@ class Range:
 
     def __str__(self) -> str:
         low = f"{'greater than' if self.low in self.excluded else 'at least'} {self.low}"
-        if self.high in (math.inf, LARGEST_INT):
+        if self.high == math.inf:
             return low
         return f"{low} and {'less than' if self.high in self.excluded else 'at most'} {self.high}"
 

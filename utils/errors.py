@@ -11,6 +11,9 @@ class UserError(Exception):
     It ends a script with exit status 2 and that one line on standard error.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
 
 class RunError(UserError):
     """The same for what goes wrong after work has begun: exit status 1."""
@@ -34,5 +37,5 @@ def exit_status(main: Callable[[], None]) -> int:
 
 
 def _report(message: str, status: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr)
     return status

@@ -10,6 +10,8 @@ from typing import IO
 
 from utils.errors import RunError, UserError
 
+TEST_SUFFIXES = (".log", ".csv", ".png")  # of what a test script writes: text, table, picture
+
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -35,8 +37,8 @@ class RunFiles:
     def existing(self) -> list[Path]:
         """The files that this run has so far, in the order of the three scripts."""
         paths = [self.model, self.train_log]
-        for suffix in (".log", ".csv", ".png"):
-            paths += [self.prune_test(suffix), self.weight_distribution(suffix)]
+        for test in (self.prune_test, self.weight_distribution):
+            paths += [test(suffix) for suffix in TEST_SUFFIXES]
         return [path for path in paths if path.is_file()]
 
     def _log(self, folder: str, suffix: str) -> Path:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -57,8 +58,8 @@ def plot_distribution(path: Path, model: nn.Module, run: str) -> None:
     overall, layers = figure.subplots(
         2, 1, sharex=True, height_ratios=(3, max(1, 0.16 * len(tensors)))
     )
-    edges = torch.linspace(low, high, bins + 1)
-    overall.stairs(rows.sum(0), edges, fill=True, alpha=0.7)
+    edges = torch.linspace(low, high, bins + 1).numpy()
+    overall.stairs(rows.sum(0).numpy(), edges, fill=True, alpha=0.7)
     overall.set_ylabel("parameters")
     total = sum(p.numel() for p in tensors.values())
     overall.set_title(f"all {total:,} parameters, of which {zeros:,} are exactly 0", fontsize=9)
@@ -67,12 +68,14 @@ def plot_distribution(path: Path, model: nn.Module, run: str) -> None:
     _save(figure, path, run)
 
 
-def _draw_rows(axes: matplotlib.axes.Axes, rows: Tensor, edges: Tensor, names: list[str]) -> None:
-    shares = rows / rows.sum(1, keepdim=True).clamp(min=1)
+def _draw_rows(
+    axes: matplotlib.axes.Axes, rows: Tensor, edges: np.ndarray, names: list[str]
+) -> None:
+    shares = (rows / rows.sum(1, keepdim=True).clamp(min=1)).numpy()
     mesh = axes.pcolormesh(edges, range(len(names) + 1), shares, cmap="viridis")
     axes.set_yticks([i + 0.5 for i in range(len(names))], names, fontsize=6)
     axes.invert_yaxis()
-    axes.figure.colorbar(mesh, ax=axes, label="share of the tensor's entries", pad=0.01)
+    axes.figure.colorbar(mesh, ax=axes, label="share", pad=0.01)
 
 
 def _save(figure: Figure, path: Path, run: str) -> None:

@@ -42,7 +42,7 @@ class MagnitudeRanking:
 
 
 def global_prune(model: nn.Module, ratio: float) -> int:
-    """Set the floor(ratio N) entries of smallest magnitude among all N of `model.parameters()` to 0.
+    """Set the floor(ratio N) smallest in magnitude of all N entries of `model.parameters()` to 0.
 
     In place; returns the number of entries removed. See MagnitudeRanking.prune.
     """

@@ -32,7 +32,7 @@ def read_npz(path: Path, keys: tuple[str, ...] = KEYS) -> Arrays:
             if missing:
                 raise UserError(f"{path}: holds no {missing[0]}; it needs {', '.join(keys)}")
             return {key: file[key] for key in keys}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path}: cannot be read as .npz, it may be truncated ({error}); replace it"
         ) from None

@@ -1,0 +1,203 @@
+"""Regions against the authors' numbers, against plain references, and as mathematics."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from constraints import KSparsePolytope, LpBall, Unconstrained
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def golden_cases(path, letter):
+    file = np.load(path)
+    count = sum(name.startswith(letter) and name.endswith("_x") for name in file.files)
+    assert count > 0
+    for i in range(count):
+        prefix = f"{letter}{i}_"
+        yield {k.removeprefix(prefix): file[k] for k in file.files if k.startswith(prefix)}
+
+
+def close(tensor, expected):
+    np.testing.assert_allclose(tensor, expected, rtol=1e-5, atol=1e-6)
+
+
+def plain_k_sparse_lmo(g, k, radius):
+    """The K-sparse LMO by a stable sort."""
+    flat = g.flatten().double()
+    order = flat.abs().sort(descending=True, stable=True).indices[:k]
+    v = torch.zeros_like(flat)
+    v[order] = -radius * flat[order].sign()
+    return v.view(g.shape).to(g.dtype)
+
+
+@st.composite
+def tensors(draw, max_entries=60, dtypes=DTYPES, scale=1.0):
+    """Tensors with ties, zeros and four dimensions in either memory format."""
+    shape = draw(st.sampled_from([(1,), (7,), (5, 3), (2, 3, 3, 3), (4, 1, 2, 2)]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    x = torch.randn(shape, generator=generator) * scale * draw(st.sampled_from([0.01, 1, 30]))
+    if draw(st.booleans()):
+        x = (x * 2).round() / 2
+    x = x.to(draw(st.sampled_from(dtypes)))
+    if x.dim() == 4 and draw(st.booleans()):
+        x = x.contiguous(memory_format=torch.channels_last)
+    return x
+
+
+@st.composite
+def regions(draw, n):
+    size = {draw(st.sampled_from(["radius", "diameter"])): draw(st.sampled_from([0.1, 1.0, 7.5]))}
+    p = draw(st.sampled_from([None, 1, 2, 2.5, 4, math.inf]))
+    if p is None:
+        return KSparsePolytope(n, draw(st.integers(1, n)), **size)
+    return LpBall(n, p, **size)
+
+
+def region_norms(region, x):
+    """How far out `x` is: at most 1 inside the region."""
+    x = x.double().flatten()
+    if isinstance(region, KSparsePolytope):
+        return max(x.norm(1) / region.k, x.norm(math.inf)).item() / region.radius
+    return x.norm(region.p).item() / region.radius
+
+
+def test_k_sparse_lmo_is_the_authors(golden):
+    for case in golden_cases(golden("lmo.npz"), "k"):
+        region = KSparsePolytope(case["x"].size, int(case["k"]), radius=float(case["radius"]))
+        assert region.diameter == pytest.approx(float(case["diameter"]))
+        close(region.lmo(torch.tensor(case["x"])), case["v"])
+
+
+def test_lp_ball_lmo_is_the_authors(golden):
+    for case in golden_cases(golden("lmo.npz"), "p"):
+        region = LpBall(case["x"].size, float(case["p"]), radius=float(case["radius"]))
+        assert region.diameter == pytest.approx(float(case["diameter"]))
+        close(region.lmo(torch.tensor(case["x"])), case["v"])
+
+
+def test_k_sparse_shift_inside_is_the_authors(golden):
+    for case in golden_cases(golden("feasible.npz"), "k"):
+        region = KSparsePolytope(case["x"].size, int(case["k"]), radius=float(case["radius"]))
+        close(region.shift_inside(torch.tensor(case["x"])), case["y"])
+
+
+def test_lp_ball_shift_and_projection_are_the_authors(golden):
+    for case in golden_cases(golden("feasible.npz"), "p"):
+        region = LpBall(case["x"].size, float(case["p"]), radius=float(case["radius"]))
+        close(region.shift_inside(torch.tensor(case["x"])), case["shift"])
+        close(region.euclidean_project(torch.tensor(case["x"])), case["project"])
+
+
+@given(st.data())
+def test_k_sparse_lmo_equals_a_stable_sort(data):
+    g = data.draw(tensors())
+    k = data.draw(st.integers(1, g.numel()))
+    v = KSparsePolytope(g.numel(), k, radius=1.5).lmo(g)
+    assert torch.equal(v, plain_k_sparse_lmo(g, k, 1.5))
+    assert v.dtype == g.dtype and v.shape == g.shape
+
+
+@given(st.data())
+def test_lmo_is_in_the_region_and_no_other_point_is_lower(data):
+    g = data.draw(tensors(dtypes=(torch.float64,)))
+    region = data.draw(regions(g.numel()))
+    v = region.lmo(g)
+    assert region_norms(region, v) <= 1 + 1e-9
+    other = region.shift_inside(data.draw(tensors(dtypes=(torch.float64,))).flatten()[:1] * g)
+    best = min((g * other).sum(), -(g * other).sum())
+    assert (g * v).sum() <= best + 1e-9 * g.norm() * region.diameter
+
+
+@given(st.data())
+def test_shift_inside_keeps_inner_points_and_directions(data):
+    x = data.draw(tensors())
+    region = data.draw(regions(x.numel()))
+    y = region.shift_inside(x)
+    tolerance = 4 * torch.finfo(x.dtype).eps
+    assert region_norms(region, y) <= 1 + tolerance
+    if region_norms(region, x) < 1 - tolerance:
+        assert torch.equal(x, y)
+    else:
+        parallel = (x.double() * y.double()).sum().item()
+        lengths = (x.double().norm() * y.double().norm()).item()
+        assert parallel == pytest.approx(lengths, rel=1e-2)
+
+
+@given(st.data())
+def test_projection_meets_the_optimality_conditions(data):
+    """y is the nearest point if and only if <x - y, z - y> <= 0 for every z in the region."""
+    x = data.draw(tensors(dtypes=(torch.float64,)))
+    region = data.draw(regions(x.numel()))
+    y = region.euclidean_project(x)
+    assert region_norms(region, y) <= 1 + 1e-9
+    residual = x - y
+    furthest = region.lmo(-residual)
+    scale = residual.norm() * region.diameter + 1e-300
+    assert (residual * (furthest - y)).sum() <= 1e-7 * scale
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_k_sparse_projection_agrees_with_a_general_solver(seed):
+    x = np.random.default_rng(seed).normal(size=6) * 2
+    region = KSparsePolytope(6, 2 + seed % 2, radius=0.8)
+    # y = p - q with p, q >= 0 turns both norms into linear constraints.
+    solution = minimize(
+        lambda pq: ((pq[:6] - pq[6:] - x) ** 2).sum(),
+        np.zeros(12),
+        bounds=[(0, 0.8)] * 12,
+        constraints={"type": "ineq", "fun": lambda pq: 0.8 * region.k - pq.sum()},
+        options={"ftol": 1e-14, "maxiter": 1000},
+    )
+    y = region.euclidean_project(torch.tensor(x))
+    np.testing.assert_allclose(y, solution.x[:6] - solution.x[6:], atol=1e-5)
+
+
+@given(st.data())
+def test_results_do_not_depend_on_the_memory_format(data):
+    x = torch.randn(
+        2, 3, 3, 3, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    )
+    region = data.draw(regions(x.numel()))
+    last = x.contiguous(memory_format=torch.channels_last)
+    for method in (region.lmo, region.shift_inside, region.euclidean_project):
+        torch.testing.assert_close(method(x), method(last))
+
+
+@pytest.mark.parametrize("region", [KSparsePolytope(5, 2, radius=1.0), *(
+    LpBall(5, p, radius=9.0) for p in (1, 2, 3, math.inf))], ids=repr)  # fmt: skip
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_zero_gradient_gives_the_origin(region, dtype):
+    zeros = torch.zeros(5, dtype=dtype)
+    assert torch.equal(region.lmo(zeros).abs(), zeros)
+
+
+def test_unconstrained_projects_onto_itself_and_has_no_lmo():
+    region, x = Unconstrained(3), torch.randn(3)
+    assert torch.equal(region.euclidean_project(x), x)
+    assert region.euclidean_project(x).data_ptr() != x.data_ptr()
+    with pytest.raises(NotImplementedError):
+        region.lmo(x)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: KSparsePolytope(5, 6, radius=1.0), "k must be between 1 and n = 5, not 6"),
+        (lambda: KSparsePolytope(5, 0, radius=1.0), "not 0"),
+        (lambda: KSparsePolytope(5, 2), "either radius or diameter"),
+        (lambda: KSparsePolytope(5, 2, radius=1.0, diameter=1.0), "either radius or diameter"),
+        (lambda: LpBall(5, 1.5, radius=1.0), "not 1.5"),
+        (lambda: LpBall(5, 2, radius=-1.0), "radius must be positive and finite, not -1.0"),
+        (lambda: LpBall(5, 2, diameter=math.nan), "diameter must be positive"),
+        (lambda: LpBall(5, 2, radius=1.0).lmo(torch.zeros(4)), "5 entries, the tensor 4"),
+    ],
+)
+def test_bad_arguments_are_refused_with_their_value(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
