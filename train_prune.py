@@ -66,7 +66,7 @@ def train(config: Config) -> None:
         print(
             f"{title}: loss {progress.loss:.4f}, training accuracy {progress.accuracy:.2f} %,"
             f" test accuracy {accuracy:.2f} %, lr {optimizer.param_groups[0]['lr']:.4g},"
-            f" {time.monotonic() - started:.1f} s",
+            f" {time.monotonic() - started:.2f} s",
             flush=True,
         )
     save_model(config.files.model, model, config, config.epoch_num, metrics)
