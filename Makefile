@@ -25,13 +25,17 @@ test: $(VENV)/installed-dev  ## lint, then run the tests
 clean:  ## remove the virtual environment (outputs and data stay)
 	rm -rf $(VENV)
 
-$(VENV)/installed: requirements.txt
-	@echo "Installing requirements.txt into $(VENV). This happens once and takes minutes and about"
-	@echo "6 GB of disk: the registry's torch brings CUDA with it. A CPU is enough to run it."
+# What a requirements file is installed by; it is marked only when all went well.
+define install
+	@echo "Installing $< into $(VENV). This happens once and takes minutes and about 6 GB of disk:"
+	@echo "the registry's torch brings CUDA with it. A CPU is enough to run it."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --disable-pip-version-check -r $<
 	@touch $@
+endef
 
-$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
-	$(BIN)/pip install --disable-pip-version-check -r requirements-dev.txt
-	@touch $@
+$(VENV)/installed: requirements.txt
+	$(install)
+
+$(VENV)/installed-dev: requirements-dev.txt requirements.txt
+	$(install)
