@@ -5,6 +5,7 @@ Writes the model to saved_models/ and a text log to saved_logs/SFW_one_shot_prun
 test_prune.py, with the same flags, prunes it.
 """
 
+import math
 import sys
 import time
 
@@ -21,7 +22,7 @@ from utils.cli import Parser
 from utils.config import Config
 from utils.datasets import load_dataset
 from utils.device import autocast, pick_device
-from utils.errors import exit_status
+from utils.errors import RunError, exit_status
 from utils.evaluate import evaluate
 from utils.files import check_writable
 from utils.logs import TextLog, configuration_line, distribution_line, test_line, train_line
@@ -58,6 +59,8 @@ def train(config: Config) -> None:
             group["lr"] *= factor
         title = f"Epoch {epoch + 1}/{config.epoch_num}"
         progress = train_epoch(model, train_batches, optimizer, title, config.precision)
+        if not math.isfinite(progress.loss):
+            raise RunError(f"epoch {epoch + 1}: the loss is {progress.loss}; lower --lr or --tau")
         accuracy = evaluate(model, test_batches, config.precision)
         metrics["train_loss"].append(progress.loss)
         metrics["train_accuracy"].append(progress.accuracy)
@@ -70,7 +73,7 @@ def train(config: Config) -> None:
             flush=True,
         )
     save_model(config.files.model, model, config, config.epoch_num, metrics)
-    print(f"\nModel: {config.files.model}\nLog:   {config.files.train_log}")
+    print("\nFiles of this run:", *config.files.existing(), sep="\n  ")
 
 
 def build_optimizer(

@@ -78,7 +78,7 @@ def _initial_norms(model: nn.Module) -> list[float]:
     """
     norms: dict[nn.Parameter, float] = {}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(NORM_SEED)
+        torch.default_generator.manual_seed(NORM_SEED)  # and no GPU's
         for layer in model.modules():
             own = {name: p for name, p in layer.named_parameters(recurse=False) if p not in norms}
             if own:

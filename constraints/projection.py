@@ -20,9 +20,10 @@ def project_capped_l1_ball(x: Tensor, total: float, cap: float = math.inf) -> Te
     slopes = torch.where(order < magnitude.numel(), 1.0, -1.0).to(magnitude.dtype).cumsum_(0)
     fallen = (slopes[:-1] * breakpoints.diff()).cumsum_(0)
     excess = magnitude.clamp(max=cap).sum() - total
-    last = torch.searchsorted(fallen, excess.clamp(min=0)).clamp_(max=fallen.numel() - 1)
+    # `gather`, since indexing by a tensor without dimensions waits for the device.
+    last = torch.searchsorted(fallen, excess.clamp(min=0).view(1)).clamp_(max=fallen.numel() - 1)
     # Step back from the end of the piece in which the norm reaches `total`.
-    back = (fallen[last] - excess) / slopes[last].clamp(min=1)
-    shift = torch.where(excess > 0, breakpoints[last + 1] - back, 0.0)
+    back = (fallen.gather(0, last) - excess) / slopes.gather(0, last).clamp_(min=1)
+    shift = torch.where(excess > 0, breakpoints.gather(0, last + 1) - back, 0.0)
     clipped = (x.abs().double() - shift).clamp_(min=0, max=cap)
     return clipped.to(x.dtype).copysign_(x)

@@ -36,18 +36,39 @@ class ConstrainedOptimizer(Optimizer):
 
     def add_param_group(self, group: dict[str, Any]) -> None:
         """As in PyTorch; in a group added later, "constraints" holds its parameters' regions."""
-        self._unbound += group.pop("constraints", [])
+        own = group.pop("constraints", None)
         super().add_param_group(group)
-        for p in self.param_groups[-1]["params"]:
-            if not self._unbound:
+        group = self.param_groups[-1]
+        try:
+            self._bind(group["params"], self._unbound if own is None else list(own))
+            if own is not None and len(own) != len(group["params"]):
+                raise ValueError(f"{len(own)} constraints for {len(group['params'])} parameters")
+            self._check_group(group)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def _bind(self, params: list[Tensor], regions: list[Region]) -> None:
+        """Give each parameter the next of `regions`, which are used up."""
+        for p in params:
+            if not regions:
                 raise ValueError("there are fewer constraints than parameters")
-            region = self._unbound.pop(0)
+            region = regions.pop(0)
             if region.n != p.numel():
                 raise ValueError(
                     f"constraint {len(self._regions)} has {region.n} entries,"
                     f" its parameter {p.numel()}"
                 )
             self._regions[p] = region
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raise ValueError, with the value, for a setting that the optimizer cannot work with."""
+        if not group["lr"] > 0:
+            raise ValueError(f"lr must be greater than 0, not {group['lr']}")
+        if not 0 <= group["momentum"] < 1:
+            raise ValueError(f"momentum must be in 0 <= momentum < 1, not {group['momentum']}")
+        if not group["weight_decay"] >= 0:
+            raise ValueError(f"weight_decay must be at least 0, not {group['weight_decay']}")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -71,13 +92,3 @@ class ConstrainedOptimizer(Optimizer):
     @abstractmethod
     def _update(self, p: Tensor, gradient: Tensor, region: Region, group: dict[str, Any]) -> None:
         """Move `p`, in place, by one step along its gradient (weight decay included)."""
-
-
-def check_hyperparameters(lr: float | Tensor, momentum: float, weight_decay: float) -> None:
-    """Raise ValueError, with the value, for one that no optimizer here can work with."""
-    if not lr > 0:
-        raise ValueError(f"lr must be greater than 0, not {lr}")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be at least 0 and less than 1, not {momentum}")
-    if not weight_decay >= 0:
-        raise ValueError(f"weight_decay must be at least 0, not {weight_decay}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from constraints import Region
-from optim.constrained import ConstrainedOptimizer, check_hyperparameters
+from optim.constrained import ConstrainedOptimizer
 
 
 class ProjectedSGD(ConstrainedOptimizer):
@@ -27,7 +27,6 @@ class ProjectedSGD(ConstrainedOptimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
     ) -> None:
-        check_hyperparameters(lr, momentum, weight_decay)
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, constraints, defaults)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from constraints import Region
-from optim.constrained import ConstrainedOptimizer, check_hyperparameters
+from optim.constrained import ConstrainedOptimizer
 
 # Each gives gamma, by which the learning rate is multiplied, from m, theta - v and the region.
 RESCALES: dict[str | None, Callable[[Tensor, Tensor, Region], Tensor | float]] = {
@@ -43,17 +43,19 @@ class SFW(ConstrainedOptimizer):
         rescale: str | None = "gradient",
         weight_decay: float = 0.0,
     ) -> None:
-        check_hyperparameters(lr, momentum, weight_decay)
-        if lr > 1:
-            raise ValueError(f"lr must be at most 1, not {lr}")
-        if rescale not in RESCALES:
-            raise ValueError(f"rescale must be one of {list(RESCALES)}, not {rescale!r}")
-        if any(math.isinf(region.diameter) for region in constraints):
-            raise ValueError("SFW needs bounded regions: an unconstrained one has no LMO")
         defaults = {
             "lr": lr, "momentum": momentum, "rescale": rescale, "weight_decay": weight_decay,
         }  # fmt: skip
         super().__init__(params, constraints, defaults)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
+        if group["lr"] > 1:
+            raise ValueError(f"lr must be at most 1, not {group['lr']}")
+        if group["rescale"] not in RESCALES:
+            raise ValueError(f"rescale must be one of {list(RESCALES)}, not {group['rescale']!r}")
+        if any(math.isinf(self._regions[p].diameter) for p in group["params"]):
+            raise ValueError("SFW needs bounded regions: an unconstrained one has no LMO")
 
     def _update(self, p: Tensor, gradient: Tensor, region: Region, group: dict[str, Any]) -> None:
         state = self.state[p]
@@ -63,6 +65,9 @@ class SFW(ConstrainedOptimizer):
             m = state["momentum_buffer"] = torch.clone(gradient)
         v = region.lmo(m)
         gamma = RESCALES[group["rescale"]](m, p - v, region)
-        alpha = torch.as_tensor(group["lr"] * gamma, dtype=p.dtype, device=p.device)
-        # At a vertex ||theta - v|| is 0 and alpha infinite or, with m = 0, not a number.
-        p.lerp_(v, alpha.nan_to_num(0.0).clamp(0, 1))
+        alpha = group["lr"] * gamma
+        if isinstance(alpha, Tensor):
+            # At a vertex ||theta - v|| is 0 and alpha infinite or, with m = 0, not a number.
+            p.lerp_(v, alpha.nan_to_num(0.0).clamp(0, 1).to(p.dtype))
+        else:
+            p.lerp_(v, min(alpha, 1.0))

@@ -1,6 +1,7 @@
 """Fixtures: the files shared with the authors of the design, and the scripts' command line."""
 
-import os
+import importlib
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,12 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("fixed")
 
+DIGITS = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "2")
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
@@ -47,12 +50,10 @@ def real_data():
 def script():
     """Runs a script as a user does, offline: script(name, *flags) gives the finished process."""
 
-    def run(name, *flags):
-        closed = "http://127.0.0.1:9"  # nobody listens there, so that a download fails at once
-        environment = os.environ | {"http_proxy": closed, "https_proxy": closed, "no_proxy": ""}
+    def run(name, *flags, stdout=subprocess.PIPE):
         return subprocess.run(
             [sys.executable, str(ROOT / name), *map(str, flags)],
-            capture_output=True, text=True, env=environment, timeout=300,
+            stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=300,
         )  # fmt: skip
 
     return run
@@ -79,3 +80,82 @@ def write_npz():
         return path
 
     return write
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """No test waits for a network: every download fails at once."""
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("no_proxy", "")
+
+
+@pytest.fixture
+def write_idx_mnist():
+    """Writes MNIST's own files: write_idx_mnist(folder) gives images and labels of both splits."""
+
+    def write(root):
+        rng, arrays = np.random.default_rng(0), {}
+        folder = root / "MNIST" / "raw"
+        folder.mkdir(parents=True)
+        for split, prefix, count in (("train", "train", 9), ("test", "t10k", 5)):
+            x = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+            y = rng.integers(0, 10, count, dtype=np.uint8)
+            images = struct.pack(">IIII", 0x803, count, 28, 28) + x.tobytes()
+            labels = struct.pack(">II", 0x801, count) + y.tobytes()
+            (folder / f"{prefix}-images-idx3-ubyte").write_bytes(images)
+            (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(labels)
+            arrays[split] = x, y
+        return arrays
+
+    return write
+
+
+@pytest.fixture
+def write_tiny():
+    """Writes two classes of Tiny-ImageNet: write_tiny(folder, annotated=True)."""
+
+    def write(root, annotated=True):
+        rng = np.random.default_rng(0)
+
+        def save(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path, "JPEG")
+
+        wnids = ["n02", "n01"]
+        for wnid in wnids:
+            for i in range(3):
+                save(root / "train" / wnid / "images" / f"{wnid}_{i}.JPEG")
+        lines = []
+        for i, wnid in enumerate(["n02", "n01", "n02", "n02"]):
+            if annotated:
+                save(root / "val" / "images" / f"val_{i}.JPEG")
+                lines.append(f"val_{i}.JPEG\t{wnid}\t0\t0\t62\t62\n")
+            else:
+                save(root / "val" / wnid / f"val_{i}.JPEG")
+        if annotated:
+            (root / "val" / "val_annotations.txt").write_text("".join(lines) + "\n")
+
+    return write
+
+
+@pytest.fixture
+def quick(capsys):
+    """Runs a script's main in this process: quick(name, *flags) gives status, output, errors."""
+
+    def run(name, *flags):
+        status = importlib.import_module(name.removesuffix(".py")).main(
+            [str(flag) for flag in flags]
+        )
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def trained(quick, tmp_path):
+    """A folder with a trained model of the settings DIGITS."""
+    status, _, err = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path)
+    assert status == 0, err
+    return tmp_path

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from constraints import KSparsePolytope, LpBall, Unconstrained
 
@@ -167,6 +168,26 @@ def test_results_do_not_depend_on_the_memory_format(data):
     last = x.contiguous(memory_format=torch.channels_last)
     for method in (region.lmo, region.shift_inside, region.euclidean_project):
         torch.testing.assert_close(method(x), method(last))
+
+
+class WaitsForDevice(TorchDispatchMode):
+    """Fails on what makes a host wait for its device: reading a tensor's value."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function not in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+        )
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["lmo", "shift_inside", "euclidean_project"])
+@pytest.mark.parametrize("p", [None, 1, 2, 3, math.inf])
+def test_nothing_waits_for_the_device(p, method):
+    region = LpBall(40, p, radius=0.1) if p else KSparsePolytope(40, 3, radius=0.1)
+    x = torch.randn(40)
+    with WaitsForDevice():
+        getattr(region, method)(x)
 
 
 @pytest.mark.parametrize("region", [KSparsePolytope(5, 2, radius=1.0), *(

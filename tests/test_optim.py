@@ -148,6 +148,15 @@ def test_each_parameter_keeps_its_own_region_in_groups_and_later_groups():
     assert [x.tolist() for x in (p, q, r)] == [[1.0] * 2, [3.0] * 3, [4.0] * 4]
 
 
+def test_a_refused_group_leaves_the_optimizer_as_it_was():
+    p, q = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3))
+    optimizer = SFW([p], [LpBall(2, 2, radius=1.0)])
+    with pytest.raises(ValueError, match="no LMO"):
+        optimizer.add_param_group({"params": [q], "constraints": [Unconstrained(3)]})
+    optimizer.add_param_group({"params": [q], "constraints": [LpBall(3, 2, radius=1.0)]})
+    assert len(optimizer.param_groups) == 2
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_unconstrained_projected_sgd_is_torch_sgd(momentum):
     a, b = small_network(), small_network()
@@ -231,6 +240,8 @@ P, BALL = nn.Parameter(torch.zeros(3)), LpBall(3, 2, radius=1.0)
         (lambda: SFW([P], [BALL], lr=1.5), "lr must be at most 1, not 1.5"),
         (lambda: SFW([P], [BALL], lr=0.0), "lr must be greater than 0, not 0.0"),
         (lambda: SFW([P], [BALL], momentum=1.0), "momentum .* not 1.0"),
+        (lambda: SFW([{"params": [P], "lr": 2.0}], [BALL]), "lr must be at most 1, not 2.0"),
+        (lambda: SFW([{"params": [P], "constraints": [BALL, BALL]}], []), "2 constraints for 1"),
         (lambda: SFW([P], [BALL], weight_decay=-1.0), "weight_decay .* not -1.0"),
         (lambda: SFW([P], [BALL], rescale="None"), "rescale must be one of .* not 'None'"),
         (lambda: SFW([P], []), "fewer constraints than parameters"),

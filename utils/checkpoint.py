@@ -1,7 +1,10 @@
 """Model files: written with all that tells how the model came about, read without trusting them."""
 
 import dataclasses
+import hashlib
+import io
 import platform
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,7 @@ class TrainedModel:
 def new_model(config: Config) -> nn.Module:
     """The network of these settings; its initial weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)
         classes = DATASETS[config.data].classes
         return build_model(config.arch, classes, config.color_channel, config.image_size)
 
@@ -48,8 +51,10 @@ def save_model(
         "metrics": metrics,
         "versions": {name: str(version) for name, version in versions.items()},
     }
+    serialised = io.BytesIO()  # torch.save reports a full disk in words of its own
+    torch.save(contents, serialised)
     with atomic_write(path, "wb") as file:
-        torch.save(contents, file)
+        file.write(serialised.getbuffer())
 
 
 def load_trained(given: dict[str, Any], model_path: Path | None) -> TrainedModel:
@@ -59,7 +64,8 @@ def load_trained(given: dict[str, Any], model_path: Path | None) -> TrainedModel
     not contradict them. A bare state dict holds no settings: there `given` says what it is, and a
     result is named after the file. Raises UserError when there is no such model.
     """
-    if model_path is None:
+    path, files, wanted = model_path, None, given
+    if path is None:
         config = Config(**given)
         path, files, wanted = config.files.model, config.files, vars(config)
         if not path.is_file():
@@ -67,18 +73,22 @@ def load_trained(given: dict[str, Any], model_path: Path | None) -> TrainedModel
                 f"{path}: no such model; train it first, with train_prune.py and the same flags,"
                 " or give --model_path"
             )
-    else:
-        path, files, wanted = model_path, None, given
-    contents = _read(path)
+    contents, digest = _read(path)
     saved = contents.get("config")
+    config = Config(**(given if saved is None else _settings(path, saved, wanted, given)))
     if saved is not None:
-        given = _settings(path, saved, wanted, given)
-    config = Config(**given)
-    if files is None:
-        files = config.files if saved is not None else RunFiles(config.output_dir, path.stem[:184])
+        files = config.files
+    elif files is None:
+        digest.update(config.run_name.encode())
+        stem = path.stem.encode()[:100].decode(errors="ignore")
+        files = RunFiles(config.output_dir, f"{stem}_sha256={digest.hexdigest()[:16]}")
     model = new_model(config)
     try:
-        model.load_state_dict(contents.get("state_dict", contents))
+        with warnings.catch_warnings(action="ignore"):
+            state = contents.get("state_dict", contents)
+            if any(values.is_complex() or values.is_sparse for values in state.values()):
+                raise TypeError("these would be converted, with a warning")
+            model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError):
         raise UserError(
             f"{path}: holds other tensors than {config.arch} for {config.data} has; give the"
@@ -87,34 +97,41 @@ def load_trained(given: dict[str, Any], model_path: Path | None) -> TrainedModel
     return TrainedModel(model, config, files)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[dict[str, Any], "hashlib._Hash"]:
+    """What a model file holds, and a checksum of its bytes; executes nothing."""
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"--model_path {path}: no such file") from None
-    except Exception as error:  # a damaged file fails in whatever way its bytes lead to
-        reason = str(error).split("\n")[0][:100]
-        raise UserError(
-            f"{path}: is no model file, or a truncated one ({reason}); train it again"
-        ) from None
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"--model_path {path}: cannot be read ({error.strerror})") from None
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            contents = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # a damaged file fails in whatever way its bytes lead to
+        contents = None
     if not isinstance(contents, dict):
-        raise UserError(f"{path}: is no model file: it holds a {type(contents).__name__}")
-    return contents
+        raise UserError(
+            f"{path}: is no model file, or a truncated one; train it again or give another"
+        )
+    return contents, hashlib.sha256(content)
 
 
 def _settings(
-    path: Path, saved: dict[str, Any], wanted: dict[str, Any], given: dict[str, Any]
+    path: Path, saved: Any, wanted: dict[str, Any], given: dict[str, Any]
 ) -> dict[str, Any]:
     """The saved settings that change the weights, checked against `wanted`; the rest as given."""
-    changing = {f.name for f in dataclasses.fields(Config) if f.metadata["changes_weights"]}
-    known = {f.name for f in dataclasses.fields(Config)}
-    if not isinstance(saved, dict) or not saved.keys() <= known:
+    settings = {s.name: s for s in dataclasses.fields(Config)}
+    if not isinstance(saved, dict) or not {"data", "arch"} <= saved.keys() <= settings.keys():
         raise UserError(f"{path}: its settings are not of this version; train it again")
-    for name in changing & saved.keys() & wanted.keys():
-        if saved[name] != wanted[name]:
+    changing = {name: s for name, s in settings.items() if s.metadata["changes_weights"]}
+    kept = {name: saved.get(name, s.default) for name, s in changing.items()}
+    try:
+        kept = {name: getattr(Config(**kept), name) for name in kept}
+    except UserError as error:
+        raise UserError(f"{path}: holds settings that are none ({error}); train it again") from None
+    for name in changing.keys() & wanted.keys():
+        if kept[name] != wanted[name]:
             raise UserError(
-                f"--{name} {plain(wanted[name])}: {path} was trained with {plain(saved[name])};"
+                f"--{name} {plain(wanted[name])}: {path} was trained with {plain(kept[name])};"
                 " give that, or the path of another model"
             )
-    kept = {name: saved[name] for name in changing & saved.keys()}
     return kept | {name: value for name, value in given.items() if name not in changing}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,20 +23,20 @@ class Range:
     """The values that a number may take; `excluded` ends are not among them."""
 
     low: float
-    high: float = math.inf
+    high: float
     excluded: tuple[float, ...] = ()
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high and value not in self.excluded
 
     def __str__(self) -> str:
-        low = f"{'greater than' if self.low in self.excluded else 'at least'} {self.low}"
-        if self.high == math.inf:
-            return low
-        return f"{low} and {'less than' if self.high in self.excluded else 'at most'} {self.high}"
+        low = "greater than" if self.low in self.excluded else "at least"
+        high = "less than" if self.high in self.excluded else "at most"
+        return f"{low} {plain(self.low)} and {high} {plain(self.high)}"
 
 
-POSITIVE = Range(0, math.inf, excluded=(0, math.inf))
+# Far beyond what makes sense, and well within float32.
+POSITIVE = Range(0, 1e9, excluded=(0,))
 COUNT = Range(1, LARGEST_INT)
 
 
@@ -93,7 +92,7 @@ class Config:
         allowed=Range(0, 1, excluded=(1,)))
     weight_decay: float = _setting(
         0.0, "training", "this times the weights is added to the gradient (L2)", type=float,
-        allowed=Range(0, math.inf, excluded=(math.inf,)))
+        allowed=Range(0, 1e9))
     k_sparseness: int = _setting(
         10, "method", "K of the K-sparse polytope is at least this", type=int, allowed=COUNT)
     k_frac: float = _setting(
@@ -190,13 +189,19 @@ class Config:
 def plain(value: Any) -> str:
     """A setting's value in the fewest characters that tell it from every other."""
     if isinstance(value, float) and float(f"{value:g}") == value:
-        return f"{value:g}"
+        return f"{value + 0.0:g}"  # -0 is 0
     return str(value)
 
 
 def _check(setting: dataclasses.Field, value: Any) -> None:
     allowed, choices = setting.metadata["allowed"], setting.metadata["choices"]
-    if choices is not None and value not in choices and value != setting.default:
+    if allowed is not None and type(value) not in (int, setting.metadata["type"]):
+        raise UserError(f"--{setting.name} {value!r}: must be a number {allowed}")
+    if (
+        value is not setting.default
+        and choices is not None
+        and (not any(type(value) is type(choice) and value == choice for choice in choices))
+    ):
         names = ", ".join(map(str, choices))
         raise UserError(f"--{setting.name} {value}: choose one of {names}")
     if allowed is not None and value not in allowed:

@@ -107,8 +107,13 @@ def load_dataset(
     info, data_dir = DATASETS[name], Path(data_dir)
     channels = color_channel or info.channels
     packed = data_dir / f"{name}.npz"
-    arrays = readers.read_npz(packed) if packed.exists() else info.read(name, data_dir)
-    source = packed if packed.exists() else f"{name} in {data_dir}"
+    try:
+        if data_dir.exists() and not data_dir.is_dir():
+            raise UserError(f"--data_dir {data_dir}: is no folder; name one")
+        source = packed if packed.exists() else f"{name} in {data_dir}"
+    except OSError as error:
+        raise UserError(f"--data_dir {data_dir}: {error.strerror}; name a folder") from None
+    arrays = readers.read_npz(packed) if source == packed else info.read(name, data_dir)
     side, tensors = image_size or info.input_side or info.side, {}
     for split in ("train", "test"):
         images, labels = _checked(arrays[f"x_{split}"], arrays[f"y_{split}"], split, info, source)
@@ -135,7 +140,7 @@ def _checked(
     if images.dtype != np.uint8 or images.shape[1:] != wanted or len(images) == 0:
         form = f"{images.dtype} {images.shape}"
         raise refuse("x", f"must be uint8 (images, {', '.join(map(str, wanted))}), not {form}")
-    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         form = f"{labels.dtype} {labels.shape}"
         raise refuse("y", f"must hold one integer for each of {len(images)} images, not {form}")
     if labels.min() < 0 or labels.max() >= info.classes:

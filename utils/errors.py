@@ -4,6 +4,8 @@ import contextlib
 import sys
 from collections.abc import Callable
 
+import torch
+
 
 class UserError(Exception):
     """Something the user can put right; the text names the flag or file and the way out.
@@ -29,10 +31,18 @@ def exit_status(main: Callable[[], None]) -> int:
         return _report(str(error), 2)
     except KeyboardInterrupt:
         return _report("stopped by the keyboard", 130)
-    except BrokenPipeError:  # the reader of our output has gone: nobody is left to be told
+    except OSError as error:  # of standard output: files have errors of their own
         with contextlib.suppress(OSError):
             sys.stdout.close()
-        return 1
+        if isinstance(error, BrokenPipeError):  # the reader has gone: nobody is left to be told
+            return 1
+        return _report(f"cannot write the output ({error.strerror or error})", 1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(
+            error
+        ):
+            return _report("out of memory; choose a smaller batch size or network", 1)
+        raise
     return 0
 
 

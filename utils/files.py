@@ -48,12 +48,12 @@ class RunFiles:
 def check_writable(paths: list[Path], flag: str) -> None:
     """Raise UserError, naming `flag`, unless each path can be written; leaves nothing behind."""
     for path in paths:
-        if path.is_dir():
-            raise UserError(f"{flag}: {path} is a folder, where a file is to be written; move it")
         folder = path.parent
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
         try:
+            if path.is_dir():
+                raise UserError(f"{flag}: {path} is a folder where a file is to be; move it")
+            while not folder.exists() and folder != folder.parent:
+                folder = folder.parent
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:

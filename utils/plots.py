@@ -46,7 +46,10 @@ def plot_pruning(
 def plot_distribution(path: Path, model: nn.Module, run: str) -> None:
     """Histograms of log10 magnitude: of all parameters, and a row for each parameter tensor."""
     tensors = {name: p.detach().float().cpu().abs() for name, p in model.named_parameters()}
-    logs = {name: p[p > 0].log10().clamp(min=SMALLEST_DECADE) for name, p in tensors.items()}
+    logs = {
+        name: p[(p > 0) & p.isfinite()].log10().clamp(min=SMALLEST_DECADE)
+        for name, p in tensors.items()
+    }
     present = [values for values in logs.values() if len(values)]
     low = min((v.min().floor().item() for v in present), default=-1)
     high = max(max((v.max().ceil().item() for v in present), default=0), low + 1)

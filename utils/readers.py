@@ -3,8 +3,6 @@
 import contextlib
 import hashlib
 import sys
-import zipfile
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,8 +17,15 @@ from utils.files import atomic_write
 Arrays = dict[str, np.ndarray]
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
+# What tells that torchvision has put a data set into its folder.
+LAYOUTS = {
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "mnist": "MNIST",
+    "svhn": "train_32x32.mat",
+}
 TINY_FOLDERS = ("tiny_imagenet_200", "tiny-imagenet-200")
-TINY_SIDE = 64
+TINY_SIDE, TINY_CLASSES = 64, 200
 DIGITS_TEST = 360
 
 
@@ -28,14 +33,16 @@ def read_npz(path: Path, keys: tuple[str, ...] = KEYS) -> Arrays:
     """Read the arrays called `keys`; raises UserError if the file is not such an .npz file."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in keys if key not in file]
-            if missing:
-                raise UserError(f"{path}: holds no {missing[0]}; it needs {', '.join(keys)}")
-            return {key: file[key] for key in keys}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            arrays = {key: file[key] for key in keys if key in file}
+    except Exception as error:  # a damaged file fails in whatever way its bytes lead to
+        reason = type(error).__name__
         raise UserError(
-            f"{path}: cannot be read as .npz, it may be truncated ({error}); replace it"
+            f"{path}: cannot be read as .npz, it may be truncated ({reason}); replace it"
         ) from None
+    for key in keys:
+        if not isinstance(arrays.get(key), np.ndarray):
+            raise UserError(f"{path}: holds no {key}; it needs {', '.join(keys)}")
+    return arrays
 
 
 def read_torchvision(name: str, data_dir: Path) -> Arrays:
@@ -48,8 +55,8 @@ def read_torchvision(name: str, data_dir: Path) -> Arrays:
         "mnist": lambda train: datasets.MNIST(data_dir, train, download=True),
         "svhn": lambda train: datasets.SVHN(data_dir, "train" if train else "test", download=True),
     }[name]
-    nested = (data_dir / "MNIST" / "raw", data_dir / "MNIST", data_dir)
-    new = [folder for folder in nested if not folder.exists()]
+    layout = data_dir / LAYOUTS[name]
+    damaged, new = layout.exists(), _missing_folders(data_dir / "MNIST" / "raw")
     try:
         # torchvision tells its user what it does on standard output, where our results go.
         with contextlib.redirect_stdout(sys.stderr):
@@ -58,9 +65,11 @@ def read_torchvision(name: str, data_dir: Path) -> Arrays:
         for folder in new:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+        state = f"{layout} is damaged" if damaged else f"absent from --data_dir {data_dir}"
+        way = f"delete {layout}" if damaged else f"put {name}.npz there"
         raise UserError(
-            f"--data {name}: absent from --data_dir {data_dir} or damaged there, and the download"
-            f" failed ({error}); put {name}.npz there or connect to the internet"
+            f"--data {name}: {state} and could not be downloaded ({error}); {way} or connect to"
+            " the internet"
         ) from None
     arrays = {}
     for split, dataset in (("train", train), ("test", test)):
@@ -70,6 +79,11 @@ def read_torchvision(name: str, data_dir: Path) -> Arrays:
             dataset.labels if name == "svhn" else dataset.targets, dtype=np.int64
         )
     return arrays
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """`folder` and its parents as far as they do not exist, innermost first."""
+    return [f for f in (folder, *folder.parents) if not f.exists()]
 
 
 def read_digits(name: str, data_dir: Path) -> Arrays:
@@ -99,13 +113,14 @@ def read_tiny_imagenet(name: str, data_dir: Path) -> Arrays:
         )
     root = folders[0]
     wnids = sorted(path.name for path in _listing(root / "train") if path.is_dir())
+    if not 1 <= len(wnids) <= TINY_CLASSES:
+        raise UserError(f"{root / 'train'}: has {len(wnids)} classes; 1 to {TINY_CLASSES} are due")
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     splits = {
         "train": [(p, labels[w]) for w in wnids for p in _images(root / "train" / w)],
         "test": _tiny_validation(root / "val", labels),
     }
-    listing = "\n".join(f"{p.relative_to(root)} {y}" for s in splits.values() for p, y in s)
-    fingerprint = hashlib.sha256(listing.encode()).hexdigest()
+    fingerprint = _fingerprint([item for items in splits.values() for item in items])
     cache = data_dir / f"{root.name}.cache.npz"
     if cache.exists():
         with contextlib.suppress(UserError):  # a damaged cache is made anew
@@ -122,6 +137,15 @@ def read_tiny_imagenet(name: str, data_dir: Path) -> Arrays:
     except RunError as error:
         print(f"warning: {error}; the images will be decoded again next time", file=sys.stderr)
     return arrays
+
+
+def _fingerprint(items: list[tuple[Path, int]]) -> str:
+    """Changes with the name, label, size and time of any image."""
+    digest = hashlib.sha256()
+    for path, label in items:
+        status = path.stat()
+        digest.update(f"{path} {label} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _listing(folder: Path) -> list[Path]:
@@ -145,14 +169,26 @@ def _tiny_validation(folder: Path, labels: dict[str, int]) -> list[tuple[Path, i
         return [(p, y) for w, y in labels.items() for p in _images(folder / w)]
     items = []
     for number, line in enumerate(annotations.read_text(errors="replace").splitlines(), 1):
-        image, wnid = (*line.split("\t"), "", "")[:2]
-        path = folder / "images" / image
+        image, _, rest = line.partition("\t")
+        wnid = rest.partition("\t")[0]
+        if not line.strip():
+            continue
         if wnid not in labels:
             raise UserError(f"{annotations}, line {number}: no class {wnid!r} in train/; mend it")
-        if not image or not path.is_file():  # already sorted into val/WNID
-            path = folder / wnid / "images" / image
-            path = path if path.is_file() else folder / wnid / image
-        items.append((path, labels[wnid]))
+        # As shipped, or already sorted into folders.
+        places = [
+            folder / "images" / image,
+            folder / wnid / "images" / image,
+            folder / wnid / image,
+        ]
+        found = [place for place in places if place.is_file()]
+        if not found:
+            raise UserError(
+                f"{annotations}, line {number}: {places[0]} is missing; unpack it again"
+            )
+        items.append((found[0], labels[wnid]))
+    if not items:
+        raise UserError(f"{annotations}: names no image; unpack the data set's own archive again")
     return items
 
 
