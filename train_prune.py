@@ -66,12 +66,8 @@ def train(config: Config) -> None:
         metrics["train_accuracy"].append(progress.accuracy)
         metrics["test_accuracy"].append(accuracy)
         log_epoch(log, epoch, progress, accuracy, model)
-        print(
-            f"{title}: loss {progress.loss:.4f}, training accuracy {progress.accuracy:.2f} %,"
-            f" test accuracy {accuracy:.2f} %, lr {optimizer.param_groups[0]['lr']:.4g},"
-            f" {time.monotonic() - started:.2f} s",
-            flush=True,
-        )
+        lr, seconds = optimizer.param_groups[0]["lr"], time.monotonic() - started
+        print(summary(title, progress, accuracy, lr, seconds), flush=True)
     save_model(config.files.model, model, config, config.epoch_num, metrics)
     print("\nFiles of this run:", *config.files.existing(), sep="\n  ")
 
@@ -116,6 +112,13 @@ def log_epoch(
     for threshold, above in zip(THRESHOLDS, count_above(model), strict=True):
         log.add(distribution_line(threshold, above))
     log.save()
+
+
+def summary(title: str, progress: EpochProgress, accuracy: float, lr: float, seconds: float) -> str:
+    return (
+        f"{title}: loss {progress.loss:.4f}, training accuracy {progress.accuracy:.2f} %,"
+        f" test accuracy {accuracy:.2f} %, lr {lr:.4g}, {seconds:.2f} s"
+    )
 
 
 def introduction(config: Config, model: nn.Module, train_count: int, test_count: int) -> str:
