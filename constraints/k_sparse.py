@@ -23,7 +23,7 @@ class KSparsePolytope(Region):
         if not 1 <= k <= n:
             raise ValueError(f"k must be between 1 and n = {n}, not {k}")
         self._set_size(n, radius, diameter, 2 * math.sqrt(k))
-        self.k = k
+        self.k = self.vertex_entries = k
 
     def __repr__(self) -> str:
         return f"KSparsePolytope({self.n}, {self.k}, radius={self.radius:g})"

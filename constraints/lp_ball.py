@@ -26,6 +26,7 @@ class LpBall(Region):
             raise ValueError(f"p must be 1, or 2 or more, not {p}")
         self._set_size(n, radius, diameter, 2 * max(n, 1) ** max(0.5 - 1 / p, 0))
         self.p = p
+        self.vertex_entries = {1: 1, math.inf: n}.get(p)
 
     def __repr__(self) -> str:
         return f"LpBall({self.n}, {self.p:g}, radius={self.radius:g})"

@@ -5,16 +5,67 @@ import math
 import torch
 from torch import Tensor
 
+# Entries that the CPU works on at a time, so that temporaries stay in its caches.
+PIECE = 1 << 16
+# Newton's method takes about ten steps; this many halvings end any bisection. The norm is then
+# right up to the rounding of its sum.
+MOST_STEPS, TOLERANCE = 200, 1e-13
+
 
 def project_capped_l1_ball(x: Tensor, total: float, cap: float = math.inf) -> Tensor:
     """The point nearest to `x` with ||y||_1 <= total and ||y||_inf <= cap; shaped like `x`.
 
     By the optimality conditions y_i = sign(x_i) clip(|x_i| - shift, 0, cap) with the smallest
-    shift >= 0 at which ||y||_1 <= total. That norm falls linearly in `shift` between breakpoints:
-    an entry starts to shrink where |x_i| - shift drops below the cap, and ends at |x_i|. (For
-    cap = infinity this is Duchi et al., ICML 2008.)
+    shift >= 0 at which ||y||_1 <= total. That norm falls piecewise linearly as `shift` grows. (For
+    cap = infinity this is Duchi et al., ICML 2008.) On the CPU it costs a few passes over `x`; on a
+    GPU, where nothing may depend on a value, a sort.
     """
-    magnitude = x.detach().abs().double().flatten()
+    flat = x.detach().reshape(-1)
+    pieces = flat.split(PIECE if x.is_cpu else flat.numel())
+    shift = (shift_by_newton if x.is_cpu else shift_by_sorting)(pieces, total, cap)
+    projected = torch.empty_like(flat)
+    for piece, out in zip(pieces, projected.split(pieces[0].numel()), strict=True):
+        out.copy_((piece.abs().double() - shift).clamp_(0, cap)).copysign_(piece)
+    projected = projected.view(x.shape)
+    return projected if x.is_contiguous() else torch.empty_like(x).copy_(projected)
+
+
+def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> float:
+    """The shift, by Newton's method on the norm, which is exact once it is in the root's piece.
+
+    A step that leaves the bracket of the root is replaced by halving it. Entries that are 0, or at
+    the cap, all over the bracket are settled and not looked at again.
+    """
+    shift, low, high = 0.0, 0.0, max(piece.abs().max().item() for piece in pieces)
+    settled = 0.0  # the part of the norm that is at the cap
+    for _ in range(MOST_STEPS):
+        norm, free = settled, 0
+        for piece in pieces:
+            clipped = (piece.abs().double() - shift).clamp_(0, cap)
+            norm += clipped.sum().item()
+            free += ((clipped > 0) & (clipped < cap)).sum().item()
+        if abs(norm - total) <= TOLERANCE * total or (shift == 0 and norm <= total):
+            break
+        low, high = (shift, high) if norm > total else (low, shift)
+        shift = shift + (norm - total) / free if free else low
+        if not low < shift < high:
+            shift = (low + high) / 2
+        unsettled = []
+        for piece in pieces:
+            magnitude = piece.abs()
+            at_cap = magnitude >= high + cap
+            unsettled.append(magnitude[(magnitude > low) & ~at_cap].double())
+            settled += at_cap.sum().item() * cap if cap < math.inf else 0.0
+        pieces = torch.cat(unsettled).split(PIECE)
+    return shift
+
+
+def shift_by_sorting(pieces: tuple[Tensor, ...], total: float, cap: float) -> Tensor:
+    """The shift, from the sorted breakpoints of the norm, without waiting for the device.
+
+    An entry starts to shrink where |x_i| - shift drops below the cap, and ends at |x_i|.
+    """
+    magnitude = torch.cat([piece.abs().double() for piece in pieces])
     starts = (magnitude - cap).clamp_(min=0)
     breakpoints, order = torch.cat([starts, magnitude]).sort()
     slopes = torch.where(order < magnitude.numel(), 1.0, -1.0).to(magnitude.dtype).cumsum_(0)
@@ -24,6 +75,4 @@ def project_capped_l1_ball(x: Tensor, total: float, cap: float = math.inf) -> Te
     last = torch.searchsorted(fallen, excess.clamp(min=0).view(1)).clamp_(max=fallen.numel() - 1)
     # Step back from the end of the piece in which the norm reaches `total`.
     back = (fallen.gather(0, last) - excess) / slopes.gather(0, last).clamp_(min=1)
-    shift = torch.where(excess > 0, breakpoints.gather(0, last + 1) - back, 0.0)
-    clipped = (x.abs().double() - shift).clamp_(min=0, max=cap)
-    return clipped.to(x.dtype).copysign_(x)
+    return torch.where(excess > 0, breakpoints.gather(0, last + 1) - back, 0.0)

@@ -18,6 +18,8 @@ class Region(ABC):
     n: int
     radius: float
     diameter: float
+    # How many entries of a vertex are +radius or -radius, where all others are 0; None elsewhere.
+    vertex_entries: int | None = None
 
     def _set_size(
         self, n: int, radius: float | None, diameter: float | None, diameter_per_radius: float

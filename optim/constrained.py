@@ -83,12 +83,15 @@ class ConstrainedOptimizer(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    gradient = p.grad
-                    if group["weight_decay"]:
-                        gradient = gradient.add(p, alpha=group["weight_decay"])
-                    self._update(p, gradient, self._regions[p], group)
+                    self._update(p, self._regions[p], group)
         return loss
 
     @abstractmethod
-    def _update(self, p: Tensor, gradient: Tensor, region: Region, group: dict[str, Any]) -> None:
-        """Move `p`, in place, by one step along its gradient (weight decay included)."""
+    def _update(self, p: Tensor, region: Region, group: dict[str, Any]) -> None:
+        """Move `p`, in place, by one step along its gradient and weight decay."""
+
+
+def decayed_gradient(p: Tensor, group: dict[str, Any]) -> Tensor:
+    """The gradient of `p` with its weight decay."""
+    decay = group["weight_decay"]
+    return p.grad.add(p, alpha=decay) if decay else p.grad

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from constraints import Region
-from optim.constrained import ConstrainedOptimizer
+from optim.constrained import ConstrainedOptimizer, decayed_gradient
 
 
 class ProjectedSGD(ConstrainedOptimizer):
@@ -30,11 +30,13 @@ class ProjectedSGD(ConstrainedOptimizer):
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, constraints, defaults)
 
-    def _update(self, p: Tensor, gradient: Tensor, region: Region, group: dict[str, Any]) -> None:
-        state = self.state[p]
+    def _update(self, p: Tensor, region: Region, group: dict[str, Any]) -> None:
+        state, gradient = self.state[p], decayed_gradient(p, group)
         if "momentum_buffer" in state:
             m = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
         else:
             m = state["momentum_buffer"] = torch.clone(gradient)
-        p.add_(m, alpha=-group["lr"])
+        lr = group["lr"]
+        # A tensor on a GPU cannot be an `alpha` without waiting for it.
+        p.sub_(m * lr) if isinstance(lr, Tensor) else p.add_(m, alpha=-lr)
         p.copy_(region.euclidean_project(p))

@@ -1,5 +1,6 @@
 """Stochastic Frank-Wolfe with momentum."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -8,14 +9,9 @@ import torch
 from torch import Tensor
 
 from constraints import Region
-from optim.constrained import ConstrainedOptimizer
+from optim.constrained import ConstrainedOptimizer, decayed_gradient
 
-# Each gives gamma, by which the learning rate is multiplied, from m, theta - v and the region.
-RESCALES: dict[str | None, Callable[[Tensor, Tensor, Region], Tensor | float]] = {
-    "gradient": lambda m, difference, region: m.norm() / difference.norm(),
-    "diameter": lambda m, difference, region: 1 / region.diameter,
-    None: lambda m, difference, region: 1.0,
-}
+RESCALES = ("gradient", "diameter", None)
 
 
 class SFW(ConstrainedOptimizer):
@@ -53,21 +49,47 @@ class SFW(ConstrainedOptimizer):
         if group["lr"] > 1:
             raise ValueError(f"lr must be at most 1, not {group['lr']}")
         if group["rescale"] not in RESCALES:
-            raise ValueError(f"rescale must be one of {list(RESCALES)}, not {group['rescale']!r}")
+            raise ValueError(f"rescale must be one of {RESCALES}, not {group['rescale']!r}")
         if any(math.isinf(self._regions[p].diameter) for p in group["params"]):
             raise ValueError("SFW needs bounded regions: an unconstrained one has no LMO")
 
-    def _update(self, p: Tensor, gradient: Tensor, region: Region, group: dict[str, Any]) -> None:
-        state = self.state[p]
-        if "momentum_buffer" in state:
-            m = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
-        else:
-            m = state["momentum_buffer"] = torch.clone(gradient)
-        v = region.lmo(m)
-        gamma = RESCALES[group["rescale"]](m, p - v, region)
-        alpha = group["lr"] * gamma
-        if isinstance(alpha, Tensor):
-            # At a vertex ||theta - v|| is 0 and alpha infinite or, with m = 0, not a number.
-            p.lerp_(v, alpha.nan_to_num(0.0).clamp(0, 1).to(p.dtype))
-        else:
-            p.lerp_(v, min(alpha, 1.0))
+    def _update(self, p: Tensor, region: Region, group: dict[str, Any]) -> None:
+        state, keep = self.state[p], group["momentum"]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"], keep = torch.zeros_like(p), 0.0
+        m, lr = state["momentum_buffer"], group["lr"]
+        gamma = {"gradient": None, "diameter": 1 / region.diameter, None: 1.0}[group["rescale"]]
+        fused = _fused_step() if p.device.type == "cpu" else None
+        decay = group["weight_decay"]
+        if fused is None or not fused(p, m, region, float(lr), gamma, keep, decay):
+            plain_step(p, m, region, lr, gamma, keep, decayed_gradient(p, group))
+
+
+@functools.cache
+def _fused_step() -> Callable[..., bool] | None:
+    """The step compiled for the CPU; None where Numba, its compiler, is not installed."""
+    try:
+        from optim.fused import FusedStep  # takes a second to import
+    except ImportError:
+        return None
+    return FusedStep()
+
+
+def plain_step(
+    p: Tensor, m: Tensor, region: Region, lr: float | Tensor, gamma: float | None,
+    keep: float, gradient: Tensor,
+) -> None:  # fmt: skip
+    """The step as the algorithm has it, on any device and for any region, in place on p and m.
+
+    `keep` is the momentum, 0 at the first step; `gamma` None stands for ||m|| / ||theta - v||.
+    """
+    m.lerp_(gradient, 1 - keep)
+    v = region.lmo(m)
+    if gamma is None:
+        gamma = m.norm() / (p - v).norm()
+    alpha = lr * gamma
+    if isinstance(alpha, Tensor):
+        # At a vertex ||theta - v|| is 0 and alpha infinite or, with m = 0, not a number.
+        p.lerp_(v, alpha.nan_to_num(0.0).clamp(0, 1).to(p.dtype))
+    else:
+        p.lerp_(v, min(alpha, 1.0))

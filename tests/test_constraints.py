@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from constraints import KSparsePolytope, LpBall, Unconstrained
+from constraints import KSparsePolytope, LpBall, Unconstrained, projection
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -183,11 +183,26 @@ class WaitsForDevice(TorchDispatchMode):
 
 @pytest.mark.parametrize("method", ["lmo", "shift_inside", "euclidean_project"])
 @pytest.mark.parametrize("p", [None, 1, 2, 3, math.inf])
-def test_nothing_waits_for_the_device(p, method):
+def test_nothing_waits_for_the_device(p, method, monkeypatch):
+    monkeypatch.setattr(projection, "shift_by_newton", projection.shift_by_sorting)  # as on a GPU
     region = LpBall(40, p, radius=0.1) if p else KSparsePolytope(40, 3, radius=0.1)
     x = torch.randn(40)
     with WaitsForDevice():
         getattr(region, method)(x)
+
+
+@given(st.data())
+def test_newton_and_sorting_find_the_same_projection(data):
+    x = data.draw(tensors(dtypes=(torch.float32, torch.float64))).flatten()
+    cap = data.draw(st.sampled_from([0.01, 0.3, 2.0, math.inf]))
+    total = data.draw(st.sampled_from([0.02, 1.0, 10.0]))
+    pieces = x.split(3)
+    shifts = (
+        projection.shift_by_newton(pieces, total, cap),
+        projection.shift_by_sorting(pieces, total, cap),
+    )
+    newton, sorting = ((x.abs().double() - shift).clamp(0, cap) for shift in shifts)
+    torch.testing.assert_close(newton, sorting)
 
 
 @pytest.mark.parametrize("region", [KSparsePolytope(5, 2, radius=1.0), *(

@@ -214,6 +214,21 @@ def test_a_state_dict_loaded_in_mid_run_goes_on_bit_for_bit():
     assert_same_weights(model, other)
 
 
+def test_a_learning_rate_may_be_a_tensor():
+    a, b = small_network(), small_network()
+    train(a, small_sfw(a, lr=torch.tensor(0.25)), 3)
+    train(b, small_sfw(b, lr=0.25), 3)
+    assert_same_weights(a, b)
+    a, b = small_network(), small_network()
+    train(
+        a,
+        ProjectedSGD(a.parameters(), build_constraints(a, "unconstraints"), torch.tensor(0.25)),
+        3,
+    )
+    train(b, ProjectedSGD(b.parameters(), build_constraints(b, "unconstraints"), 0.25), 3)
+    assert_same_weights(a, b)
+
+
 def test_pytorch_schedulers_drive_it():
     optimizer = small_sfw(small_network(), lr=0.8)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
@@ -254,6 +269,27 @@ P, BALL = nn.Parameter(torch.zeros(3)), LpBall(3, 2, radius=1.0)
 def test_bad_arguments_are_refused_with_their_value(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.cuda
+def test_a_step_can_be_captured_in_a_cuda_graph():
+    model, eager = small_network().cuda(), small_network().cuda()
+    regions = build_constraints(model, "k_sparse_constraints", tau=5.0, mode="diameter")
+    captured, optimizer = (SFW(m.parameters(), regions, lr=0.1) for m in (model, eager))
+    gradients = [torch.randn_like(p) for p in eager.parameters()]
+    for m in (model, eager):
+        for p, gradient in zip(m.parameters(), gradients, strict=True):
+            p.grad = gradient.clone()
+    captured.step()  # makes the momentum buffers
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured.step()
+    graph.replay()
+    graph.replay()
+    for _ in range(3):
+        optimizer.step()
+    for p, q in zip(model.parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
 
 
 @pytest.mark.cuda

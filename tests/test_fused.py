@@ -1,0 +1,205 @@
+"""The fused CPU step against the algorithm written out, whatever the tensors look like."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from constraints import KSparsePolytope, LpBall
+from optim import SFW, fused, sfw
+
+RESCALES = ("gradient", "diameter", None)
+
+
+def stable_lmo(m, k, radius):
+    """-radius sign(m) on the K largest magnitudes, the first of equals, by a stable sort."""
+    flat = m.flatten()
+    v = torch.zeros_like(flat)
+    chosen = flat.abs().sort(descending=True, stable=True).indices[:k]
+    v[chosen] = -radius * flat[chosen].sign()
+    return v.view(m.shape)
+
+
+def expected_step(theta, m, region, lr, rescale):
+    """theta after a step with momentum buffer m, in double precision."""
+    theta, m = theta.double(), m.double()
+    v = stable_lmo(m, region.vertex_entries, region.radius)
+    distance = (theta - v).norm()
+    gamma = {
+        "gradient": m.norm() / distance if distance > 0 else (m.norm() > 0) * math.inf,
+        "diameter": 1 / region.diameter,
+        None: 1.0,
+    }[rescale]
+    alpha = min(float(lr * gamma), 1.0) if m.norm() > 0 or rescale != "gradient" else 0.0
+    return theta + alpha * (v - theta)
+
+
+def check_steps(shape, region, dtype, rescale, levels, channels_last, decay=0.0, steps=4, seed=0):
+    """Take random steps with SFW and compare each with `expected_step`."""
+    generator = torch.Generator().manual_seed(seed)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def draw():
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
+        if levels:  # few values: many ties, many zeros
+            x = (x * levels).round() / levels
+        return x.to(dtype).contiguous(memory_format=layout)
+
+    p = nn.Parameter(region.shift_inside(draw()))
+    optimizer = SFW([p], [region], lr=0.5, rescale=rescale, weight_decay=decay)
+    m = None
+    for _ in range(steps):
+        before, p.grad = p.detach().clone(), draw()
+        optimizer.step()
+        g = p.grad.double() + decay * before.double()
+        m = g if m is None else 0.9 * m + 0.1 * g
+        buffer = optimizer.state[p]["momentum_buffer"]
+        torch.testing.assert_close(buffer.double(), m, rtol=1e-5, atol=1e-6)
+        m = buffer.double().clone()  # from here on selection is exact, ties included
+        expected = expected_step(before, buffer, region, 0.5, rescale)
+        tolerance = 1e-5 if dtype == torch.float32 else 1e-10
+        torch.testing.assert_close(p.detach().double(), expected, rtol=tolerance, atol=tolerance)
+        assert p.is_contiguous(memory_format=layout)
+
+
+@pytest.fixture
+def small_limits(monkeypatch):
+    """Samples and wakes threads for small tensors too."""
+    monkeypatch.setattr(fused, "SAMPLE_FROM", 400)
+    monkeypatch.setattr(fused, "SAMPLE_LEAST", 128)
+    monkeypatch.setattr(fused, "PARALLEL_FROM", 1000)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@given(
+    shape=st.sampled_from(
+        [(1,), (2,), (7,), (64,), (33, 41), (8, 6, 3, 3), (20, 16, 3, 3), (3, 1, 1, 1)]
+    ),
+    fraction=st.floats(0, 1),
+    kind=st.sampled_from(["k_sparse", "l1", "linf"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    rescale=st.sampled_from(RESCALES),
+    levels=st.sampled_from([0, 1, 2, 8]),
+    channels_last=st.booleans(),
+    decay=st.sampled_from([0.0, 0.1]),
+    deviations=st.sampled_from([0.0, 4.0]),  # 0: the bracket is often missed
+    seed=st.integers(0, 1000),
+)
+def test_every_step_is_the_algorithms(
+    small_limits,
+    shape,
+    fraction,
+    kind,
+    dtype,
+    rescale,
+    levels,
+    channels_last,
+    decay,
+    deviations,
+    seed,
+):
+    n = math.prod(shape)
+    region = {
+        "k_sparse": lambda: KSparsePolytope(n, max(1, round(fraction * n)), radius=0.7),
+        "l1": lambda: LpBall(n, 1, radius=3.0),
+        "linf": lambda: LpBall(n, math.inf, radius=0.4),
+    }[kind]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "DEVIATIONS", deviations)
+        check_steps(
+            shape,
+            region,
+            dtype,
+            rescale,
+            levels,
+            channels_last and len(shape) == 4,
+            decay,
+            seed=seed,
+        )
+
+
+@pytest.mark.parametrize("levels", [0, 4])
+@pytest.mark.parametrize(("n", "k"), [(9000, 450), (300_000, 15_000), (2_000_001, 100_000)])
+def test_large_tensors_step_like_small_ones(n, k, levels):
+    check_steps((n,), KSparsePolytope(n, k, radius=0.5), torch.float32, "gradient", levels, False)
+
+
+def test_the_fused_step_is_taken_where_it_can_be(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the plain step was taken")
+
+    monkeypatch.setattr(sfw, "plain_step", refuse)
+    for region in (KSparsePolytope(54, 5, radius=1.0), LpBall(54, 1, radius=1.0)):
+        check_steps((2, 3, 3, 3), region, torch.float32, "gradient", 0, True)
+
+
+@pytest.mark.parametrize("rescale", RESCALES)
+def test_plain_and_fused_steps_agree_where_numba_is_absent(rescale, monkeypatch):
+    region = KSparsePolytope(500, 25, radius=0.5)
+    p, q = (nn.Parameter(torch.linspace(-0.2, 0.2, 500)) for _ in range(2))
+    fast, plain = SFW([p], [region], rescale=rescale), SFW([q], [region], rescale=rescale)
+    for seed in range(5):
+        p.grad = q.grad = torch.randn(500, generator=torch.Generator().manual_seed(seed))
+        fast.step()
+        with monkeypatch.context() as patch:
+            patch.setattr(sfw, "_fused_step", lambda: None)
+            plain.step()
+        torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: nn.Parameter(torch.ones(6, dtype=torch.bfloat16)),
+    lambda: nn.Parameter(torch.ones(6, dtype=torch.float16)),
+    lambda: nn.Parameter(torch.ones(2, 6)[:, ::2]),
+    lambda: nn.Parameter(torch.ones(3, 2).T),
+], ids=["bfloat16", "float16", "strided", "transposed"])  # fmt: skip
+def test_what_the_fused_step_cannot_take_the_plain_one_does(make):
+    p, region = make(), KSparsePolytope(6, 2, radius=1.0)
+    p.grad = torch.arange(6.0).view(p.shape).to(p.dtype)
+    SFW([p], [region], rescale=None).step()
+    assert p.detach().flatten().tolist() == [0, 0, 0, 0, -1, -1]
+
+
+def test_gradients_laid_out_unlike_their_weights_are_taken():
+    p = nn.Parameter(torch.zeros(2, 3, 2, 2).contiguous(memory_format=torch.channels_last))
+    p.grad = torch.arange(24.0).view(2, 3, 2, 2).contiguous()
+    SFW([p], [KSparsePolytope(24, 2, radius=1.0)], rescale=None).step()
+    assert p.detach().flatten().tolist() == [0] * 22 + [-1, -1]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_broken_gradient_neither_hangs_nor_crashes(value, small_limits):
+    p = nn.Parameter(torch.zeros(5000))
+    p.grad = torch.randn(5000)
+    p.grad[::7] = value
+    optimizer = SFW([p], [KSparsePolytope(5000, 250, radius=1.0)])
+    optimizer.step()
+    optimizer.step()
+    assert not p.isinf().any()
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    def run(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        p = nn.Parameter(torch.zeros(600_000))
+        optimizer = SFW([p], [KSparsePolytope(600_000, 30_000, radius=0.1)])
+        for seed in range(3):
+            p.grad = torch.randn(600_000, generator=torch.Generator().manual_seed(seed))
+            optimizer.step()
+        torch.set_num_threads(before)
+        return p
+
+    assert torch.equal(run(1), run(2))
+
+
+def test_autograd_notices_that_weights_moved():
+    p = nn.Parameter(torch.ones(3))
+    loss = (p * p).sum()
+    p.grad = torch.ones(3)
+    SFW([p], [KSparsePolytope(3, 1, radius=1.0)]).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
