@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO := --data digits --arch Mlp --train_batchsize 32 --epoch_num 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test clean
+.PHONY: help demo test bench clean
 
 help:  ## list what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -21,6 +21,9 @@ demo: $(VENV)/installed  ## train a small network, prune it at 19 ratios, draw t
 test: $(VENV)/installed-dev  ## lint, then run the tests
 	$(BIN)/ruff check .
 	$(BIN)/pytest
+
+bench: $(VENV)/installed  ## time the optimizers against torch.optim.SGD, about two minutes
+	@$(BIN)/python benchmarks/optimizer_step.py
 
 clean:  ## remove the virtual environment (outputs and data stay)
 	rm -rf $(VENV)

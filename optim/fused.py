@@ -39,8 +39,7 @@ class Settled(NamedTuple):
 class FusedStep(threading.local):
     """Takes the step of one tensor at a time, and keeps scratch space from one to the next.
 
-    The scratch space, one for each thread of the host, has two numbers for each entry of the
-    largest tensor, few of which are ever touched.
+    The scratch space, one for each thread of the host, is half of the largest tensor.
     """
 
     def __init__(self) -> None:
@@ -88,23 +87,31 @@ class FusedStep(threading.local):
         keep: float, decay: float,
     ) -> Settled:  # fmt: skip
         n, scalar = theta.size, theta.dtype.type
-        if self.scratch.shape[1] < n or self.scratch.dtype != theta.dtype:
-            self.scratch = np.empty((2, n), theta.dtype)
         advance = kernels.advance_chunks if n >= PARALLEL_FROM else kernels.advance
         weights = scalar(keep), scalar(1 - keep), scalar(decay)
-        low, high = scalar(0), scalar(math.inf)
+        tiny = np.nextafter(scalar(0), scalar(1))  # v is 0 where m is: nothing to choose there
+        low, high, room = tiny, scalar(math.inf), n + 1
         if n >= SAMPLE_FROM:
             size = min(max(n // SAMPLE_EVERY, SAMPLE_LEAST), SAMPLE_MOST)
             magnitudes = np.empty(size, theta.dtype)
             kernels.sample(theta, m, g, *weights, magnitudes)
-            low, high = _bracket(magnitudes, k / n)
-        result = advance(theta, m, g, *weights, radius, low, high, self.scratch)
-        if not 0 < k - result[2] <= result[3]:  # the bracket missed
-            exact = np.partition(np.abs(m), n - k)[n - k]
+            low, high = np.maximum(_bracket(magnitudes, k / n), tiny)
+            room = n // kernels.ROOM + 1
+        if self.scratch.shape[1] < room or self.scratch.dtype != theta.dtype:
+            self.scratch = np.empty((2, room), theta.dtype)
+        scratch = self.scratch[:, :room]
+        result = advance(theta, m, g, *weights, radius, low, high, scratch)
+        above, found = result[2:]
+        if not (0 <= found < room and above < k and (above + found >= k or low == tiny)):
+            # The bracket missed, or holds too much: select from all entries.
+            magnitudes = np.abs(m)
+            magnitudes.partition(n - k)
+            exact, magnitudes = np.maximum(magnitudes[n - k], tiny), None
+            scratch = np.empty((2, n), theta.dtype)
             same = scalar(1), scalar(0), scalar(0)
-            result = advance(theta, m, g, *same, radius, exact, exact, self.scratch)
+            result = advance(theta, m, g, *same, radius, exact, exact, scratch)
         square, distance, above, found = result
-        return Settled(square, distance, above, self.scratch[:, :found])
+        return Settled(square, distance, above, scratch[:, :found])
 
 
 def _flat_arrays(*tensors: Tensor) -> list[np.ndarray] | None:
@@ -146,24 +153,21 @@ def _select(m: np.ndarray, k: int, settled: Settled, p: Tensor) -> tuple[np.floa
 
     There are some of those only where more tie at the K-th magnitude than v has room for.
     """
-    none = np.empty(0, np.int64)
+    none, scalar = np.empty(0, np.int64), m.dtype.type
     magnitudes = np.abs(settled.candidates[0])
-    wanted = k - settled.above
-    if not 0 < wanted <= magnitudes.size:  # m holds NaN
-        return m.dtype.type(math.inf), none
-    position = magnitudes.size - wanted
+    position = magnitudes.size - (k - settled.above)
+    if position < 0:  # there is room for all that is not 0
+        return np.nextafter(scalar(0), scalar(1)), none
     magnitudes.partition(position)
     threshold = magnitudes[position]
-    if threshold == 0:  # where v is 0 in any case
-        return np.nextafter(threshold, threshold + 1), none
     if position == 0 or magnitudes[:position].max() < threshold:
         return threshold, none
     tied = np.flatnonzero(np.abs(m) == threshold)
     if not p.is_contiguous():  # the first in the tensor's order, whatever its memory format
         order = np.arange(p.numel()).reshape(p.shape).transpose(0, 2, 3, 1).reshape(-1)
         tied = tied[np.argsort(order[tied])]
-    room = wanted - np.count_nonzero(magnitudes > threshold)
-    return np.nextafter(threshold, m.dtype.type(math.inf)), tied[:room]
+    room = k - settled.above - np.count_nonzero(magnitudes > threshold)
+    return np.nextafter(threshold, scalar(math.inf)), tied[:room]
 
 
 def _ratio(square: float, distance: float) -> float:

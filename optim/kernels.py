@@ -9,6 +9,8 @@ from numba import njit, prange
 
 # A thread's share at a time, and the entries over which sums run in the tensors' own precision.
 CHUNK, BLOCK = 1 << 15, 1 << 10
+# A chunk has room for one candidate in so many entries.
+ROOM = 4
 # Neighbours that a sample takes together: a cache line. Between such runs the golden ratio's
 # multiples, modulo 1, spread evenly.
 RUN, GOLDEN = 16, 0.6180339887498949
@@ -32,10 +34,12 @@ def sample(theta, m, g, keep, give, decay, magnitudes):
 def advance(theta, m, g, keep, give, decay, radius, low, high, candidates):
     """m <- keep m + give (g + decay theta); settle all but the entries of magnitude low ... high.
 
-    Of those, the candidates, m and theta are copied to the front of the two rows of `candidates`.
+    Of those, the candidates, m and theta are copied to the front of the two rows of `candidates`,
+    as far as there is room; where that is for fewer than all entries, the last place is a dump.
     Returns ||m||^2; ||theta - v||^2 without the candidates; how many entries are above `high`, and
     how many are candidates.
     """
+    last = candidates.shape[1] - 1
     one, zero = theta.dtype.type(1), theta.dtype.type(0)
     words = np.empty(BLOCK // 8, np.uint64)  # eight flags each
     flags = words.view(np.uint8)
@@ -66,27 +70,35 @@ def advance(theta, m, g, keep, give, decay, radius, low, high, candidates):
             count += words[w] != 0
         for w in hits[:count]:
             for i in range(8 * w, min(8 * w + 8, m_.size)):
-                candidates[0, found], candidates[1, found] = m_[i], theta_[i]
+                place = min(found, last)
+                candidates[0, place], candidates[1, place] = m_[i], theta_[i]
                 found += flags[i]
     return square, distance, above, found
 
 
 @njit(parallel=True, **OPTIONS)
 def advance_chunks(theta, m, g, keep, give, decay, radius, low, high, candidates):
-    """`advance` with a chunk a thread; its sums do not depend on the number of threads."""
-    chunks = (m.size + CHUNK - 1) // CHUNK
+    """`advance` with a chunk a thread; its sums do not depend on the number of threads.
+
+    Says that there are -1 candidates when those of some chunk had no room.
+    """
+    chunks, share = (m.size + CHUNK - 1) // CHUNK, 1 if candidates.shape[1] >= m.size else ROOM
     sums, counts = np.empty((chunks, 2)), np.empty((chunks, 2), np.int64)
     for c in prange(chunks):
         a, b = c * CHUNK, min(m.size, (c + 1) * CHUNK)
         sums[c, 0], sums[c, 1], counts[c, 0], counts[c, 1] = advance(
-            theta[a:b], m[a:b], g[a:b], keep, give, decay, radius, low, high, candidates[:, a:b]
-        )
+            theta[a:b], m[a:b], g[a:b], keep, give, decay, radius, low, high,
+            candidates[:, a // share : (b + share - 1) // share],
+        )  # fmt: skip
     square, distance, above, found = 0.0, 0.0, 0, 0
     for c in range(chunks):
         square += sums[c, 0]
         distance += sums[c, 1]
         above += counts[c, 0]
-        for i in range(c * CHUNK, c * CHUNK + counts[c, 1]):
+        start = c * CHUNK // share
+        if share > 1 and counts[c, 1] >= (min(m.size - c * CHUNK, CHUNK) + share - 1) // share:
+            return square, distance, above, -1
+        for i in range(start, start + counts[c, 1]):
             candidates[0, found], candidates[1, found] = candidates[0, i], candidates[1, i]
             found += 1
     return square, distance, above, found

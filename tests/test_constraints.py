@@ -139,8 +139,8 @@ def test_projection_meets_the_optimality_conditions(data):
     assert region_norms(region, y) <= 1 + 1e-9
     residual = x - y
     furthest = region.lmo(-residual)
-    scale = residual.norm() * region.diameter + 1e-300
-    assert (residual * (furthest - y)).sum() <= 1e-7 * scale
+    rounding = 1e-7 * residual.norm() + 1e-15 * x.norm()
+    assert (residual * (furthest - y)).sum() <= rounding * region.diameter
 
 
 @pytest.mark.parametrize("seed", range(4))

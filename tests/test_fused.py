@@ -73,7 +73,7 @@ def small_limits(monkeypatch):
     monkeypatch.setattr(fused, "PARALLEL_FROM", 1000)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400)
 @given(
     shape=st.sampled_from(
         [(1,), (2,), (7,), (64,), (33, 41), (8, 6, 3, 3), (20, 16, 3, 3), (3, 1, 1, 1)]
@@ -178,7 +178,7 @@ def test_a_broken_gradient_neither_hangs_nor_crashes(value, small_limits):
     optimizer = SFW([p], [KSparsePolytope(5000, 250, radius=1.0)])
     optimizer.step()
     optimizer.step()
-    assert not p.isinf().any()
+    assert p.isfinite().all()
 
 
 def test_results_do_not_depend_on_the_number_of_threads():

@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""Time SFW's step as a ratio to that of torch.optim.SGD(momentum=0.9), in one run.
+
+First for whole networks, then for one tensor of 10^4 to 10^8 entries, with the memory that a step
+takes beyond weights, gradients and momentum buffers. Steps of the optimizers take turns, and
+medians are compared. On the CPU, and also on CUDA when there is a device.
+"""
+
+import argparse
+import gc
+import platform
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+import torchvision
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from constraints import KSparsePolytope, build_constraints, make_feasible
+from models import build_model
+from optim import SFW, ProjectedSGD, sfw
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "Mlp": partial(build_model, "Mlp", 10, 1, 28),
+    "ResNet18": partial(build_model, "ResNet18", 10, 3, 32),
+    "VGG16": partial(build_model, "VGG16", 10, 3, 32),
+    "resnet50": torchvision.models.resnet50,
+    "vit_b_16": torchvision.models.vit_b_16,
+}
+SIZES = [10**power for power in range(4, 9)]
+SPARSITY = 0.05  # K as a fraction of the entries, as in the paper
+
+
+class PlainSFW(SFW):
+    """SFW without its fused step: the plain one, on any device."""
+
+    def step(self, closure: Callable | None = None) -> None:
+        fused, sfw._fused_step = sfw._fused_step, lambda: None
+        try:
+            super().step(closure)
+        finally:
+            sfw._fused_step = fused
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=4, help="for each row (default: 4)")
+    parser.add_argument("--largest", type=float, default=1e8, help="entries (default: 1e8)")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+        print(f"\n{describe(device)}\n")
+        networks(device, arguments.seconds)
+        print()
+        sizes(device, arguments.seconds, arguments.largest)
+
+
+def describe(device: str) -> str:
+    if device == "cuda":
+        return f"CUDA: {torch.cuda.get_device_name()}, torch {torch.__version__}"
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"CPU: {name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def networks(device: str, seconds: float) -> None:
+    print("| network | parameters | SGD, ms | SFW / SGD | projected SGD / SGD | plain SFW / SGD |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, build in NETWORKS.items():
+        model = build().to(device)
+        regions = build_constraints(
+            model, "k_sparse_constraints", k_frac=SPARSITY, tau=30.0, mode="diameter"
+        )
+        make_feasible(model, regions)
+        parameters = list(model.parameters())
+        for p in parameters:
+            p.grad = torch.randn_like(p)
+        # A tiny rate keeps the weights where they are while all work is done.
+        steps = [
+            torch.optim.SGD(parameters, lr=1e-9, momentum=0.9).step,
+            SFW(parameters, regions, lr=1e-6).step,
+            ProjectedSGD(parameters, regions, lr=1e-9).step,
+            PlainSFW(parameters, regions, lr=1e-6).step,
+        ]
+        sgd, *others = time_in_turns(steps, seconds, device)
+        ratios = " | ".join(f"{other / sgd:.2f}" for other in others)
+        count = sum(p.numel() for p in parameters)
+        print(f"| {name} | {count:,} | {sgd * 1e3:.2f} | {ratios} |", flush=True)
+
+
+def sizes(device: str, seconds: float, largest: float) -> None:
+    print("| entries | SGD, ns an entry | SFW, ns an entry | SFW / SGD | memory / tensor |")
+    print("| --- | --- | --- | --- | --- |")
+    for n in (size for size in SIZES if size <= largest):
+        p = nn.Parameter(torch.zeros(n, device=device))
+        p.grad = torch.randn(n, device=device)
+        region = KSparsePolytope(n, max(1, int(SPARSITY * n)), radius=1.0)
+        optimizer = SFW([p], [region], lr=1e-6)
+        sgd, ours = time_in_turns(
+            [torch.optim.SGD([p], lr=1e-9, momentum=0.9).step, optimizer.step], seconds, device
+        )
+        memory = extra_memory(optimizer.step, device) / (p.element_size() * n)
+        nanoseconds = f"{sgd / n * 1e9:.3f} | {ours / n * 1e9:.3f}"
+        print(f"| {n:,} | {nanoseconds} | {ours / sgd:.2f} | {memory:.2f} |", flush=True)
+
+
+def time_in_turns(steps: list[Callable], seconds: float, device: str) -> list[float]:
+    """The median seconds that each of `steps` takes, over rounds in which each is called once."""
+    for step in steps * 3:
+        step()
+    times: list[list[float]] = [[] for _ in steps]
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[0]) < 5:
+        for step, taken in zip(steps, times, strict=True):
+            synchronise(device)
+            start = time.perf_counter()
+            step()
+            synchronise(device)
+            taken.append(time.perf_counter() - start)
+    return [median(taken) for taken in times]
+
+
+def synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def extra_memory(step: Callable, device: str) -> float:
+    """Bytes by which memory peaks during a step; NaN where the system does not tell."""
+    return min(one_extra_memory(step, device) for _ in range(5))  # others' noise only adds
+
+
+def one_extra_memory(step: Callable, device: str) -> float:
+    sfw._fused_step.cache_clear()  # its scratch space counts as well
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    except OSError:
+        return float("nan")
+    before = resident("VmRSS")
+    step()
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return 1024 * int(line.split()[1])
+    raise KeyError(field)
+
+
+if __name__ == "__main__":
+    main()
