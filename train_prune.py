@@ -25,6 +25,7 @@ from utils.device import autocast, pick_device
 from utils.errors import RunError, exit_status
 from utils.evaluate import evaluate
 from utils.files import check_writable
+from utils.initial_scales import learn_initial_scales
 from utils.logs import TextLog, configuration_line, distribution_line, test_line, train_line
 from utils.progress import EpochProgress
 from utils.prune import THRESHOLDS, count_above
@@ -33,7 +34,8 @@ from utils.prune import THRESHOLDS, count_above
 def train(config: Config) -> None:
     """Train a network with these settings, and save it and its log."""
     device = pick_device(config.gpu)
-    check_writable([config.files.model, config.files.train_log], "--output_dir")
+    files = config.files
+    check_writable([files.model, files.train_log, files.scales_plot], "--output_dir")
     dataset = load_dataset(config.data, config.data_dir, config.color_channel, config.image_size)
     dataset = dataset.to(device)
     generator = torch.Generator(device).manual_seed(config.seed)
@@ -45,13 +47,16 @@ def train(config: Config) -> None:
         model, config.constraint, config.k_sparseness, config.k_frac, config.tau, config.mode
     )
     make_feasible(model, constraints)
-    optimizer = build_optimizer(config, model, constraints)
-    scheme = LR_SCHEMES[config.lr_scheme]
-
     log = TextLog(config.files.train_log)
     log.add(configuration_line(config))
     print(introduction(config, model, len(dataset.train_labels), len(dataset.test_labels)))
     metrics = {"train_loss": [], "train_accuracy": [], "test_accuracy": []}
+    if config.sfw_init:
+        scales = learn_initial_scales(config, model, dataset, constraints, log)
+        metrics["sfw_init_scales"] = scales
+
+    optimizer = build_optimizer(config, model, constraints)
+    scheme = LR_SCHEMES[config.lr_scheme]
     for epoch in range(config.epoch_num):
         started = time.monotonic()
         factor = scheme(epoch, config.epoch_num, metrics["train_loss"])

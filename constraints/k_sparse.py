@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,12 +36,11 @@ class KSparsePolytope(Region):
         that no more than K are non-zero.
         """
         self._check(g)
-        magnitude = g.abs().flatten()
-        threshold = magnitude.topk(self.k, sorted=False).values.min()
+        magnitude = g.detach().abs().flatten()
+        threshold = _kth_largest(magnitude, self.k)
         above, tied = magnitude > threshold, magnitude == threshold
-        chosen = above | (tied & (tied.cumsum(0) <= self.k - above.sum()))
-        v = g.sign().mul_(chosen.view(g.shape))
-        return v.mul_(-self.radius)
+        chosen = above | (tied & (tied.cumsum(0, dtype=torch.int32) <= self.k - above.sum()))
+        return g.sign().mul_(chosen.view(g.shape)).mul_(-self.radius)
 
     def shift_inside(self, x: Tensor) -> Tensor:
         """`x`, or, if it is outside, x / ||x||_1 times r min(K, floor(||x||_1 / ||x||_inf)).
@@ -58,3 +58,11 @@ class KSparsePolytope(Region):
         """The nearest point of the intersection of the two balls, exact up to rounding."""
         self._check(x)
         return project_capped_l1_ball(x, total=self.radius * self.k, cap=self.radius)
+
+
+def _kth_largest(values: Tensor, k: int) -> Tensor:
+    """The K-th largest of `values`; NumPy's selection is many times faster on the CPU."""
+    if values.is_cpu and values.dtype in (torch.float32, torch.float64):
+        position = len(values) - k
+        return torch.from_numpy(np.partition(values.numpy(), position)[position : position + 1])
+    return values.topk(k, sorted=False).values.min()

@@ -31,7 +31,8 @@ BAD_FLAGS = {
     "--precision fp8": "--precision fp8: choose one of fp32, bf16",
     "--color_channel 2": "--color_channel 2: choose one of 1, 3",
     "--sfw_init 2": "--sfw_init 2: choose one of 0, 1",
-    "--sfw_init 1": "--sfw_init 1: SFW-Init is not available yet",
+    "--sfw_init_iters 0": "--sfw_init_iters 0: must be at least 1",
+    "--sfw_init 1 --optimizer SGD --constraint unconstraints": "--sfw_init 1: needs a bounded",
     "--lr 0": "--lr 0: must be greater than 0",
     "--lr -0.1": "--lr -0.1: must be greater than 0",
     "--lr 1.01": "--lr 1.01: SFW takes a learning rate of at most 1",
@@ -260,6 +261,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line_and_saves_no_model(q
     result = quick("train_prune.py", *DIGITS, *flags, "--output_dir", tmp_path)
     assert_failed(result, "epoch 1: the loss is nan; lower --lr")
     assert list(tmp_path.rglob("*.pt")) == []
+
+
+def test_an_sfw_init_that_diverges_ends_the_run_in_one_line(quick, tmp_path):
+    flags = ("--sfw_init", 1, "--optimizer", "SGD", "--lr", 1e9, "--mode", "radius", "--tau", 1e9)
+    result = quick("train_prune.py", *DIGITS, *flags, "--output_dir", tmp_path)
+    assert_failed(result, "SFW-Init: the loss is ")
+    assert files_in(tmp_path) == []
 
 
 def test_a_full_standard_output_is_told_in_one_line(script, tmp_path):

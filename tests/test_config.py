@@ -30,6 +30,7 @@ SETTINGS = {
     "train_batchsize": st.integers(1, 2**31 - 1),
     "epoch_num": st.integers(1, 2**31 - 1),
     "color_channel": st.sampled_from([1, 3]),
+    "sfw_init_iters": st.integers(1, 2**31 - 1),
     "seed": st.integers(0, 2**31 - 1),
     "precision": st.sampled_from(["fp32", "bf16"]),
 }

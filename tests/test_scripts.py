@@ -61,6 +61,36 @@ def test_training_log_has_its_lines(trained):
     assert all(re.fullmatch(r"Weight_Distribution >\S+ \d+", line) for line in lines[-11:])
 
 
+def test_sfw_init_logs_saves_and_draws_its_scales(quick, tmp_path):
+    flags = (*DIGITS, "--sfw_init", 1, "--sfw_init_iters", 25, "--output_dir", tmp_path)
+    assert quick("train_prune.py", *flags)[0] == 0
+    run = f"{RUN}_sfw_init_iters=25_sfw_init=1"
+    lines = (tmp_path / f"saved_logs/SFW_one_shot_prune/{run}.log").read_text().splitlines()
+    assert lines[0].endswith("SFW_Init 1")
+    number = r"\d+\.\d{4}"
+    for line, iteration in zip(lines[1:4], (10, 20, 25), strict=True):
+        assert re.fullmatch(
+            rf"SFW_Init Iteration: {iteration} Loss_Before: {number} Loss_After: {number}"
+            rf" Scale_Min: {number} Scale_Mean: {number} Scale_Max: {number}",
+            line,
+        )
+    contents = torch.load(tmp_path / "saved_models" / f"{run}.pt", weights_only=True)
+    scales = contents["metrics"]["sfw_init_scales"]
+    assert list(scales) == list(contents["state_dict"])
+    assert lines[4:10] == [f"SFW_Init Scale {name} {scale:.6f}" for name, scale in scales.items()]
+    assert (tmp_path / f"saved_logs/SFW_one_shot_prune/{run}.scales.png").is_file()
+
+
+@pytest.mark.parametrize("arch", ["ResNet18", "VGG16"])
+def test_sfw_init_works_for_networks_with_batch_norm(arch, quick, tmp_path, write_npz):
+    write_npz(tmp_path, "cifar10", train=4, test=4)
+    status, _, err = quick(
+        "train_prune.py", "--arch", arch, "--sfw_init", 1, "--sfw_init_iters", 1, "--epoch_num", 1,
+        "--mode", "diameter", "--data_dir", tmp_path, "--output_dir", tmp_path,
+    )  # fmt: skip
+    assert status == 0, err
+
+
 def test_prune_test_writes_log_csv_and_picture(quick, trained):
     status, out, _ = quick("test_prune.py", *DIGITS, "--output_dir", trained)
     assert status == 0
@@ -138,6 +168,9 @@ def test_two_runs_with_one_seed_agree_bit_for_bit(data, quick, tmp_path, write_n
     "--rescale None --lr 0.001 --lr_scheme decrease_3",
     "--precision bf16 --color_channel 3 --momentum 0",
     "--k_sparseness 1000000 --k_frac 1 --test_batchsize 1000",
+    "--sfw_init 1 --sfw_init_iters 3",
+    "--sfw_init 1 --sfw_init_iters 3 --constraint l2_constraints --precision bf16",
+    "--sfw_init 1 --sfw_init_iters 3 --optimizer SGD --lr 0.1 --train_batchsize 1",
 ])  # fmt: skip
 def test_settings_train_and_test(flags, quick, tmp_path):
     flags = (*DIGITS, *flags.split(), "--output_dir", tmp_path)

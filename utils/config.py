@@ -125,8 +125,10 @@ class Config:
     output_dir: Path = _setting(
         Path("."), "machine", "folder for saved_logs/ and saved_models/", type=Path,
         changes_weights=False)
+    sfw_init_iters: int = _setting(
+        390, "method", "iterations of SFW-Init", type=int, allowed=COUNT)
     sfw_init: int = _setting(
-        0, "method", "1 learns one scale per tensor for the initial weights", type=int,
+        0, "method", "1 is SFW-Init: it learns a scale of each tensor's initial weights", type=int,
         choices=(0, 1))
     # fmt: on
 
@@ -145,8 +147,8 @@ class Config:
         if self.mode is None and self.constraint != "unconstraints":
             sizes = ", ".join(mode for mode in MODES if mode)
             raise UserError(f"--mode None: a region needs a size; choose {sizes}")
-        if self.sfw_init:
-            raise UserError("--sfw_init 1: SFW-Init is not available yet; leave the flag out")
+        if self.sfw_init and self.constraint == "unconstraints":
+            raise UserError("--sfw_init 1: needs a bounded region; choose another --constraint")
 
     @property
     def run_name(self) -> str:

@@ -28,6 +28,10 @@ class RunFiles:
     def train_log(self) -> Path:
         return self._log("SFW_one_shot_prune", ".log")
 
+    @property
+    def scales_plot(self) -> Path:
+        return self._log("SFW_one_shot_prune", ".scales.png")
+
     def prune_test(self, suffix: str) -> Path:
         return self._log("SFW_prune_test", suffix)
 
@@ -36,7 +40,7 @@ class RunFiles:
 
     def existing(self) -> list[Path]:
         """The files that this run has so far, in the order of the three scripts."""
-        paths = [self.model, self.train_log]
+        paths = [self.model, self.train_log, self.scales_plot]
         for test in (self.prune_test, self.weight_distribution):
             paths += [test(suffix) for suffix in TEST_SUFFIXES]
         return [path for path in paths if path.is_file()]

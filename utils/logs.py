@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from optim.sfw_init import Report
 from utils.config import LABELS, Config, plain
 from utils.files import atomic_write
 
@@ -58,6 +59,19 @@ def prune_line(ratio: float, accuracy: float) -> str:
 
 def weights_line(threshold: float, above: int) -> str:
     return f"Number of weights >{plain(threshold)}: {above}"
+
+
+def init_line(report: Report) -> str:
+    """Of SFW-Init, every ten iterations."""
+    return (
+        f"SFW_Init Iteration: {report.iteration} Loss_Before: {report.loss_before:.4f}"
+        f" Loss_After: {report.loss_after:.4f} Scale_Min: {report.smallest:.4f}"
+        f" Scale_Mean: {report.mean:.4f} Scale_Max: {report.largest:.4f}"
+    )
+
+
+def scale_line(name: str, scale: float) -> str:
+    return f"SFW_Init Scale {name} {scale:.6f}"
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -71,6 +71,19 @@ def plot_distribution(path: Path, model: nn.Module, run: str) -> None:
     _save(figure, path, run)
 
 
+def plot_scales(path: Path, scales: dict[str, float], run: str) -> None:
+    """A bar for each parameter tensor's SFW-Init scale, in the order of the network."""
+    figure = Figure(figsize=(7, 1.6 + 0.16 * len(scales)), layout="constrained")
+    axes = figure.subplots()
+    colours = ["C1" if "bias" in name else "C0" for name in scales]
+    axes.barh(list(scales), list(scales.values()), color=colours)
+    axes.axvline(1, color="0.5", linestyle="--")
+    axes.tick_params(axis="y", labelsize=6)
+    axes.set_ylim(len(scales) - 0.5, -0.5)
+    axes.set_xlabel("scale of the initial values (blue: weights, orange: biases)")
+    _save(figure, path, run)
+
+
 def _draw_rows(
     axes: matplotlib.axes.Axes, rows: Tensor, edges: np.ndarray, names: list[str]
 ) -> None:
