@@ -8,7 +8,10 @@ medians are compared. On the CPU, and also on CUDA when there is a device.
 
 import argparse
 import gc
+import math
+import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -52,7 +55,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4, help="for each row (default: 4)")
     parser.add_argument("--largest", type=float, default=1e8, help="entries (default: 1e8)")
+    parser.add_argument("--memory_of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--device", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.memory_of:
+        print_extra_memory(arguments.memory_of, arguments.device)
+        return
     torch.manual_seed(0)
     for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
         print(f"\n{describe(device)}\n")
@@ -106,7 +114,7 @@ def sizes(device: str, seconds: float, largest: float) -> None:
         sgd, ours = time_in_turns(
             [torch.optim.SGD([p], lr=1e-9, momentum=0.9).step, optimizer.step], seconds, device
         )
-        memory = extra_memory(optimizer.step, device) / (p.element_size() * n)
+        memory = extra_memory(n, device) / (p.element_size() * n)
         nanoseconds = f"{sgd / n * 1e9:.3f} | {ours / n * 1e9:.3f}"
         print(f"| {n:,} | {nanoseconds} | {ours / sgd:.2f} | {memory:.2f} |", flush=True)
 
@@ -132,26 +140,37 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def extra_memory(step: Callable, device: str) -> float:
-    """Bytes by which memory peaks during a step; NaN where the system does not tell."""
-    return min(one_extra_memory(step, device) for _ in range(5))  # others' noise only adds
+def extra_memory(n: int, device: str) -> float:
+    """Bytes by which memory peaks during a step, measured in a new process; NaN if unknown."""
+    command = [sys.executable, __file__, "--memory_of", str(n), "--device", device]
+    # Freed memory goes back at once, so that nothing is used again unseen.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
-def one_extra_memory(step: Callable, device: str) -> float:
-    sfw._fused_step.cache_clear()  # its scratch space counts as well
+def print_extra_memory(n: int, device: str) -> None:
+    """What `extra_memory` runs: the first step has its scratch space to make, as any other."""
+    p = nn.Parameter(torch.zeros(n, device=device))
+    p.grad = torch.randn(n, device=device)
+    optimizer = SFW([p], [KSparsePolytope(n, max(1, int(SPARSITY * n)), radius=1.0)], lr=1e-6)
+    optimizer.step()  # compiles, and makes the momentum buffer
+    sfw._fused_step.cache_clear()
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        step()
-        return torch.cuda.max_memory_allocated() - before
+        optimizer.step()
+        print(torch.cuda.max_memory_allocated() - before)
+        return
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     except OSError:
-        return float("nan")
+        print(math.nan)
+        return
     before = resident("VmRSS")
-    step()
-    return resident("VmHWM") - before
+    optimizer.step()
+    print(resident("VmHWM") - before)
 
 
 def resident(field: str) -> int:

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-# Entries that the CPU works on at a time, so that temporaries stay in its caches.
-PIECE = 1 << 16
+# Entries that the CPU works on at a time: temporaries stay in its caches, on one thread.
+PIECE = 1 << 15
 # Newton's method takes about ten steps; this many halvings end any bisection. The norm is then
 # right up to the rounding of its sum.
 MOST_STEPS, TOLERANCE = 200, 1e-13
@@ -52,9 +52,9 @@ def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> flo
             shift = (low + high) / 2
         unsettled = []
         for piece in pieces:
-            magnitude = piece.abs()
+            magnitude = piece.abs().double()  # bfloat16 would round `low` and `high`
             at_cap = magnitude >= high + cap
-            unsettled.append(magnitude[(magnitude > low) & ~at_cap].double())
+            unsettled.append(magnitude[(magnitude > low) & ~at_cap])
             settled += at_cap.sum().item() * cap if cap < math.inf else 0.0
         pieces = torch.cat(unsettled).split(PIECE)
     return shift

@@ -18,7 +18,8 @@ class Region(ABC):
     n: int
     radius: float
     diameter: float
-    # How many entries of a vertex are +radius or -radius, where all others are 0; None elsewhere.
+    # How many entries of a vertex are +radius or -radius, if all others are 0: optimizers may then
+    # find the vertex without `lmo`. None for other regions, and for subclasses with another `lmo`.
     vertex_entries: int | None = None
 
     def _set_size(

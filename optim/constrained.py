@@ -36,33 +36,30 @@ class ConstrainedOptimizer(Optimizer):
 
     def add_param_group(self, group: dict[str, Any]) -> None:
         """As in PyTorch; in a group added later, "constraints" holds its parameters' regions."""
-        own = group.pop("constraints", None)
-        super().add_param_group(group)
-        group = self.param_groups[-1]
+        own = group.get("constraints")
+        super().add_param_group({k: v for k, v in group.items() if k != "constraints"})
+        added = self.param_groups[-1]
+        params, given = added["params"], self._unbound if own is None else list(own)
         try:
-            self._bind(group["params"], self._unbound if own is None else list(own))
-            if own is not None and len(own) != len(group["params"]):
-                raise ValueError(f"{len(own)} constraints for {len(group['params'])} parameters")
-            self._check_group(group)
+            if len(given) < len(params):
+                raise ValueError("there are fewer constraints than parameters")
+            if own is not None and len(given) > len(params):
+                raise ValueError(f"{len(given)} constraints for {len(params)} parameters")
+            regions = given[: len(params)]
+            for i, (p, region) in enumerate(zip(params, regions, strict=True), len(self._regions)):
+                if region.n != p.numel():
+                    raise ValueError(
+                        f"constraint {i} has {region.n} entries, its parameter {p.numel()}"
+                    )
+            self._check_group(added, regions)
         except ValueError:
             self.param_groups.pop()
             raise
+        self._regions.update(zip(params, regions, strict=True))
+        del given[: len(params)]
 
-    def _bind(self, params: list[Tensor], regions: list[Region]) -> None:
-        """Give each parameter the next of `regions`, which are used up."""
-        for p in params:
-            if not regions:
-                raise ValueError("there are fewer constraints than parameters")
-            region = regions.pop(0)
-            if region.n != p.numel():
-                raise ValueError(
-                    f"constraint {len(self._regions)} has {region.n} entries,"
-                    f" its parameter {p.numel()}"
-                )
-            self._regions[p] = region
-
-    def _check_group(self, group: dict[str, Any]) -> None:
-        """Raise ValueError, with the value, for a setting that the optimizer cannot work with."""
+    def _check_group(self, group: dict[str, Any], regions: Sequence[Region]) -> None:
+        """Raise ValueError, with the value, for what the optimizer cannot work with."""
         if not group["lr"] > 0:
             raise ValueError(f"lr must be greater than 0, not {group['lr']}")
         if not 0 <= group["momentum"] < 1:

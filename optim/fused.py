@@ -8,6 +8,7 @@ weights theta. Neither v nor theta - v is ever stored.
 
 import math
 import threading
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numba
@@ -33,17 +34,19 @@ class Settled(NamedTuple):
     square: float
     distance: float
     above: int
-    candidates: np.ndarray  # their m and theta
+    count: int  # of candidates
+    tie: np.floating | None = None  # the magnitude of all candidates, which are not stored then
 
 
-class FusedStep(threading.local):
+class FusedStep:
     """Takes the step of one tensor at a time, and keeps scratch space from one to the next.
 
-    The scratch space, one for each thread of the host, is half of the largest tensor.
+    That is half of the largest tensor. Where the bracket misses, the step takes one tensor instead.
     """
 
     def __init__(self) -> None:
         self.scratch = np.empty((2, 0))
+        self.lock = threading.Lock()  # for the scratch space, and for Numba's own threads
 
     def __call__(
         self, p: Tensor, m: Tensor, region: Region, lr: float, gamma: float | None,
@@ -58,29 +61,34 @@ class FusedStep(threading.local):
         arrays = None if region.vertex_entries is None else _flat_arrays(p, p.grad, m)
         if arrays is None:
             return False
-        theta, g, m_ = arrays
+        with self.lock:
+            self._step(p, *arrays, region, lr, gamma, keep, decay)
+        torch.autograd.graph.increment_version(p)
+        return True
+
+    def _step(
+        self, p: Tensor, theta: np.ndarray, g: np.ndarray, m: np.ndarray, region: Region,
+        lr: float, gamma: float | None, keep: float, decay: float,
+    ) -> None:  # fmt: skip
         parallel = theta.size >= PARALLEL_FROM
         if parallel:
             numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
         scalar = theta.dtype.type
         radius = scalar(region.radius)
-        settled = self._first_pass(theta, m_, g, region.vertex_entries, radius, keep, decay)
-        threshold, tied = _select(m_, region.vertex_entries, settled, p)
+        settled = self._first_pass(theta, m, g, region.vertex_entries, radius, keep, decay)
+        threshold, tied = self._select(m, region.vertex_entries, settled, p)
         if gamma is None:
-            distance = settled.distance + kernels.candidates_distance(
-                settled.candidates, threshold, radius
-            )
+            distance = settled.distance + self._rest(theta, m, settled, threshold, radius)
             if tied.size:
-                moved = theta[tied] + radius * np.sign(m_[tied])
+                moved = theta[tied] + radius * np.sign(m[tied])
                 distance += float(np.sum(moved**2 - theta[tied] ** 2))
             gamma = _ratio(settled.square, distance)
-        alpha = min(lr * gamma, 1.0)
+        alpha = lr * gamma
+        alpha = min(alpha, 1.0) if alpha > 0 else 0.0  # 0 for what is not a number
         move = kernels.move_chunks if parallel else kernels.move
-        move(theta, m_, threshold, scalar(1 - alpha), scalar(alpha) * radius)
+        move(theta, m, threshold, scalar(1 - alpha), scalar(alpha) * radius)
         if tied.size:
-            theta[tied] -= scalar(alpha) * radius * np.sign(m_[tied])
-        torch.autograd.graph.increment_version(p)
-        return True
+            theta[tied] -= scalar(alpha) * radius * np.sign(m[tied])
 
     def _first_pass(
         self, theta: np.ndarray, m: np.ndarray, g: np.ndarray, k: int, radius: np.floating,
@@ -93,25 +101,90 @@ class FusedStep(threading.local):
         low, high, room = tiny, scalar(math.inf), n + 1
         if n >= SAMPLE_FROM:
             size = min(max(n // SAMPLE_EVERY, SAMPLE_LEAST), SAMPLE_MOST)
-            magnitudes = np.empty(size, theta.dtype)
+            magnitudes = np.empty(size // kernels.RUN * kernels.RUN, theta.dtype)
             kernels.sample(theta, m, g, *weights, magnitudes)
             low, high = np.maximum(_bracket(magnitudes, k / n), tiny)
             room = n // kernels.ROOM + 1
-        if self.scratch.shape[1] < room or self.scratch.dtype != theta.dtype:
-            self.scratch = np.empty((2, room), theta.dtype)
-        scratch = self.scratch[:, :room]
-        result = advance(theta, m, g, *weights, radius, low, high, scratch)
+        self._make_room(room, theta.dtype)
+        result = advance(theta, m, g, *weights, radius, low, high, self.scratch)
         above, found = result[2:]
-        if not (0 <= found < room and above < k and (above + found >= k or low == tiny)):
-            # The bracket missed, or holds too much: select from all entries.
-            magnitudes = np.abs(m)
-            magnitudes.partition(n - k)
-            exact, magnitudes = np.maximum(magnitudes[n - k], tiny), None
-            scratch = np.empty((2, n), theta.dtype)
-            same = scalar(1), scalar(0), scalar(0)
-            result = advance(theta, m, g, *same, radius, exact, exact, scratch)
-        square, distance, above, found = result
-        return Settled(square, distance, above, scratch[:, :found])
+        complete = above < k and (above + found >= k or low == tiny)
+        if complete and 0 <= found < self.scratch.shape[1]:
+            return Settled(*result)
+        # The bracket missed, or holds too much: select from all entries.
+        self.scratch = np.empty((2, 0))
+        magnitudes = np.abs(m)
+        magnitudes.partition(n - k)
+        exact, magnitudes = np.maximum(magnitudes[n - k], tiny), None
+        self._make_room(room, theta.dtype)
+        same = scalar(1), scalar(0), scalar(0)
+        square, distance, above, _ = advance(theta, m, g, *same, radius, exact, exact, self.scratch)
+        ties = sum(np.count_nonzero(np.abs(piece) == exact) for _, piece in _pieces(m))
+        return Settled(square, distance, above, ties, exact)
+
+    def _make_room(self, room: int, dtype: np.dtype) -> None:
+        if self.scratch.shape[1] < room or self.scratch.dtype != dtype:
+            self.scratch = np.empty((2, room), dtype)
+
+    def _select(
+        self, m: np.ndarray, k: int, settled: Settled, p: Tensor
+    ) -> tuple[np.floating, np.ndarray]:
+        """The magnitude from which on v chooses entries, and entries below it that it also chooses.
+
+        There are some of those only where more tie at the K-th magnitude than v has room for: the
+        first in the tensor's order, whatever its memory format.
+        """
+        none, scalar = np.empty(0, np.int64), m.dtype.type
+        wanted = k - settled.above
+        threshold, surplus = settled.tie, settled.count - wanted
+        if surplus < 0:  # there is room for all that is not 0
+            return np.nextafter(scalar(0), scalar(1)), none
+        if threshold is None:
+            magnitudes = np.abs(self.scratch[0, : settled.count])
+            magnitudes.partition(surplus)
+            threshold = magnitudes[surplus]
+            wanted -= np.count_nonzero(magnitudes > threshold)
+            surplus = np.count_nonzero(magnitudes[:surplus] == threshold)
+        if surplus == 0:
+            return threshold, none
+        # Nothing is as large as NaN: it stands for what lies above infinity.
+        above = np.nextafter(threshold, scalar(math.inf)) if threshold < math.inf else math.nan
+        return scalar(above), _first_tied(m, threshold, wanted, p)
+
+    def _rest(
+        self, theta: np.ndarray, m: np.ndarray, settled: Settled, threshold: np.floating,
+        radius: np.floating,
+    ) -> float:  # fmt: skip
+        """||theta - v||^2 over the candidates, of which v chooses those from the threshold on."""
+        if settled.tie is None:
+            return kernels.candidates_distance(self.scratch, settled.count, threshold, radius)
+        distance, step = 0.0, radius if settled.tie >= threshold else 0
+        for start, piece in _pieces(m):
+            tied = np.abs(piece) == settled.tie
+            difference = theta[start : start + piece.size][tied] + step * np.sign(piece[tied])
+            distance += float(np.sum(difference.astype(np.float64) ** 2))
+        return distance
+
+
+def _pieces(m: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The array in small pieces, each with its start, so that temporaries stay small."""
+    for start in range(0, m.size, kernels.CHUNK):
+        yield start, m[start : start + kernels.CHUNK]
+
+
+def _first_tied(m: np.ndarray, threshold: np.floating, count: int, p: Tensor) -> np.ndarray:
+    """Where in m the first `count` entries of magnitude `threshold` are, in the order of `p`."""
+    found, total = [], 0
+    for start, piece in _pieces(m):
+        found.append(start + np.flatnonzero(np.abs(piece) == threshold))
+        total += found[-1].size
+        if p.is_contiguous() and total >= count:
+            break
+    tied = np.concatenate(found)
+    if not p.is_contiguous():
+        order = np.arange(p.numel()).reshape(p.shape).transpose(0, 2, 3, 1).reshape(-1)
+        tied = tied[np.argsort(order[tied])]
+    return tied[:count]
 
 
 def _flat_arrays(*tensors: Tensor) -> list[np.ndarray] | None:
@@ -146,28 +219,6 @@ def _bracket(magnitudes: np.ndarray, share: float) -> tuple[np.floating, np.floa
         magnitudes.partition(below)
         low = magnitudes[below]
     return low, high
-
-
-def _select(m: np.ndarray, k: int, settled: Settled, p: Tensor) -> tuple[np.floating, np.ndarray]:
-    """The magnitude from which on v chooses entries, and entries below it that it also chooses.
-
-    There are some of those only where more tie at the K-th magnitude than v has room for.
-    """
-    none, scalar = np.empty(0, np.int64), m.dtype.type
-    magnitudes = np.abs(settled.candidates[0])
-    position = magnitudes.size - (k - settled.above)
-    if position < 0:  # there is room for all that is not 0
-        return np.nextafter(scalar(0), scalar(1)), none
-    magnitudes.partition(position)
-    threshold = magnitudes[position]
-    if position == 0 or magnitudes[:position].max() < threshold:
-        return threshold, none
-    tied = np.flatnonzero(np.abs(m) == threshold)
-    if not p.is_contiguous():  # the first in the tensor's order, whatever its memory format
-        order = np.arange(p.numel()).reshape(p.shape).transpose(0, 2, 3, 1).reshape(-1)
-        tied = tied[np.argsort(order[tied])]
-    room = k - settled.above - np.count_nonzero(magnitudes > threshold)
-    return np.nextafter(threshold, scalar(math.inf)), tied[:room]
 
 
 def _ratio(square: float, distance: float) -> float:

@@ -56,7 +56,7 @@ def advance(theta, m, g, keep, give, decay, radius, low, high, candidates):
             magnitude = abs(x)
             minus_v = radius if x > zero else -radius
             difference = weight + (minus_v if magnitude > high else zero)
-            inside = (magnitude >= low) & (magnitude <= high)
+            inside = (magnitude >= low) & (magnitude <= high) & (magnitude > zero)
             block_distance += zero if inside else difference * difference
             block_above += one if magnitude > high else zero
             flags[i] = np.uint8(1) if inside else np.uint8(0)
@@ -105,10 +105,10 @@ def advance_chunks(theta, m, g, keep, give, decay, radius, low, high, candidates
 
 
 @njit(**OPTIONS)
-def candidates_distance(candidates, threshold, radius):
+def candidates_distance(candidates, count, threshold, radius):
     """||theta - v||^2 over the candidates, of which v chooses those from the threshold on."""
     distance = 0.0
-    m, theta = candidates[0], candidates[1]
+    m, theta = candidates[0, :count], candidates[1, :count]
     for i in range(m.size):
         minus_v = radius if m[i] > 0 else -radius
         difference = float(theta[i]) + (minus_v if abs(m[i]) >= threshold else 0.0)
@@ -122,7 +122,7 @@ def move(theta, m, threshold, stay, step):
     zero = theta.dtype.type(0)
     for i in range(m.size):
         x = m[i]
-        towards = -step if x > zero else step
+        towards = -step if x > zero else (step if x < zero else zero)
         theta[i] = stay * theta[i] + (towards if abs(x) >= threshold else zero)
 
 

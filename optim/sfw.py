@@ -44,13 +44,13 @@ class SFW(ConstrainedOptimizer):
         }  # fmt: skip
         super().__init__(params, constraints, defaults)
 
-    def _check_group(self, group: dict[str, Any]) -> None:
-        super()._check_group(group)
+    def _check_group(self, group: dict[str, Any], regions: Sequence[Region]) -> None:
+        super()._check_group(group, regions)
         if group["lr"] > 1:
             raise ValueError(f"lr must be at most 1, not {group['lr']}")
         if group["rescale"] not in RESCALES:
             raise ValueError(f"rescale must be one of {RESCALES}, not {group['rescale']!r}")
-        if any(math.isinf(self._regions[p].diameter) for p in group["params"]):
+        if any(math.isinf(region.diameter) for region in regions):
             raise ValueError("SFW needs bounded regions: an unconstrained one has no LMO")
 
     def _update(self, p: Tensor, region: Region, group: dict[str, Any]) -> None:
@@ -70,7 +70,7 @@ def _fused_step() -> Callable[..., bool] | None:
     """The step compiled for the CPU; None where Numba, its compiler, is not installed."""
     try:
         from optim.fused import FusedStep  # takes a second to import
-    except ImportError:
+    except (ImportError, RuntimeError):  # it is absent, or has nowhere to keep what it compiles
         return None
     return FusedStep()
 
@@ -83,7 +83,7 @@ def plain_step(
 
     `keep` is the momentum, 0 at the first step; `gamma` None stands for ||m|| / ||theta - v||.
     """
-    m.lerp_(gradient, 1 - keep)
+    m.lerp_(gradient, 1 - keep) if keep else m.copy_(gradient)
     v = region.lmo(m)
     if gamma is None:
         gamma = m.norm() / (p - v).norm()

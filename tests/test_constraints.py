@@ -191,6 +191,14 @@ def test_nothing_waits_for_the_device(p, method, monkeypatch):
         getattr(region, method)(x)
 
 
+@pytest.mark.parametrize(("n", "k"), [(512, 25), (64, 10)])
+def test_bfloat16_is_projected_like_double(n, k):
+    region, ones = KSparsePolytope(n, k, radius=0.001), torch.ones(n)
+    expected = region.euclidean_project(ones.double()).bfloat16()
+    assert torch.equal(region.euclidean_project(ones.bfloat16()), expected)
+    assert expected.norm() > 0
+
+
 @given(st.data())
 def test_newton_and_sorting_find_the_same_projection(data):
     x = data.draw(tensors(dtypes=(torch.float32, torch.float64))).flatten()

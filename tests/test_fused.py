@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -176,9 +177,56 @@ def test_a_broken_gradient_neither_hangs_nor_crashes(value, small_limits):
     p.grad = torch.randn(5000)
     p.grad[::7] = value
     optimizer = SFW([p], [KSparsePolytope(5000, 250, radius=1.0)])
+    for _ in range(2):
+        optimizer.step()
+        assert p.abs().max() <= 1 and (p != 0).sum() <= 250
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_learning_rate_of_zero_keeps_a_vertex(plain, monkeypatch):
+    if plain:
+        monkeypatch.setattr(sfw, "_fused_step", lambda: None)
+    p = nn.Parameter(torch.tensor([-1.0]))
+    p.grad = torch.ones(1)
+    optimizer = SFW([p], [KSparsePolytope(1, 1, radius=1.0)])
+    optimizer.param_groups[0]["lr"] = 0.0  # as at the end of a cosine schedule
     optimizer.step()
+    assert p.tolist() == [-1.0]
+
+
+def test_an_infinite_first_gradient_is_kept_by_the_plain_step():
+    p = nn.Parameter(torch.zeros(3))
+    p.grad = torch.tensor([math.inf, 1.0, -1.0])
+    optimizer = SFW([p], [LpBall(3, 2, radius=1.0)])
     optimizer.step()
-    assert p.isfinite().all()
+    assert optimizer.state[p]["momentum_buffer"].tolist() == [math.inf, 1.0, -1.0]
+
+
+def test_entries_without_momentum_stay_where_denormals_are_flushed():
+    p = nn.Parameter(torch.full((10,), 0.5))
+    p.grad = torch.eye(10)[0]
+    flushed = torch.set_flush_denormal(True)
+    try:
+        SFW([p], [KSparsePolytope(10, 5, radius=1.0)], lr=0.5, rescale=None).step()
+    finally:
+        torch.set_flush_denormal(False)
+    assert flushed
+    assert p.tolist() == [-0.25] + [0.25] * 9
+
+
+def test_what_was_in_memory_before_plays_no_part():
+    def run(filler):
+        p = nn.Parameter(torch.zeros(90_001, dtype=torch.float64))
+        optimizer = SFW([p], [KSparsePolytope(90_001, 4500, radius=0.1)])
+        for seed in range(3):
+            for size in (2048, 2800, 2816, 4096, 90_001):
+                np.full(size, filler).sum()  # what is freed here may be handed out again
+            generator = torch.Generator().manual_seed(seed)
+            p.grad = torch.randn(90_001, generator=generator, dtype=torch.float64)
+            optimizer.step()
+        return p
+
+    assert torch.equal(run(0.0), run(100.0))
 
 
 def test_results_do_not_depend_on_the_number_of_threads():

@@ -151,10 +151,13 @@ def test_each_parameter_keeps_its_own_region_in_groups_and_later_groups():
 def test_a_refused_group_leaves_the_optimizer_as_it_was():
     p, q = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3))
     optimizer = SFW([p], [LpBall(2, 2, radius=1.0)])
-    with pytest.raises(ValueError, match="no LMO"):
-        optimizer.add_param_group({"params": [q], "constraints": [Unconstrained(3)]})
+    group = {"params": [q], "constraints": [Unconstrained(3)]}
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no LMO"):
+            optimizer.add_param_group(group)
+    assert list(group) == ["params", "constraints"] and len(optimizer._regions) == 1
     optimizer.add_param_group({"params": [q], "constraints": [LpBall(3, 2, radius=1.0)]})
-    assert len(optimizer.param_groups) == 2
+    assert len(optimizer.param_groups) == len(optimizer._regions) == 2
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

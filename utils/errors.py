@@ -31,12 +31,12 @@ def exit_status(main: Callable[[], None]) -> int:
         return _report(str(error), 2)
     except KeyboardInterrupt:
         return _report("stopped by the keyboard", 130)
-    except OSError as error:  # of standard output: files have errors of their own
+    except OSError as error:  # most likely of standard output: files have errors of their own
         with contextlib.suppress(OSError):
             sys.stdout.close()
         if isinstance(error, BrokenPipeError):  # the reader has gone: nobody is left to be told
             return 1
-        return _report(f"cannot write the output ({error.strerror or error})", 1)
+        return _report(f"cannot write {error.filename or 'the output'} ({error.strerror})", 1)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(
             error
