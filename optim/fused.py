@@ -109,7 +109,7 @@ class FusedStep:
         result = advance(theta, m, g, *weights, radius, low, high, self.scratch)
         above, found = result[2:]
         complete = above < k and (above + found >= k or low == tiny)
-        if complete and 0 <= found < self.scratch.shape[1]:
+        if complete and 0 <= found < room:  # whatever room earlier tensors have left
             return Settled(*result)
         # The bracket missed, or holds too much: select from all entries.
         self.scratch = np.empty((2, 0))

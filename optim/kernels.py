@@ -82,21 +82,21 @@ def advance_chunks(theta, m, g, keep, give, decay, radius, low, high, candidates
 
     Says that there are -1 candidates when those of some chunk had no room.
     """
-    chunks, share = (m.size + CHUNK - 1) // CHUNK, 1 if candidates.shape[1] >= m.size else ROOM
+    chunks = (m.size + CHUNK - 1) // CHUNK
     sums, counts = np.empty((chunks, 2)), np.empty((chunks, 2), np.int64)
     for c in prange(chunks):
         a, b = c * CHUNK, min(m.size, (c + 1) * CHUNK)
         sums[c, 0], sums[c, 1], counts[c, 0], counts[c, 1] = advance(
             theta[a:b], m[a:b], g[a:b], keep, give, decay, radius, low, high,
-            candidates[:, a // share : (b + share - 1) // share],
+            candidates[:, a // ROOM : (b + ROOM - 1) // ROOM],
         )  # fmt: skip
     square, distance, above, found = 0.0, 0.0, 0, 0
     for c in range(chunks):
         square += sums[c, 0]
         distance += sums[c, 1]
         above += counts[c, 0]
-        start = c * CHUNK // share
-        if share > 1 and counts[c, 1] >= (min(m.size - c * CHUNK, CHUNK) + share - 1) // share:
+        start = c * CHUNK // ROOM
+        if counts[c, 1] >= (min(m.size - c * CHUNK, CHUNK) + ROOM - 1) // ROOM:
             return square, distance, above, -1
         for i in range(start, start + counts[c, 1]):
             candidates[0, found], candidates[1, found] = candidates[0, i], candidates[1, i]
