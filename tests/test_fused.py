@@ -245,24 +245,6 @@ def test_results_do_not_depend_on_the_number_of_threads():
     assert torch.equal(run(1), run(2))
 
 
-@pytest.mark.parametrize("n", [9000, 300_000])
-def test_results_do_not_depend_on_earlier_tensors(n):
-    """A resumed run starts without the scratch space of the run that it goes on with."""
-
-    def run(earlier):
-        sfw._fused_step.cache_clear()
-        check_steps((earlier,), LpBall(earlier, 1, radius=1.0), torch.float32, None, 0, False)
-        p = nn.Parameter(torch.linspace(-0.1, 0.1, n))
-        optimizer = SFW([p], [KSparsePolytope(n, n // 5, radius=0.1)], lr=0.01)
-        for seed in range(4):
-            g = torch.randn(n, generator=torch.Generator().manual_seed(seed))
-            p.grad = g.round() * (torch.arange(n) % 1000 < 600)  # more ties than there is room
-            optimizer.step()
-        return p
-
-    assert torch.equal(run(10), run(2_000_000))
-
-
 def test_autograd_notices_that_weights_moved():
     p = nn.Parameter(torch.ones(3))
     loss = (p * p).sum()
