@@ -58,59 +58,83 @@ def sfw_init(
     model is unchanged then.
     """
     _check(model, constraints, lr, iterations)
-    regions = dict(zip((name for name, _ in model.named_parameters()), constraints, strict=True))
-    initial = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    scales = {n: torch.ones((), device=p.device, requires_grad=True) for n, p in initial.items()}
-    adam = torch.optim.Adam(scales.values(), lr=SCALE_LR)
+    named = zip(model.named_parameters(), constraints, strict=True)
+    learned = {name: (p, region) for (name, p), region in named if p.requires_grad}
+    initial, regions = [p.detach() for p, _ in learned.values()], [r for _, r in learned.values()]
+    scales = torch.ones(len(initial), device=initial[0].device)
+    least = torch.tensor([_least_scale(name) for name in learned], device=scales.device)
+    adam = torch.optim.Adam([scales], lr=SCALE_LR)
     supply, losses = _endlessly(batches), []
     with _training_on_copies(model) as buffers:
 
-        def loss_at(weights: dict[str, Tensor], *halves: Batch) -> Tensor:
+        def loss_at(weights: Sequence[Tensor], *halves: Batch) -> Tensor:
             inputs, targets = (torch.cat(parts) for parts in zip(*halves, strict=True))
-            return loss(functional_call(model, (weights, buffers), (inputs,)), targets)
+            state = dict(zip(learned, weights, strict=True)), buffers
+            return loss(functional_call(model, state, (inputs,)), targets)
 
         for iteration in range(1, iterations + 1):
             shared, first, second = (next(supply) for _ in range(3))
-            weights = {name: scale * initial[name] for name, scale in scales.items()}
-            before = loss_at(weights, shared, first)
-            after = loss_at(_step(weights, before, regions, lr), shared, second)
-            _descend(after / lr, scales, adam)
-            losses.append(torch.stack([before.detach(), after.detach()]))
+            theta = [(w * s).requires_grad_() for w, s in zip(initial, scales, strict=True)]
+            before = loss_at(theta, shared, first)
+            halves = shared, second
+            after, gradients = _after_step(theta, before, regions, lr, loss_at, halves)
+            scales.grad = (_dots(gradients, initial).to(scales) / lr).clamp_(-1, 1)
+            adam.step()
+            torch.maximum(scales, least, out=scales)
+            losses.append(torch.stack([before.detach(), after]))
             if iteration % REPORT_EVERY == 0 or iteration == iterations:
                 latest = _read_back(iteration, losses, scales)
                 losses.clear()
                 if report is not None:
                     report(latest)
     with torch.no_grad():
-        for name, p in model.named_parameters():
-            if name in scales:
-                p.copy_(regions[name].shift_inside(scales[name] * p))
-    return {name: scale.item() for name, scale in scales.items()}
+        for (p, region), scale in zip(learned.values(), scales, strict=True):
+            p.copy_(region.shift_inside(scale * p))
+    return dict(zip(learned, scales.tolist(), strict=True))
 
 
-def _step(
-    weights: dict[str, Tensor], loss: Tensor, regions: dict[str, Region], lr: float
-) -> dict[str, Tensor]:
-    """The weights after one SFW step along the gradient of `loss`, as a function of both."""
-    gradients = torch.autograd.grad(loss, weights.values(), create_graph=True, allow_unused=True)
-    moved = dict(weights)
-    for (name, theta), g in zip(weights.items(), gradients, strict=True):
-        if g is not None:
-            v = regions[name].lmo(g.detach())
-            alpha = lr * g.norm() / (theta - v).norm()
-            moved[name] = theta + alpha.clamp(max=1) * (v - theta)
-    return moved
+def _after_step(
+    theta: Sequence[Tensor], loss: Tensor, regions: Sequence[Region], lr: float,
+    loss_at: Callable[..., Tensor], halves: tuple[Batch, Batch],
+) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    """The loss on `halves` after an SFW step along the gradient of `loss`, its gradient by theta.
 
+    The step goes to theta + alpha d, with d = v - theta and alpha = min(lr ||g|| / ||d||, 1). With
+    h the gradient there, H the Hessian of `loss` and c = lr <h, d> / ||d||, but 0 where alpha is
+    cut to 1, the gradient by theta is
 
-def _descend(loss: Tensor, scales: dict[str, Tensor], adam: torch.optim.Adam) -> None:
-    """One step of Adam on the scales, with clipped gradients and lower bounds."""
-    gradients = torch.autograd.grad(loss, scales.values(), allow_unused=True)
-    for scale, gradient in zip(scales.values(), gradients, strict=True):
-        scale.grad = None if gradient is None else gradient.clamp(-1, 1)
-    adam.step()
+        (1 - alpha) h + (c ||g|| / ||d||^2) d + H u,    u = (c / ||g||) g.
+
+    It is written out because autograd would go over the weights many times more.
+    """
+    g = torch.autograd.grad(loss, theta, create_graph=True, materialize_grads=True)
     with torch.no_grad():
-        for name, scale in scales.items():
-            scale.clamp_(min=0.0 if "bias" in name.rpartition(".")[2] else LEAST_SCALE)
+        d = [region.lmo(x).sub_(t) for region, x, t in zip(regions, g, theta, strict=True)]
+        norms = (torch.stack([x.norm() for x in tensors]) for tensors in (g, d))
+        size, distance = (norm.clamp_(min=torch.finfo(norm.dtype).tiny) for norm in norms)
+        alpha = (lr * size / distance).clamp_(max=1)
+        moved = [torch.addcmul(t, x, a) for t, x, a in zip(theta, d, alpha, strict=True)]
+    after = loss_at([t.requires_grad_() for t in moved], *halves)
+    h = torch.autograd.grad(after, moved, materialize_grads=True)
+    c = torch.where(alpha < 1, lr * _dots(h, d) / distance, 0)
+    curved = [(x, y * x.detach()) for x, y in zip(g, c / size, strict=True) if x.requires_grad]
+    result = [torch.zeros_like(t) for t in theta]
+    if curved:  # unless the loss is linear
+        outputs, u = zip(*curved, strict=True)
+        result = list(torch.autograd.grad(outputs, theta, u, materialize_grads=True))
+    for term in (zip(h, 1 - alpha, strict=True), zip(d, c * size / distance**2, strict=True)):
+        result = [torch.addcmul(x, *factors) for x, factors in zip(result, term, strict=True)]
+    return after.detach(), result
+
+
+def _dots(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
+    """The inner product of each pair."""
+    pairs = zip(left, right, strict=True)
+    return torch.stack([torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in pairs])
+
+
+def _least_scale(name: str) -> float:
+    return 0.0 if "bias" in name.rpartition(".")[2] else LEAST_SCALE
 
 
 def _check(model: nn.Module, constraints: Sequence[Region], lr: float, iterations: int) -> None:
@@ -152,8 +176,8 @@ def _training_on_copies(model: nn.Module) -> Iterator[dict[str, Tensor]]:
                 module.training = mode
 
 
-def _read_back(iteration: int, losses: list[Tensor], scales: dict[str, Tensor]) -> Report:
-    """Wait for the device, for the latest losses and scales; they must be finite."""
+def _read_back(iteration: int, losses: list[Tensor], scales: Tensor) -> Report:
+    """Wait for the device, for the latest losses and scales, which must be finite."""
     values = torch.stack(losses).tolist()
     for i, pair in enumerate(values):
         if not all(map(math.isfinite, pair)):
@@ -161,8 +185,7 @@ def _read_back(iteration: int, losses: list[Tensor], scales: dict[str, Tensor]) 
             raise FloatingPointError(
                 f"the loss is {pair[0]} before and {pair[1]} after the step of iteration {at}"
             )
-    now = torch.stack([scale.detach() for scale in scales.values()])
-    before, after = values[-1]
-    return Report(
-        iteration, before, after, *torch.stack([now.min(), now.mean(), now.max()]).tolist()
-    )
+    smallest, mean, largest = torch.stack([scales.min(), scales.mean(), scales.max()]).tolist()
+    if not math.isfinite(mean):
+        raise FloatingPointError(f"a scale is {mean} after iteration {iteration}")
+    return Report(iteration, *values[-1], smallest, mean, largest)

@@ -25,8 +25,8 @@ class GoldenMlp(nn.Module):
         return self.linear_layer_2(self.linear_layer_1(x).relu())
 
 
-def regions_of(model):
-    return build_constraints(model, "k_sparse_constraints", tau=15.0, mode="diameter")
+def regions_of(model, tau=15.0):
+    return build_constraints(model, "k_sparse_constraints", tau=tau, mode="diameter")
 
 
 def some_batches(count=6, size=4, features=12, classes=3):
@@ -93,12 +93,23 @@ def test_scales_are_the_authors(golden):
         assert scale == pytest.approx(float(file[f"scale_{name}"]), rel=1e-4), name
 
 
-@pytest.mark.parametrize("lr", [1.0, 0.3])
-def test_first_iterations_are_the_formula(lr):
+@pytest.mark.parametrize(("lr", "tau"), [(1.0, 15.0), (0.3, 15.0), (1.0, 0.5)])
+def test_first_iterations_are_the_formula(lr, tau):
+    """With the smallest of the regions the step of some tensors goes all the way to the vertex."""
     model, batches = mlp(), some_batches()
-    expected = plain_scales(model, batches, regions_of(model), lr, 5)
-    scales = sfw_init(model, batches, regions_of(model), lr=lr, iterations=5)
+    regions = regions_of(model, tau)
+    make_feasible(model, regions)
+    expected = plain_scales(model, batches, regions, lr, 5)
+    scales = sfw_init(model, batches, regions, lr=lr, iterations=5)
     assert list(scales.values()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loss_without_curvature_can_be_learned_on():
+    model = feasible(nn.Sequential(nn.Linear(12, 3)))
+    scales = sfw_init(
+        model, some_batches(), regions_of(model), iterations=3, loss=lambda x, _: x.mean()
+    )
+    assert scales["0.weight"] != 1
 
 
 def test_weights_are_scaled_and_made_feasible():
