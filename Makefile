@@ -5,8 +5,12 @@ BIN := $(VENV)/bin
 # The embedded digits are small: a short run at a batch size that gives a few hundred steps.
 DEMO := --data digits --arch Mlp --train_batchsize 32 --epoch_num 60
 
+# The CUDA device; -1 is the CPU. Further flags of the comparison.
+GPU ?= -1
+ARGS ?= --precision bf16
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench clean
+.PHONY: help demo test bench reproduce clean
 
 help:  ## list what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -22,8 +26,12 @@ test: $(VENV)/installed-dev  ## lint, then run the tests
 	$(BIN)/ruff check .
 	$(BIN)/pytest
 
-bench: $(VENV)/installed  ## time the optimizers against torch.optim.SGD, about two minutes
+bench: $(VENV)/installed  ## time steps and training against their peers, about eight minutes
 	@$(BIN)/python benchmarks/optimizer_step.py
+	@$(BIN)/python benchmarks/training.py --gpu $(GPU)
+
+reproduce: $(VENV)/installed  ## the paper's comparison on CIFAR-10; GPU=0, ARGS="--seeds 0 1 2"
+	$(BIN)/python benchmarks/reproduce.py --gpu $(GPU) $(ARGS)
 
 clean:  ## remove the virtual environment (outputs and data stay)
 	rm -rf $(VENV)

@@ -10,7 +10,7 @@ import sys
 from utils.checkpoint import load_trained
 from utils.cli import Parser
 from utils.datasets import load_dataset
-from utils.device import pick_device
+from utils.device import pick_device, placed
 from utils.errors import exit_status
 from utils.evaluate import evaluate
 from utils.files import TEST_SUFFIXES, check_writable
@@ -27,7 +27,7 @@ def test(given: dict) -> None:
     check_writable([files.prune_test(s) for s in TEST_SUFFIXES], "--output_dir")
     dataset = load_dataset(config.data, config.data_dir, config.color_channel, config.image_size)
     batches = dataset.to(device).test_batches(config.test_batchsize)
-    model = trained.model.to(device)
+    model = placed(trained.model, device, config.precision)
 
     log = TextLog(files.prune_test(".log"))
     log.add(configuration_line(config))

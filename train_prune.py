@@ -8,10 +8,11 @@ test_prune.py, with the same flags, prunes it.
 import math
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from constraints import Region, build_constraints, make_feasible
 from optim import LR_SCHEMES, SFW, ProjectedSGD
@@ -21,7 +22,7 @@ from utils.checkpoint import new_model, save_model
 from utils.cli import Parser
 from utils.config import Config
 from utils.datasets import load_dataset
-from utils.device import autocast, pick_device
+from utils.device import autocast, check_compiler, compiled, pick_device, placed
 from utils.errors import RunError, exit_status
 from utils.evaluate import evaluate
 from utils.files import check_writable
@@ -34,6 +35,8 @@ from utils.prune import THRESHOLDS, count_above
 def train(config: Config) -> None:
     """Train a network with these settings, and save it and its log."""
     device = pick_device(config.gpu)
+    if config.compile:
+        check_compiler()
     files = config.files
     check_writable([files.model, files.train_log, files.scales_plot], "--output_dir")
     dataset = load_dataset(config.data, config.data_dir, config.color_channel, config.image_size)
@@ -55,6 +58,8 @@ def train(config: Config) -> None:
         scales = learn_initial_scales(config, model, dataset, constraints, log)
         metrics["sfw_init_scales"] = scales
 
+    model = placed(model, device, config.precision)
+    network = compiled(model, config.train_batchsize) if config.compile else model
     optimizer = build_optimizer(config, model, constraints)
     scheme = LR_SCHEMES[config.lr_scheme]
     for epoch in range(config.epoch_num):
@@ -63,7 +68,8 @@ def train(config: Config) -> None:
         for group in optimizer.param_groups:
             group["lr"] *= factor
         title = f"Epoch {epoch + 1}/{config.epoch_num}"
-        progress = train_epoch(model, train_batches, optimizer, title, config.precision)
+        model.train()
+        progress = train_epoch(network, train_batches, optimizer, title, config.precision)
         if not math.isfinite(progress.loss):
             raise RunError(f"epoch {epoch + 1}: the loss is {progress.loss}; lower --lr or --tau")
         accuracy = evaluate(model, test_batches, config.precision)
@@ -87,18 +93,17 @@ def build_optimizer(
 
 
 def train_epoch(
-    model: nn.Module,
+    network: Callable[[Tensor], Tensor],
     batches: Batches,
     optimizer: ConstrainedOptimizer,
     title: str,
     precision: str,
 ) -> EpochProgress:
     """One pass over the training images; returns every step's loss and accuracy."""
-    model.train()
     with EpochProgress(title, len(batches)) as progress:
         for inputs, targets in batches:
             with autocast(inputs.device, precision):
-                logits = model(inputs)
+                logits = network(inputs)
                 loss = F.cross_entropy(logits, targets)
             optimizer.zero_grad()
             loss.backward()

@@ -10,20 +10,19 @@ import argparse
 import gc
 import math
 import os
-import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import torch
 import torchvision
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from timing import describe, time_in_turns
 
 from constraints import KSparsePolytope, build_constraints, make_feasible
 from models import build_model
@@ -72,15 +71,6 @@ def main() -> None:
         sizes(device, arguments.seconds, arguments.largest)
 
 
-def describe(device: str) -> str:
-    if device == "cuda":
-        return f"CUDA: {torch.cuda.get_device_name()}, torch {torch.__version__}"
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    return f"CPU: {name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
 def networks(device: str, seconds: float) -> None:
     print("| network | parameters | SGD, ms | SFW / SGD | projected SGD / SGD | plain SFW / SGD |")
     print("| --- | --- | --- | --- | --- | --- |")
@@ -122,27 +112,6 @@ def sizes(device: str, seconds: float, largest: float) -> None:
         sgd, ours = (t / (n * len(tensors)) * 1e9 for t in time_in_turns(steps, seconds, device))
         memory = extra_memory(n, device) / (tensors[0].element_size() * n)
         print(f"| {n:,} | {sgd:.3f} | {ours:.3f} | {ours / sgd:.2f} | {memory:.2f} |", flush=True)
-
-
-def time_in_turns(steps: list[Callable], seconds: float, device: str) -> list[float]:
-    """The median seconds that each of `steps` takes, over rounds in which each is called once."""
-    for step in steps * 2:
-        step()
-    times: list[list[float]] = [[] for _ in steps]
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[0]) < 5:
-        for step, taken in zip(steps, times, strict=True):
-            synchronise(device)
-            start = time.perf_counter()
-            step()
-            synchronise(device)
-            taken.append(time.perf_counter() - start)
-    return [median(taken) for taken in times]
-
-
-def synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def extra_memory(n: int, device: str) -> float:

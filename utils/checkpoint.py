@@ -45,7 +45,7 @@ def save_model(
         "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
     }  # fmt: skip
     contents = {
-        "state_dict": {name: values.cpu() for name, values in model.state_dict().items()},
+        "state_dict": {k: v.cpu().contiguous() for k, v in model.state_dict().items()},
         "config": config.as_dict(),
         "epoch": epoch,
         "metrics": metrics,

@@ -33,8 +33,14 @@ class Parser(argparse.ArgumentParser):
         self.groups = {key: self.add_argument_group(title) for key, title in GROUPS.items()}
         for setting in dataclasses.fields(Config):
             choices, default = setting.metadata["choices"], setting.default
+            group = self.groups[setting.metadata["group"]]
+            if setting.metadata["type"] is bool:
+                group.add_argument(
+                    f"--{setting.name}", action="store_true", help=setting.metadata["help"]
+                )
+                continue
             stated = "" if setting.name == "color_channel" else f" (default: {plain(default)})"
-            self.groups[setting.metadata["group"]].add_argument(
+            group.add_argument(
                 f"--{setting.name}",
                 type=setting.metadata["type"],
                 metavar=f"{{{','.join(map(str, choices))}}}" if choices else _metavar(setting),

@@ -116,6 +116,9 @@ class Config:
     precision: str = _setting(
         "fp32", "machine", "arithmetic of the network; bf16 is automatic mixed precision",
         choices=("fp32", "bf16"))
+    compile: bool = _setting(
+        False, "machine", "compile the network: about a minute more at the start, faster steps",
+        type=bool, choices=(False, True), changes_weights=False)
     seed: int = _setting(
         0, "training", "seed of the initial weights, batches and augmentation", type=int,
         allowed=Range(0, LARGEST_INT))

@@ -14,6 +14,9 @@ from utils.files import atomic_write
 
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
+# By label, the accuracies of each run by pruning ratio.
+Curves = dict[str, list[dict[float, float]]]
+
 BINS_PER_DECADE = 10
 SMALLEST_DECADE = -10
 
@@ -41,6 +44,28 @@ def plot_pruning(
     high.set_ylim(min(shown) - margin, max(shown) + margin)
     high.set_title("90 to 99 %", fontsize=9)
     _save(figure, path, run)
+
+
+def plot_comparison(path: Path, curves: Curves, title: str) -> None:
+    """Accuracy against sparsity of several methods: means over their runs, and bands of the range.
+
+    The right half shows 80 to 99 %.
+    """
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    for axes, low in zip(figure.subplots(1, 2, sharey=True), (0, 80), strict=True):
+        for label, runs in curves.items():
+            ratios = [ratio for ratio in runs[0] if 100 * ratio >= low - 0.5]
+            values = np.array([[run[ratio] for ratio in ratios] for run in runs])
+            sparsities = [100 * ratio for ratio in ratios]
+            (line,) = axes.plot(sparsities, values.mean(0), "o-", markersize=3.5, label=label)
+            axes.fill_between(
+                sparsities, values.min(0), values.max(0), color=line.get_color(), alpha=0.2
+            )
+        axes.set_xlabel("sparsity: weights removed, %")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("test accuracy, %")
+    figure.axes[0].legend(loc="lower left")
+    _save(figure, path, title)
 
 
 def plot_distribution(path: Path, model: nn.Module, run: str) -> None:

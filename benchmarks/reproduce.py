@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""Run the paper's main comparison, and draw accuracy against sparsity for all of its methods.
+
+Trains ResNet18 and VGG16 on CIFAR-10 with SGD, with SFW and with SFW after SFW-Init, and prunes
+each at 19 ratios. It takes the flags of train_prune.py, but for those that tell the methods apart.
+What is already there is not run again, so that the same command goes on where it was stopped.
+Writes one picture and one table to saved_logs/comparison/.
+"""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from test_prune import test
+from train_prune import train
+from utils.cli import Parser
+from utils.config import Config
+from utils.errors import UserError, exit_status
+from utils.files import atomic_write, check_writable
+from utils.plots import Curves, plot_comparison
+
+ARCHS = ("ResNet18", "VGG16")
+METHODS: dict[str, dict[str, Any]] = {
+    # As is usual for these networks and data (He et al., CVPR 2016): by 10 after 1/3 and 2/3.
+    "SGD": dict(
+        optimizer="SGD", constraint="unconstraints", mode=None, lr=0.1, weight_decay=5e-4,
+        lr_scheme="decrease_3",
+    ),
+    "SFW": dict(),
+    "SFW with SFW-Init": dict(sfw_init=1),
+}  # fmt: skip
+SHOWN = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
+
+
+def compare(given: dict[str, Any]) -> None:
+    """Train, prune and draw everything that `given`, the command line's flags, leaves open."""
+    archs, methods = given.pop("archs"), given.pop("methods")
+    seeds = given.pop("seeds")
+    set_here = {"arch", "seed"} | {name for method in METHODS.values() for name in method}
+    if refused := sorted(set_here & given.keys()):
+        raise UserError(
+            f"--{refused[0]}: is set by the comparison; see --archs, --methods, --seeds"
+        )
+    configs = {
+        (arch, method, seed): Config(**given, **METHODS[method], arch=arch, seed=seed)
+        for arch in archs for method in methods for seed in seeds
+    }  # fmt: skip
+    first = next(iter(configs.values()))
+    folder = first.output_dir / "saved_logs" / "comparison"
+    name = f"data={first.data}_epoch_num={first.epoch_num}_precision={first.precision}"
+    picture, table = folder / f"{name}.png", folder / f"{name}.md"
+    check_writable([picture, table], "--output_dir")
+    curves: Curves = {}
+    for (arch, method, seed), config in configs.items():
+        print(f"\n== {arch}, {method}, seed {seed} ==", flush=True)
+        if not config.files.model.is_file():
+            train(config)
+        if not config.files.prune_test(".csv").is_file():
+            test(given | METHODS[method] | dict(arch=arch, seed=seed))
+        rows = csv.DictReader(config.files.prune_test(".csv").read_text().splitlines())
+        accuracies = {float(row["sparsity"]): float(row["accuracy"]) for row in rows}
+        curves.setdefault(f"{arch}, {method}", []).append(accuracies)
+    plot_comparison(picture, curves, name)
+    text = comparison_table(curves)
+    with atomic_write(table) as file:
+        file.write(text)
+    print(f"\n{text}\nFiles of this comparison:", picture, table, sep="\n  ")
+
+
+def comparison_table(curves: Curves) -> str:
+    """A row for each curve: the mean over its seeds, and their range where there are several."""
+    lines = ["| weights removed | " + " | ".join(f"{ratio:.0%}" for ratio in SHOWN) + " |"]
+    lines.append("| --- |" + " --- |" * len(SHOWN))
+    for label, runs in curves.items():
+        cells = []
+        for ratio in SHOWN:
+            found = [run[ratio] for run in runs]
+            spread = f" ({min(found):.2f} to {max(found):.2f})" if len(found) > 1 else ""
+            cells.append(f"{sum(found) / len(found):.2f}{spread}")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(__doc__)
+    group = parser.add_argument_group("comparison")
+    for flag, names in (("--archs", ARCHS), ("--methods", tuple(METHODS))):
+        group.add_argument(flag, nargs="+", choices=names, default=names, metavar="NAME",
+                           help=f"which of: {', '.join(names)} (default: all)")  # fmt: skip
+    group.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N",
+                       help="the runs of each method (default: 0)")  # fmt: skip
+    return exit_status(lambda: compare(vars(parser.parse_args(argv))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+"""Time training: throughput against a plain loop, the parts of a step, batch sizes, SFW-Init.
+
+The plain loop is what a tutorial has: torchvision's transforms on one image at a time, a DataLoader
+with two workers, torch.optim.SGD. Images are random, of CIFAR-10's size. On the CPU, or with
+--gpu N on that CUDA device.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import VisionDataset
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from timing import describe, synchronise, time_in_turns
+
+from constraints import build_constraints, make_feasible
+from models import ARCHITECTURES, build_model
+from optim import SFW, sfw_init
+from train_prune import train_epoch
+from utils.batches import Batches
+from utils.datasets import DATASETS
+from utils.device import autocast, pick_device, placed
+
+CIFAR10 = DATASETS["cifar10"]
+BATCH_SIZE = 128
+BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
+PRECISIONS = ("fp32", "bf16")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gpu", type=int, default=-1, help="CUDA device (default: -1, the CPU)")
+    parser.add_argument("--steps", type=int, default=4, help="steps that count (default: 4)")
+    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    if arguments.plain:
+        print(plain_throughput(arguments.gpu, arguments.steps))
+        return
+    device = pick_device(arguments.gpu)
+    print(f"\n{describe(device.type)}\n")
+    throughput(device, arguments.steps)
+    print()
+    parts(device, arguments.steps)
+    print()
+    batch_sizes(device, arguments.steps)
+    print()
+    initialisation(device, arguments.steps)
+
+
+def throughput(device: torch.device, steps: int) -> None:
+    """The plain loop runs in a process of its own, as it would; the two take turns."""
+    command = [sys.executable, __file__, "--plain", "--steps", str(steps)]
+    command += ["--gpu", str(-1 if device.index is None else device.index)]
+    print("| ResNet18, batch 128 | images/s | to plain loop |")
+    print("| --- | --- | --- |")
+    rates: dict[str, list[float]] = {name: [] for name in ("plain loop", *PRECISIONS)}
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        rates["plain loop"].append(float(done.stdout))
+        for precision in PRECISIONS:
+            rates[precision].append(our_throughput(device, precision, BATCH_SIZE, steps))
+    for name, found in rates.items():
+        ratio = median(found) / median(rates["plain loop"])
+        print(f"| {name} | {median(found):.0f} | {ratio:.2f} |", flush=True)
+
+
+class RandomImages(VisionDataset):
+    """As torchvision's own data sets: one image at a time, through Pillow and the transforms."""
+
+    def __init__(self, count: int) -> None:
+        augmentation = [transforms.RandomCrop(32, 4), transforms.RandomHorizontalFlip()]
+        normalisation = [transforms.ToTensor(), transforms.Normalize(CIFAR10.mean, CIFAR10.std)]
+        super().__init__(transform=transforms.Compose(augmentation + normalisation))
+        self.images = random_images(count).permute(0, 2, 3, 1).numpy()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), index % CIFAR10.classes
+
+
+def plain_throughput(gpu: int, steps: int) -> float:
+    """Images a second of the plain loop, from its third step on."""
+    device = torch.device("cpu" if gpu < 0 else f"cuda:{gpu}")
+    loader = DataLoader(
+        RandomImages((steps + 2) * BATCH_SIZE), BATCH_SIZE, shuffle=True, num_workers=2
+    )
+    model = build_model("ResNet18", CIFAR10.classes, 3, 32).to(device).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for step, (inputs, targets) in enumerate(loader):
+        if step == 2:
+            synchronise(device.type)
+            start = time.perf_counter()
+        loss = F.cross_entropy(model(inputs.to(device)), targets.to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+    return steps * BATCH_SIZE / (time.perf_counter() - start)
+
+
+def our_throughput(device: torch.device, precision: str, batch_size: int, steps: int) -> float:
+    """Images a second of train_prune.py's epoch, after one of two steps."""
+    model, optimizer = prepared(device, precision)
+    for count in (2, steps):
+        batches = our_batches(device, batch_size, count)
+        start = time.perf_counter()
+        train_epoch(model, batches, optimizer, "", precision)
+        synchronise(device.type)
+    return count * batch_size / (time.perf_counter() - start)
+
+
+def parts(device: torch.device, steps: int) -> None:
+    print("| part of a step of ResNet18, batch 128 |", " | ".join(PRECISIONS), "|")
+    print("| --- |" + " --- |" * len(PRECISIONS))
+    shares = [step_parts(device, precision, steps) for precision in PRECISIONS]
+    for part in shares[0]:
+        print(f"| {part} |", " | ".join(f"{share[part]:.1%}" for share in shares), "|")
+
+
+def step_parts(device: torch.device, precision: str, steps: int) -> dict[str, float]:
+    """The shares of a step that its parts take, each waited for."""
+    from utils.progress import EpochProgress
+
+    model, optimizer = prepared(device, precision)
+    batches = iter(our_batches(device, BATCH_SIZE, steps + 2))
+    taken: dict[str, float] = {}
+    now = time.perf_counter()
+
+    def lap(part: str) -> None:
+        nonlocal now
+        synchronise(device.type)
+        before, now = now, time.perf_counter()
+        taken[part] = taken.get(part, 0.0) + now - before
+
+    with EpochProgress("", steps + 2) as progress:
+        for step in range(steps + 2):
+            if step == 2:
+                taken.clear()
+            inputs, targets = next(batches)
+            lap("data")
+            with autocast(device, precision):
+                logits = model(inputs)
+                loss = F.cross_entropy(logits, targets)
+            optimizer.zero_grad()
+            loss.backward()
+            lap("forward and backward")
+            optimizer.step()
+            lap("SFW's step")
+            progress.record(loss, logits, targets)
+            lap("losses and accuracies")
+    return {part: seconds / sum(taken.values()) for part, seconds in taken.items()}
+
+
+def batch_sizes(device: torch.device, steps: int) -> None:
+    print("| ResNet18, images/s, batch |", " | ".join(map(str, BATCH_SIZES)), "|")
+    print("| --- |" + " --- |" * len(BATCH_SIZES))
+    for precision in PRECISIONS:
+        rates = []
+        for size in BATCH_SIZES:
+            count = max(1, steps * BATCH_SIZE // size)
+            rates.append(f"{our_throughput(device, precision, size, count):.0f}")
+        print(f"| {precision} |", " | ".join(rates), "|", flush=True)
+
+
+def initialisation(device: torch.device, steps: int) -> None:
+    print("| SFW-Init | forward and backward, ms | iteration / forward and backward |")
+    print("| --- | --- | --- |")
+    for arch, entry in ARCHITECTURES.items():
+        side = entry.image_size or 32
+        model = build_model(arch, CIFAR10.classes, 3, side).to(device)
+        regions = build_constraints(model, "k_sparse_constraints", tau=15.0, mode="diameter")
+        make_feasible(model, regions)
+        halves = our_batches(device, BATCH_SIZE // 2, 3)
+        three = [(inputs, targets) for inputs, targets in halves]
+        whole = [torch.cat(tensors) for tensors in zip(*three[:2], strict=True)]
+        plain, ours = time_in_turns(
+            [
+                partial(forward_backward, model, *whole),
+                partial(sfw_init, model, three, regions, iterations=1),
+            ],
+            steps,
+            device.type,
+        )
+        print(f"| {arch} | {plain * 1e3:.1f} | {ours / plain:.2f} |", flush=True)
+
+
+def forward_backward(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+    model.zero_grad()
+    F.cross_entropy(model(inputs), targets).backward()
+
+
+def prepared(device: torch.device, precision: str) -> tuple[nn.Module, SFW]:
+    model = placed(build_model("ResNet18", CIFAR10.classes, 3, 32), device, precision).train()
+    regions = build_constraints(model, "k_sparse_constraints", tau=15.0, mode="diameter")
+    make_feasible(model, regions)
+    return model, SFW(model.parameters(), regions)
+
+
+def our_batches(device: torch.device, batch_size: int, count: int) -> Batches:
+    images = random_images(batch_size * count).to(device)
+    labels = torch.arange(len(images), device=device) % CIFAR10.classes
+    generator = torch.Generator(device).manual_seed(0)
+    return Batches(
+        images, labels, batch_size, CIFAR10.mean, CIFAR10.std, CIFAR10.augment, generator
+    )
+
+
+def random_images(count: int) -> Tensor:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), np.uint8)
+    return torch.from_numpy(pixels)
+
+
+if __name__ == "__main__":
+    main()
