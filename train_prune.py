@@ -5,7 +5,6 @@ Writes the model to saved_models/ and a text log to saved_logs/SFW_one_shot_prun
 test_prune.py, with the same flags, prunes it.
 """
 
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -18,29 +17,52 @@ from constraints import Region, build_constraints, make_feasible
 from optim import LR_SCHEMES, SFW, ProjectedSGD
 from optim.constrained import ConstrainedOptimizer
 from utils.batches import Batches
-from utils.checkpoint import new_model, save_model
+from utils.checkpoint import model_contents, new_model, write_contents
 from utils.cli import Parser
 from utils.config import Config
-from utils.datasets import load_dataset
+from utils.datasets import Dataset, load_dataset
 from utils.device import autocast, check_compiler, compiled, pick_device, placed
 from utils.errors import RunError, exit_status
 from utils.evaluate import evaluate
 from utils.files import check_writable
 from utils.initial_scales import learn_initial_scales
+from utils.lock import run_lock
 from utils.logs import TextLog, configuration_line, distribution_line, test_line, train_line
 from utils.progress import EpochProgress
-from utils.prune import THRESHOLDS, count_above
+from utils.prune import THRESHOLDS, all_finite, count_above
+from utils.resume import ResumeFile, RunState, warn
+from utils.signals import Stopped, StopSignals
 
 
 def train(config: Config) -> None:
-    """Train a network with these settings, and save it and its log."""
+    """Train a network with these settings, and save it and its log; go on where it was stopped."""
     device = pick_device(config.gpu)
+    files, resume = config.files, ResumeFile(config)
+    written = [files.model, files.resume, files.previous_resume, files.train_log, files.scales_plot]
+    check_writable(written, "--output_dir")
     if config.compile:
         check_compiler()
-    files = config.files
-    check_writable([files.model, files.train_log, files.scales_plot], "--output_dir")
-    dataset = load_dataset(config.data, config.data_dir, config.color_channel, config.image_size)
-    dataset = dataset.to(device)
+    if config.resume == "auto" and files.model.is_file() and not resume.exists():
+        print(f"Trained already; --resume never trains it anew:\n  {files.model}")
+        return
+    with StopSignals() as signals:
+        dataset = load_dataset(
+            config.data, config.data_dir, config.color_channel, config.image_size
+        ).to(device)
+        with run_lock(files.lock):
+            try:
+                train_on(dataset, config, resume, signals)
+            except Stopped as stopped:
+                if resume.epoch is not None:
+                    stopped.advice = f"the same command goes on after epoch {resume.epoch}"
+                raise
+    print("\nFiles of this run:", *files.existing(), sep="\n  ")
+
+
+def train_on(dataset: Dataset, config: Config, resume: ResumeFile, signals: StopSignals) -> None:
+    """Train from the start, or go on from what the resume file holds."""
+    device = dataset.train_images.device
+    saved = resume.load(device) if config.resume == "auto" else None
     generator = torch.Generator(device).manual_seed(config.seed)
     train_batches = dataset.train_batches(config.train_batchsize, generator)
     test_batches = dataset.test_batches(config.test_batchsize)
@@ -54,33 +76,85 @@ def train(config: Config) -> None:
     log.add(configuration_line(config))
     print(introduction(config, model, len(dataset.train_labels), len(dataset.test_labels)))
     metrics = {"train_loss": [], "train_accuracy": [], "test_accuracy": []}
-    if config.sfw_init:
+    if config.sfw_init and saved is None:
         scales = learn_initial_scales(config, model, dataset, constraints, log)
         metrics["sfw_init_scales"] = scales
 
     model = placed(model, device, config.precision)
     network = compiled(model, config.train_batchsize) if config.compile else model
     optimizer = build_optimizer(config, model, constraints)
-    scheme = LR_SCHEMES[config.lr_scheme]
-    for epoch in range(config.epoch_num):
-        started = time.monotonic()
-        factor = scheme(epoch, config.epoch_num, metrics["train_loss"])
-        for group in optimizer.param_groups:
-            group["lr"] *= factor
-        title = f"Epoch {epoch + 1}/{config.epoch_num}"
-        model.train()
-        progress = train_epoch(network, train_batches, optimizer, title, config.precision)
-        if not math.isfinite(progress.loss):
-            raise RunError(f"epoch {epoch + 1}: the loss is {progress.loss}; lower --lr or --tau")
-        accuracy = evaluate(model, test_batches, config.precision)
-        metrics["train_loss"].append(progress.loss)
-        metrics["train_accuracy"].append(progress.accuracy)
-        metrics["test_accuracy"].append(accuracy)
-        log_epoch(log, epoch, progress, accuracy, model)
-        lr, seconds = optimizer.param_groups[0]["lr"], time.monotonic() - started
-        print(summary(title, progress, accuracy, lr, seconds), flush=True)
-    save_model(config.files.model, model, config, config.epoch_num, metrics)
-    print("\nFiles of this run:", *config.files.existing(), sep="\n  ")
+    state = RunState(model, optimizer, generator, metrics, log)
+    if saved is not None:
+        state.restore(saved, resume.newest)
+        print(f"Going on after epoch {state.epoch} of {config.epoch_num}")
+    else:
+        save_progress(resume, state)
+    while state.epoch < config.epoch_num:
+        with signals.deferred():
+            run_epoch(config, state, network, train_batches, test_batches, signals.check)
+            save_progress(resume, state)
+    log.save()
+    write_contents(config.files.model, model_contents(model, config, state.epoch, metrics))
+    resume.remove()
+
+
+def run_epoch(
+    config: Config,
+    state: RunState,
+    network: Callable[[Tensor], Tensor],
+    train_batches: Batches,
+    test_batches: Batches,
+    check_signals: Callable[[], None],
+) -> None:
+    """Train for one epoch at the scheme's learning rate, test, and note the results in `state`."""
+    started, metrics, groups = time.monotonic(), state.metrics, state.optimizer.param_groups
+    factor = LR_SCHEMES[config.lr_scheme](state.epoch, config.epoch_num, metrics["train_loss"])
+    for group in groups:
+        group["lr"] *= factor
+    title = f"Epoch {state.epoch + 1}/{config.epoch_num}"
+    state.model.train()
+    with EpochProgress(title, len(train_batches)) as progress:
+        for batch in train_batches:
+            train_step(network, *batch, state.optimizer, config.precision, progress)
+            check_signals()
+    accuracy = evaluate(state.model, test_batches, config.precision)
+    if not all_finite(state.model):
+        raise RunError(f"{title}: weights are no longer finite; lower --lr or --tau")
+    metrics["train_loss"].append(progress.loss)
+    metrics["train_accuracy"].append(progress.accuracy)
+    metrics["test_accuracy"].append(accuracy)
+    log_epoch(state.log, state.epoch, progress, accuracy, state.model)
+    state.epoch += 1
+    seconds = time.monotonic() - started
+    print(summary(title, progress, accuracy, groups[0]["lr"], seconds), flush=True)
+
+
+def train_step(
+    network: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    optimizer: torch.optim.Optimizer,
+    precision: str,
+    progress: EpochProgress,
+) -> None:
+    """Forward, backward, step; the loss stays on the device until `progress` reads it back."""
+    with autocast(inputs.device, precision):
+        logits = network(inputs)
+        loss = F.cross_entropy(logits, targets)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    progress.record(loss, logits, targets)
+
+
+def save_progress(resume: ResumeFile, state: RunState) -> None:
+    """Save the log and what the run can go on from; a disk that takes neither ends no run."""
+    try:
+        state.log.save()
+        resume.save(state)
+    except RunError as error:
+        last = "nothing" if resume.epoch is None else f"epoch {resume.epoch}"
+        warn(f"{error}; training goes on, {last} is saved and the next epoch is tried again")
 
 
 def build_optimizer(
@@ -92,26 +166,6 @@ def build_optimizer(
     return ProjectedSGD(model.parameters(), constraints, **common)
 
 
-def train_epoch(
-    network: Callable[[Tensor], Tensor],
-    batches: Batches,
-    optimizer: ConstrainedOptimizer,
-    title: str,
-    precision: str,
-) -> EpochProgress:
-    """One pass over the training images; returns every step's loss and accuracy."""
-    with EpochProgress(title, len(batches)) as progress:
-        for inputs, targets in batches:
-            with autocast(inputs.device, precision):
-                logits = network(inputs)
-                loss = F.cross_entropy(logits, targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            progress.record(loss, logits, targets)
-    return progress
-
-
 def log_epoch(
     log: TextLog, epoch: int, progress: EpochProgress, accuracy: float, model: nn.Module
 ) -> None:
@@ -121,7 +175,6 @@ def log_epoch(
     log.add(test_line(epoch + 1, accuracy))
     for threshold, above in zip(THRESHOLDS, count_above(model), strict=True):
         log.add(distribution_line(threshold, above))
-    log.save()
 
 
 def summary(title: str, progress: EpochProgress, accuracy: float, lr: float, seconds: float) -> str:

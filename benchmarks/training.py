@@ -30,10 +30,11 @@ from timing import describe, synchronise, time_in_turns
 from constraints import build_constraints, make_feasible
 from models import ARCHITECTURES, build_model
 from optim import SFW, sfw_init
-from train_prune import train_epoch
+from train_prune import train_step
 from utils.batches import Batches
 from utils.datasets import DATASETS
 from utils.device import autocast, pick_device, placed
+from utils.progress import EpochProgress
 
 CIFAR10 = DATASETS["cifar10"]
 BATCH_SIZE = 128
@@ -116,12 +117,14 @@ def plain_throughput(gpu: int, steps: int) -> float:
 
 
 def our_throughput(device: torch.device, precision: str, batch_size: int, steps: int) -> float:
-    """Images a second of train_prune.py's epoch, after one of two steps."""
+    """Images a second of train_prune.py's steps, after one of two steps."""
     model, optimizer = prepared(device, precision)
     for count in (2, steps):
         batches = our_batches(device, batch_size, count)
         start = time.perf_counter()
-        train_epoch(model, batches, optimizer, "", precision)
+        with EpochProgress("", len(batches)) as progress:
+            for batch in batches:
+                train_step(model, *batch, optimizer, precision, progress)
         synchronise(device.type)
     return count * batch_size / (time.perf_counter() - start)
 
@@ -136,8 +139,6 @@ def parts(device: torch.device, steps: int) -> None:
 
 def step_parts(device: torch.device, precision: str, steps: int) -> dict[str, float]:
     """The shares of a step that its parts take, each waited for."""
-    from utils.progress import EpochProgress
-
     model, optimizer = prepared(device, precision)
     batches = iter(our_batches(device, BATCH_SIZE, steps + 2))
     taken: dict[str, float] = {}

@@ -65,10 +65,12 @@ BAD_FLAGS = {
 }
 
 
-def assert_failed(result, message):
+def assert_failed(result, message, warnings=0):
     status, _, err = result
     assert status == 1
-    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+    *before, last = err.splitlines()
+    assert last.startswith("error: ") and message in last
+    assert [line[:9] for line in before] == ["warning: "] * warnings
 
 
 def assert_refused(result, message, folder, before=()):
@@ -160,8 +162,14 @@ class TestModelFiles:
         message = f"--epoch_num 3: {renamed} was trained with 2"
         assert_refused(result, message, trained, files_in(trained))
 
-    @pytest.mark.parametrize("content", [b"", b"no model", b"PK\x03\x04 no zip", "half", "list"])
-    def test_a_file_that_is_no_model_is_refused(self, name, content, quick, trained):
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "is empty"), (b"no model", "is no model file"), ("list", "is no model file"),
+            (b"PK\x03\x04 no zip", "is truncated"), ("half", "is truncated"),
+        ],
+    )  # fmt: skip
+    def test_a_file_that_is_no_model_is_refused(self, name, content, message, quick, trained):
         path = trained / "saved_models" / f"{RUN}.pt"
         if content == "half":
             content = path.read_bytes()[: path.stat().st_size // 2]
@@ -171,7 +179,7 @@ class TestModelFiles:
             path.write_bytes(content)
         before = files_in(trained)
         result = quick(name, *DIGITS, "--output_dir", trained)
-        assert_refused(result, f"{RUN}.pt: is no model file", trained, before)
+        assert_refused(result, f"{RUN}.pt: {message}", trained, before)
 
     @pytest.mark.parametrize(
         "changed",
@@ -239,8 +247,8 @@ def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_old_model(quick, tra
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("utils.files.os.fsync", full)
-    result = quick("train_prune.py", *DIGITS, "--output_dir", trained)
-    assert_failed(result, "No space left on device")
+    result = quick("train_prune.py", *DIGITS, "--output_dir", trained, "--resume", "never")
+    assert_failed(result, "No space left on device", warnings=3)
     assert path.read_bytes() == before
     assert not list(trained.rglob("*.tmp"))
 
@@ -253,15 +261,16 @@ def test_a_model_that_does_not_fit_ends_the_run_in_one_line(quick, tmp_path):
         result = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert_failed(result, f"cannot write {tmp_path}/saved_models/{RUN}.pt (File too large)")
+    message = f"cannot write {tmp_path}/saved_models/{RUN}.pt (File too large)"
+    assert_failed(result, message, warnings=3)
     assert [path.suffix for path in files_in(tmp_path)] == [".log"]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line_and_saves_no_model(quick, tmp_path):
     flags = ("--optimizer", "SGD", "--constraint", "unconstraints", "--lr", 1e9)
     result = quick("train_prune.py", *DIGITS, *flags, "--output_dir", tmp_path)
-    assert_failed(result, "epoch 1: the loss is nan; lower --lr")
-    assert list(tmp_path.rglob("*.pt")) == []
+    assert_failed(result, "Epoch 1/2, step 3: the loss is nan, the last finite one was 8.9")
+    assert [path.suffixes[-2:] for path in tmp_path.rglob("*.pt")] == [[".resume", ".pt"]]
 
 
 def test_an_sfw_init_that_diverges_ends_the_run_in_one_line(quick, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import platform
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,24 +38,72 @@ def new_model(config: Config) -> nn.Module:
         return build_model(config.arch, classes, config.color_channel, config.image_size)
 
 
-def save_model(
-    path: Path, model: nn.Module, config: Config, epoch: int, metrics: dict[str, Any]
-) -> None:
-    """Write a model file: plain types and tensors only, so that `weights_only` loading works."""
+class DamagedFileError(UserError):
+    """A model or resume file whose bytes are not those that were written."""
+
+
+def model_contents(
+    model: nn.Module, config: Config, epoch: int, metrics: dict[str, Any]
+) -> dict[str, Any]:
+    """What a model file holds: plain types and tensors, so that `weights_only` loading works."""
     versions = {
         "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
     }  # fmt: skip
-    contents = {
+    return {
         "state_dict": {k: v.cpu().contiguous() for k, v in model.state_dict().items()},
         "config": config.as_dict(),
         "epoch": epoch,
         "metrics": metrics,
         "versions": {name: str(version) for name, version in versions.items()},
     }
+
+
+def write_contents(path: Path, contents: dict[str, Any], keep_former: Path | None = None) -> None:
+    """Write a model or resume file; raises RunError if the disk does not take it."""
     serialised = io.BytesIO()  # torch.save reports a full disk in words of its own
     torch.save(contents, serialised)
-    with atomic_write(path, "wb") as file:
+    with atomic_write(path, "wb", keep_former) as file:
         file.write(serialised.getbuffer())
+
+
+def read_contents(path: Path, way_out: str) -> tuple[dict[str, Any], "hashlib._Hash"]:
+    """What a model or resume file holds, and a checksum of its bytes; executes nothing.
+
+    Raises DamagedFileError for a file that is not as it was written, and UserError for what cannot
+    be read or is no such file; both end in `way_out`.
+    """
+    try:
+        content = path.read_bytes()
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder where a file is to be; {way_out}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {way_out}") from None
+    if problem := _damage(content):
+        raise DamagedFileError(f"{path}: {problem}; {way_out}")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            contents = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # a damaged file fails in whatever way its bytes lead to
+        contents = None
+    if not isinstance(contents, dict):
+        raise UserError(f"{path}: is no model file, or holds what is no tensor; {way_out}")
+    return contents, hashlib.sha256(content)
+
+
+def _damage(content: bytes) -> str | None:
+    """What is wrong with the bytes of a file that torch.save wrote; None if nothing is."""
+    if not content:
+        return "is empty"
+    if not content.startswith(b"PK"):
+        return None  # not an archive: perhaps a bare state dict in PyTorch's older format
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(r.compress_type or r.file_size > len(content) for r in archive.infolist()):
+                return "holds compressed data, which torch.save never writes"
+            changed = archive.testzip()
+    except Exception:  # zipfile raises whatever the bytes lead to
+        return "is truncated"
+    return changed and "is damaged: some of its bytes have changed"
 
 
 def load_trained(given: dict[str, Any], model_path: Path | None) -> TrainedModel:
@@ -73,7 +122,7 @@ def load_trained(given: dict[str, Any], model_path: Path | None) -> TrainedModel
                 f"{path}: no such model; train it first, with train_prune.py and the same flags,"
                 " or give --model_path"
             )
-    contents, digest = _read(path)
+    contents, digest = read_contents(path, "give another --model_path, or train it again with --resume never")
     saved = contents.get("config")
     config = Config(**(given if saved is None else _settings(path, saved, wanted, given)))
     if saved is not None:
@@ -95,24 +144,6 @@ def load_trained(given: dict[str, Any], model_path: Path | None) -> TrainedModel
             " --arch, --data and --color_channel it was trained with"
         ) from None
     return TrainedModel(model, config, files)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], "hashlib._Hash"]:
-    """What a model file holds, and a checksum of its bytes; executes nothing."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"--model_path {path}: cannot be read ({error.strerror})") from None
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            contents = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # a damaged file fails in whatever way its bytes lead to
-        contents = None
-    if not isinstance(contents, dict):
-        raise UserError(
-            f"{path}: is no model file, or a truncated one; train it again or give another"
-        )
-    return contents, hashlib.sha256(content)
 
 
 def _settings(

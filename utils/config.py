@@ -119,6 +119,9 @@ class Config:
     compile: bool = _setting(
         False, "machine", "compile the network: about a minute more at the start, faster steps",
         type=bool, choices=(False, True), changes_weights=False)
+    resume: str = _setting(
+        "auto", "machine", "auto goes on after the last complete epoch of a run that was stopped;"
+        " never starts over", choices=("auto", "never"), changes_weights=False)
     seed: int = _setting(
         0, "training", "seed of the initial weights, batches and augmentation", type=int,
         allowed=Range(0, LARGEST_INT))
@@ -182,6 +185,11 @@ class Config:
     @property
     def files(self) -> RunFiles:
         return RunFiles(self.output_dir, self.run_name)
+
+    def changing_weights(self) -> dict[str, Any]:
+        """The settings, by name, that change the trained weights."""
+        fields = dataclasses.fields(self)
+        return {f.name: getattr(self, f.name) for f in fields if f.metadata["changes_weights"]}
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain types, for a model file."""

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from utils.signals import Stopped
+
 
 class UserError(Exception):
     """Something the user can put right; the text names the flag or file and the way out.
@@ -29,6 +31,8 @@ def exit_status(main: Callable[[], None]) -> int:
         return _report(str(error), 1)
     except UserError as error:
         return _report(str(error), 2)
+    except Stopped as stopped:
+        return _report(str(stopped), 128 + stopped.number)
     except KeyboardInterrupt:
         return _report("stopped by the keyboard", 130)
     except OSError as error:  # most likely of standard output: files have errors of their own

@@ -25,6 +25,18 @@ class RunFiles:
         return self.output_dir / "saved_models" / f"{self.run}.pt"
 
     @property
+    def resume(self) -> Path:
+        return self.output_dir / "saved_models" / f"{self.run}.resume.pt"
+
+    @property
+    def previous_resume(self) -> Path:
+        return self.resume.with_suffix(".previous.pt")
+
+    @property
+    def lock(self) -> Path:
+        return self.output_dir / "saved_models" / f".{self.run}.lock"
+
+    @property
     def train_log(self) -> Path:
         return self._log("SFW_one_shot_prune", ".log")
 
@@ -67,11 +79,11 @@ def check_writable(paths: list[Path], flag: str) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
+def atomic_write(path: Path, mode: str = "w", keep_former: Path | None = None) -> Iterator[IO]:
     """Open a temporary file beside `path` that becomes `path` when the block ends without error.
 
-    Folders are made when missing. Raises RunError when the disk does not take it; what was at
-    `path` before then stays.
+    What was at `path` is then at `keep_former`, if that is given. Folders are made when missing.
+    Raises RunError when the disk does not take it; what was at `path` before then stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -81,6 +93,8 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            if keep_former is not None and path.exists():
+                os.replace(path, keep_former)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -2,9 +2,11 @@
 
 import csv
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from optim.sfw_init import Report
 from utils.config import LABELS, Config, plain
@@ -21,9 +23,28 @@ class TextLog:
     def add(self, line: str) -> None:
         self.lines.append(line)
 
+    def mark(self) -> dict[str, Any]:
+        """What `restore` needs to know the lines so far again."""
+        return {"lines": len(self.lines), "sha256": _digest(self.lines)}
+
+    def restore(self, lines: int, sha256: str) -> bool:
+        """Take the file's first `lines`, dropping what came after; False if they are others."""
+        try:
+            found = self.path.read_text(errors="replace").split("\n")[:lines]
+        except OSError:
+            return False
+        if _digest(found) != sha256:
+            return False
+        self.lines = found
+        return True
+
     def save(self) -> None:
         with atomic_write(self.path) as file:
             file.writelines(f"{line}\n" for line in self.lines)
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def configuration_line(config: Config) -> str:

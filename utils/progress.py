@@ -1,5 +1,6 @@
 """Watching an epoch: losses and accuracies are read back from the device in blocks."""
 
+import math
 import time
 from types import TracebackType
 
@@ -7,16 +8,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from utils.errors import RunError
+
 READ_BACK_SECONDS = 0.5
 
 
 class EpochProgress:
     """Collects each step's loss and accuracy, and shows a bar when standard error is a terminal.
 
-    Reading a number back waits for the device; it happens twice a second and at the end.
+    Reading a number back waits for the device; it happens twice a second and at the end. That is
+    when a loss that is not finite raises RunError.
     """
 
     def __init__(self, title: str, steps: int) -> None:
+        self._title = title
         self.losses: list[float] = []
         self.accuracies: list[float] = []  # percent
         self._sizes: list[int] = []
@@ -63,6 +68,12 @@ class EpochProgress:
             for (loss, correct), size in zip(
                 torch.stack(self._waiting).tolist(), sizes, strict=True
             ):
+                if not math.isfinite(loss):
+                    last = f"{self.losses[-1]:.4g}" if self.losses else "in an earlier epoch"
+                    raise RunError(
+                        f"{self._title}, step {len(self.losses) + 1}: the loss is {loss}, the last"
+                        f" finite one was {last}; lower --lr or --tau"
+                    )
                 self.losses.append(loss)
                 self.accuracies.append(100 * correct / size)
             self._waiting.clear()

@@ -49,6 +49,11 @@ def global_prune(model: nn.Module, ratio: float) -> int:
     return MagnitudeRanking(model).prune(ratio)
 
 
+def all_finite(model: nn.Module) -> bool:
+    """Whether no entry of `model.parameters()` is infinite or not a number."""
+    return bool(torch.stack([p.isfinite().all() for p in model.parameters()]).all())
+
+
 def count_above(model: nn.Module, thresholds: tuple[float, ...] = THRESHOLDS) -> list[int]:
     """For each threshold, how many entries of `model.parameters()` are greater in magnitude."""
     counts = torch.stack([_count_above(p.detach(), thresholds) for p in model.parameters()])

@@ -1,0 +1,53 @@
+"""One run of the same settings at a time."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: there runs are not kept apart
+    fcntl = None
+
+
+@contextmanager
+def run_lock(path: Path) -> Iterator[None]:
+    """Hold the file at `path`, which names this process; the system lets go when the process ends.
+
+    Raises UserError, with the other's process, while another one holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = _open_locked(path)
+    try:
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _open_locked(path: Path) -> int:
+    """A descriptor of the file that is at `path` while the lock is held, not of one removed."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
+        except BlockingIOError:
+            owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise UserError(
+                f"{path}: process {owner} is training with these settings; wait for it, stop it, or"
+                " choose another --output_dir"
+            ) from None
+        os.close(descriptor)
