@@ -53,8 +53,8 @@ def train(config: Config) -> None:
             try:
                 train_on(dataset, config, resume, signals)
             except Stopped as stopped:
-                if resume.epoch is not None:
-                    stopped.advice = f"the same command goes on after epoch {resume.epoch}"
+                if resume.position is not None:
+                    stopped.advice = f"the same command goes on after {resume.position}"
                 raise
     print("\nFiles of this run:", *files.existing(), sep="\n  ")
 
@@ -86,12 +86,13 @@ def train_on(dataset: Dataset, config: Config, resume: ResumeFile, signals: Stop
     state = RunState(model, optimizer, generator, metrics, log)
     if saved is not None:
         state.restore(saved, resume.newest)
-        print(f"Going on after epoch {state.epoch} of {config.epoch_num}")
+        resume.position = state.position
+        print(f"Going on after {state.position} of {config.epoch_num} epochs")
     else:
         save_progress(resume, state)
     while state.epoch < config.epoch_num:
         with signals.deferred():
-            run_epoch(config, state, network, train_batches, test_batches, signals.check)
+            run_epoch(config, state, network, train_batches, test_batches, signals)
             save_progress(resume, state)
     log.save()
     write_contents(config.files.model, model_contents(model, config, state.epoch, metrics))
@@ -104,19 +105,29 @@ def run_epoch(
     network: Callable[[Tensor], Tensor],
     train_batches: Batches,
     test_batches: Batches,
-    check_signals: Callable[[], None],
+    signals: StopSignals,
 ) -> None:
-    """Train for one epoch at the scheme's learning rate, test, and note the results in `state`."""
+    """Train for one epoch at the scheme's learning rate, test, and note the results in `state`.
+
+    On a signal it ends early, with `state.partial` set; from there it goes on the next time.
+    """
     started, metrics, groups = time.monotonic(), state.metrics, state.optimizer.param_groups
-    factor = LR_SCHEMES[config.lr_scheme](state.epoch, config.epoch_num, metrics["train_loss"])
-    for group in groups:
-        group["lr"] *= factor
+    if state.partial is None:
+        factor = LR_SCHEMES[config.lr_scheme](state.epoch, config.epoch_num, metrics["train_loss"])
+        for group in groups:
+            group["lr"] *= factor
+        start, done = state.generator.get_state(), 0
+    else:
+        start, done = state.partial["start"], len(state.partial["losses"])
     title = f"Epoch {state.epoch + 1}/{config.epoch_num}"
     state.model.train()
-    with EpochProgress(title, len(train_batches)) as progress:
-        for batch in train_batches:
+    with EpochProgress(title, len(train_batches), state.partial) as progress:
+        for batch in train_batches.rest_of_round(done, start if done else None):
             train_step(network, *batch, state.optimizer, config.precision, progress)
-            check_signals()
+            if signals.pending:
+                state.partial = progress.done() | {"start": start}
+                return
+    state.partial = None
     accuracy = evaluate(state.model, test_batches, config.precision)
     if not all_finite(state.model):
         raise RunError(f"{title}: weights are no longer finite; lower --lr or --tau")
@@ -153,7 +164,7 @@ def save_progress(resume: ResumeFile, state: RunState) -> None:
         state.log.save()
         resume.save(state)
     except RunError as error:
-        last = "nothing" if resume.epoch is None else f"epoch {resume.epoch}"
+        last = resume.position or "nothing"
         warn(f"{error}; training goes on, {last} is saved and the next epoch is tried again")
 
 

@@ -1,6 +1,7 @@
 """Fixtures: the files shared with the authors of the design, and the scripts' command line."""
 
 import importlib
+import signal
 import struct
 import subprocess
 import sys
@@ -11,6 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import FLAGS, SETTINGS, outcome
+
+import train_prune
+from utils.config import Config
+from utils.signals import Stopped
 
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("fixed")
@@ -159,3 +165,37 @@ def trained(quick, tmp_path):
     status, _, err = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path)
     assert status == 0, err
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory):
+    """What a run of the settings in `runs` leaves when nothing happens to it."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert train_prune.main([*FLAGS, "--output_dir", str(folder)]) == 0
+    return outcome(folder)
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """stop_after(n) makes the next run stop when it has saved n epochs."""
+
+    def arrange(epochs):
+        save = train_prune.save_progress
+
+        def save_and_stop(resume, state):
+            save(resume, state)
+            if state.epoch == epochs:
+                monkeypatch.setattr(train_prune, "save_progress", save)
+                raise Stopped(signal.SIGTERM)
+
+        monkeypatch.setattr(train_prune, "save_progress", save_and_stop)
+
+    return arrange
+
+
+@pytest.fixture
+def stopped(quick, tmp_path, stop_after):
+    """The files of a run that was stopped when two epochs were complete."""
+    stop_after(2)
+    assert quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)[0] == 143
+    return Config(**SETTINGS, output_dir=tmp_path).files

@@ -35,14 +35,26 @@ class Batches:
         return -(-len(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.rest_of_round(0, None)
+
+    def rest_of_round(self, done: int, start: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The round without its first `done` batches.
+
+        `start` is the generator's state when the round began; None is for a new round.
+        """
         if self.generator is None:
-            for start in range(0, len(self.images), self.batch_size):
-                chosen = slice(start, start + self.batch_size)
+            for first in range(done * self.batch_size, len(self.images), self.batch_size):
+                chosen = slice(first, first + self.batch_size)
                 yield self._normalise(self.images[chosen]), self.labels[chosen]
             return
+        now = self.generator.get_state()
+        if start is not None:
+            self.generator.set_state(start)
         device = self.images.device
         order = torch.randperm(len(self.images), generator=self.generator, device=device)
-        for chosen in order.split(self.batch_size):
+        if start is not None:
+            self.generator.set_state(now)
+        for chosen in order.split(self.batch_size)[done:]:
             images = self.images[chosen]
             if self.augment is not None:
                 images = self.augment(images, self.generator)

@@ -122,7 +122,9 @@ def load_trained(given: dict[str, Any], model_path: Path | None) -> TrainedModel
                 f"{path}: no such model; train it first, with train_prune.py and the same flags,"
                 " or give --model_path"
             )
-    contents, digest = read_contents(path, "give another --model_path, or train it again with --resume never")
+    contents, digest = read_contents(
+        path, "give another --model_path, or train it again with --resume never"
+    )
     saved = contents.get("config")
     config = Config(**(given if saved is None else _settings(path, saved, wanted, given)))
     if saved is not None:

@@ -36,8 +36,9 @@ def exit_status(main: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return _report("stopped by the keyboard", 130)
     except OSError as error:  # most likely of standard output: files have errors of their own
-        with contextlib.suppress(OSError):
-            sys.stdout.close()
+        if error.filename is None:
+            with contextlib.suppress(OSError):
+                sys.stdout.close()
         if isinstance(error, BrokenPipeError):  # the reader has gone: nobody is left to be told
             return 1
         return _report(f"cannot write {error.filename or 'the output'} ({error.strerror})", 1)

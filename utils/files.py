@@ -93,7 +93,7 @@ def atomic_write(path: Path, mode: str = "w", keep_former: Path | None = None) -
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            if keep_former is not None and path.exists():
+            if keep_former is not None and path.is_file():
                 os.replace(path, keep_former)
             os.replace(temporary, path)
         finally:

@@ -17,17 +17,21 @@ class EpochProgress:
     """Collects each step's loss and accuracy, and shows a bar when standard error is a terminal.
 
     Reading a number back waits for the device; it happens twice a second and at the end. That is
-    when a loss that is not finite raises RunError.
+    when a loss that is not finite raises RunError. `done` is what another object's `done` gave.
     """
 
-    def __init__(self, title: str, steps: int) -> None:
+    def __init__(self, title: str, steps: int, done: dict[str, list] | None = None) -> None:
         self._title = title
-        self.losses: list[float] = []
-        self.accuracies: list[float] = []  # percent
-        self._sizes: list[int] = []
+        done = done or {"losses": [], "accuracies": [], "sizes": []}
+        self.losses: list[float] = list(done["losses"])
+        self.accuracies: list[float] = list(done["accuracies"])  # percent
+        self._sizes: list[int] = list(done["sizes"])
         self._waiting: list[Tensor] = []
         self._last_read = time.monotonic()
-        self._bar = tqdm(desc=title, total=steps, unit="step", leave=False, disable=None)
+        self._bar = tqdm(
+            desc=title, total=steps, initial=len(self.losses), unit="step", leave=False,
+            disable=None,
+        )  # fmt: skip
 
     def __enter__(self) -> "EpochProgress":
         return self
@@ -50,6 +54,11 @@ class EpochProgress:
         self._bar.update()
         if time.monotonic() - self._last_read > READ_BACK_SECONDS:
             self._read_back()
+
+    def done(self) -> dict[str, list]:
+        """All steps so far, for another object to go on from."""
+        self._read_back()
+        return {"losses": self.losses, "accuracies": self.accuracies, "sizes": self._sizes}
 
     @property
     def loss(self) -> float:

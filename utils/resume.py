@@ -1,5 +1,6 @@
-"""Resume files: all that a run goes on from after its last complete epoch."""
+"""Resume files: all that a run goes on from when it was stopped."""
 
+import operator
 import os
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from utils.checkpoint import DamagedFileError, model_contents, read_contents, wr
 from utils.config import Config, plain
 from utils.errors import UserError
 from utils.logs import TextLog
+from utils.progress import EpochProgress
 
 FORMAT = 1
 WAY_OUT = "start over with --resume never, or move the file away"
@@ -20,7 +22,11 @@ WAY_OUT = "start over with --resume never, or move the file away"
 
 @dataclass
 class RunState:
-    """What changes as a run goes on; `epoch` counts the complete ones."""
+    """What changes as a run goes on.
+
+    `epoch` counts the complete epochs. Where a run was stopped within one, `partial` has its steps
+    so far (see EpochProgress.done) and, as "start", the generator's state when it began.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -28,6 +34,12 @@ class RunState:
     metrics: dict[str, Any]
     log: TextLog
     epoch: int = 0
+    partial: dict[str, Any] | None = None
+
+    @property
+    def position(self) -> str:
+        steps = f" and {len(self.partial['losses'])} steps" if self.partial else ""
+        return f"epoch {self.epoch}{steps}"
 
     def contents(self, config: Config) -> dict[str, Any]:
         """Plain types and tensors: those of a model file, and what only going on needs."""
@@ -36,6 +48,7 @@ class RunState:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "device": self.generator.device.type,
+            "partial": self.partial,
             "log": self.log.mark(),
         }
 
@@ -46,7 +59,11 @@ class RunState:
             self.optimizer.load_state_dict(saved["optimizer"])
             self.generator.set_state(saved["generator"])
             self.metrics |= saved["metrics"]
-            self.epoch = saved["epoch"]
+            self.epoch = operator.index(saved["epoch"])
+            self.partial = saved["partial"]
+            if self.partial is not None:
+                torch.Generator(self.generator.device).set_state(self.partial["start"])
+                EpochProgress("", 0, self.partial)
             log_is_whole = self.log.restore(**saved["log"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
             raise UserError(f"{path}: does not fit the network; {WAY_OUT}") from None
@@ -63,7 +80,7 @@ class ResumeFile:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.newest, self.previous = config.files.resume, config.files.previous_resume
-        self.epoch: int | None = None  # how many are complete in what is saved
+        self.position: str | None = None  # of the run in what is saved
 
     def exists(self) -> bool:
         return os.path.lexists(self.newest) or os.path.lexists(self.previous)
@@ -91,12 +108,15 @@ class ResumeFile:
     def save(self, state: RunState) -> None:
         """Replace the newest file. Raises RunError if the disk does not take it; both stay then."""
         write_contents(self.newest, state.contents(self.config), keep_former=self.previous)
-        self.epoch = state.epoch
+        self.position = state.position
 
     def remove(self) -> None:
         """Once the model is saved there is nothing to go on from."""
         for path in (self.previous, self.newest):
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                warn(f"cannot remove {path} ({error.strerror}); it is of no more use")
 
     def _read(self, path: Path, device: torch.device) -> dict[str, Any]:
         """The contents of a file of this run; raises UserError, for damage DamagedFileError."""
@@ -118,7 +138,6 @@ class ResumeFile:
                 f"--gpu {self.config.gpu}: {path} is of a run on another kind of device, where"
                 f" random numbers differ; give its --gpu, {WAY_OUT}"
             )
-        self.epoch = saved.get("epoch")
         return saved
 
 

@@ -30,7 +30,7 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self._pending = 0
+        self.pending = 0  # the number of a signal that has come
         self._deferring = False
         self._former: dict[int, object] = {}
 
@@ -53,11 +53,11 @@ class StopSignals:
 
     def check(self) -> None:
         """Raise Stopped if a signal has come."""
-        if self._pending:
-            raise Stopped(self._pending)
+        if self.pending:
+            raise Stopped(self.pending)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._deferring and not self._pending:
-            self._pending = number
+        if self._deferring and not self.pending:
+            self.pending = number
         else:
             raise Stopped(number)

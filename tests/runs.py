@@ -1,0 +1,26 @@
+"""A short run, and what it leaves behind."""
+
+import torch
+
+from utils.config import Config
+
+# Every kind of state: SFW-Init, momentum, a scheme that looks back, batches that are drawn.
+SETTINGS = {"data": "digits", "arch": "Mlp", "epoch_num": 5, "train_batchsize": 64, "sfw_init": 1,
+            "sfw_init_iters": 3}  # fmt: skip
+
+
+def flags_of(settings):
+    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+
+
+FLAGS = flags_of(SETTINGS)
+
+
+def outcome(folder, settings=SETTINGS):
+    """All that a finished run leaves, but the time of day."""
+    files = Config(**settings, output_dir=folder).files
+    assert not files.resume.exists() and not files.previous_resume.exists()
+    model = torch.load(files.model, weights_only=True)
+    lines = [line.split(" Current_Time")[0] for line in files.train_log.read_text().splitlines()]
+    weights = {name: values.tolist() for name, values in model["state_dict"].items()}
+    return weights, model["metrics"], model["epoch"], lines
