@@ -14,6 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from models import ARCHITECTURES
 from test_prune import test
 from train_prune import train
 from utils.cli import Parser
@@ -87,9 +88,14 @@ def comparison_table(curves: Curves) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(__doc__)
     group = parser.add_argument_group("comparison")
-    for flag, names in (("--archs", ARCHS), ("--methods", tuple(METHODS))):
-        group.add_argument(flag, nargs="+", choices=names, default=names, metavar="NAME",
-                           help=f"which of: {', '.join(names)} (default: all)")  # fmt: skip
+    for flag, names, default in (
+        ("--archs", ARCHITECTURES, ARCHS),
+        ("--methods", METHODS, tuple(METHODS)),
+    ):
+        text = f"of {', '.join(names)} (default: {', '.join(default)})"
+        group.add_argument(
+            flag, nargs="+", choices=names, default=default, metavar="NAME", help=text
+        )
     group.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N",
                        help="the runs of each method (default: 0)")  # fmt: skip
     return exit_status(lambda: compare(vars(parser.parse_args(argv))))

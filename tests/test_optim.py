@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from constraints import KSparsePolytope, LpBall, Unconstrained, build_constraints, make_feasible
-from models import build_model
 from optim import SFW, ProjectedSGD
 
 TRAJECTORIES = [
@@ -272,41 +271,3 @@ P, BALL = nn.Parameter(torch.zeros(3)), LpBall(3, 2, radius=1.0)
 def test_bad_arguments_are_refused_with_their_value(build, message):
     with pytest.raises(ValueError, match=message):
         build()
-
-
-@pytest.mark.cuda
-def test_a_step_can_be_captured_in_a_cuda_graph():
-    model, eager = small_network().cuda(), small_network().cuda()
-    regions = build_constraints(model, "k_sparse_constraints", tau=5.0, mode="diameter")
-    captured, optimizer = (SFW(m.parameters(), regions, lr=0.1) for m in (model, eager))
-    gradients = [torch.randn_like(p) for p in eager.parameters()]
-    for m in (model, eager):
-        for p, gradient in zip(m.parameters(), gradients, strict=True):
-            p.grad = gradient.clone()
-    captured.step()  # makes the momentum buffers
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured.step()
-    graph.replay()
-    graph.replay()
-    for _ in range(3):
-        optimizer.step()
-    for p, q in zip(model.parameters(), eager.parameters(), strict=True):
-        torch.testing.assert_close(p, q)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("kind", ["k_sparse_constraints", "l2_constraints"])
-@pytest.mark.parametrize("rescale", ["gradient", "diameter", None])
-def test_an_sfw_step_never_waits_for_the_device(kind, rescale):
-    model = build_model("ResNet18", 10, 3, 32).cuda()
-    regions = build_constraints(model, kind, tau=5.0, mode="diameter")
-    optimizer = SFW(model.parameters(), regions, rescale=rescale)
-    for p in model.parameters():
-        p.grad = torch.randn_like(p)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        optimizer.step()
-        optimizer.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -93,7 +93,7 @@ def test_the_file_before_is_used_when_the_newest_is_damaged(case, quick, stopped
     status, out, err = go_on(quick, stopped)
     assert status == 0 and "Going on after epoch 1 of 5" in out
     assert err.startswith("warning: ") and message in err and err.count("\n") == 1
-    assert stopped.resume.with_suffix(".damaged.pt").read_bytes() == damaged
+    assert stopped.resume.with_suffix(".damaged-1.pt").read_bytes() == damaged
     assert outcome(stopped.output_dir) == uninterrupted
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,13 +28,22 @@ LAYOUTS = {
 TINY_FOLDERS = ("tiny_imagenet_200", "tiny-imagenet-200")
 TINY_SIDE, TINY_CLASSES = 64, 200
 DIGITS_TEST = 360
+LARGEST_NPZ = 1 << 33  # bytes unpacked, six times Tiny-ImageNet
 
 
 def read_npz(path: Path, keys: tuple[str, ...] = KEYS) -> Arrays:
     """Read the arrays called `keys`; raises UserError if the file is not such an .npz file."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            declared = sum(member.file_size for member in archive.infolist())
+        if declared > LARGEST_NPZ:
+            raise UserError(
+                f"{path}: declares {declared:,} bytes, more than any data set; replace it"
+            )
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in keys if key in file}
+    except UserError:
+        raise
     except Exception as error:  # a damaged file fails in whatever way its bytes lead to
         reason = type(error).__name__
         raise UserError(

@@ -1,5 +1,6 @@
 """Resume files: all that a run goes on from when it was stopped."""
 
+import itertools
 import operator
 import os
 import sys
@@ -100,7 +101,8 @@ class ResumeFile:
             if not self.previous.is_file():
                 raise
             saved = self._read(self.previous, device)
-            aside = self.newest.with_suffix(".damaged.pt")
+            names = (self.newest.with_suffix(f".damaged-{i}.pt") for i in itertools.count(1))
+            aside = next(path for path in names if not path.exists())
             os.replace(self.newest, aside)
             warn(f"{error}: it is now {aside.name}, and {self.previous.name} is used")
             return saved

@@ -1,0 +1,48 @@
+"""The paper's comparison, with a network that trains in seconds."""
+
+import pytest
+import torch
+
+from benchmarks import reproduce
+
+FLAGS = ["--data", "digits", "--archs", "Mlp", "--epoch_num", "2", "--sfw_init_iters", "2"]
+
+
+@pytest.fixture
+def compare(capsys, tmp_path):
+    def run(*flags):
+        status = reproduce.main([*FLAGS, "--output_dir", str(tmp_path), *flags])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_all_methods_are_trained_pruned_and_compared(compare, tmp_path):
+    status, out, err = compare("--seeds", "0", "1")
+    assert (status, err) == (0, "")
+    configs = [
+        torch.load(path, weights_only=True)["config"]
+        for path in tmp_path.rglob("saved_models/*.pt")
+    ]
+    assert sorted((c["optimizer"], c["sfw_init"], c["seed"]) for c in configs) == [
+        (optimizer, init, seed)
+        for optimizer, init in (("SFW", 0), ("SFW", 1), ("SGD", 0)) for seed in (0, 1)
+    ]  # fmt: skip
+    (table,) = (tmp_path / "saved_logs" / "comparison").glob("*.md")
+    rows = [line.split(" | ")[0] for line in table.read_text().splitlines()[2:]]
+    assert rows == ["| Mlp, SGD", "| Mlp, SFW", "| Mlp, SFW with SFW-Init"]
+    assert table.read_text() in out
+    assert table.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_there_is_not_run_again(compare, tmp_path):
+    compare("--methods", "SGD")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
+    status, out, _ = compare()
+    assert status == 0 and "Epoch 1/2" in out  # of the methods that were missing
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_flag_that_tells_the_methods_apart_is_refused(compare):
+    status, _, err = compare("--lr", "0.5")
+    assert status == 2 and err.startswith("error: --lr: is set by the comparison")
