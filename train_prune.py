@@ -42,14 +42,14 @@ def train(config: Config) -> None:
     check_writable(written, "--output_dir")
     if config.compile:
         check_compiler()
-    if config.resume == "auto" and files.model.is_file() and not resume.exists():
-        print(f"Trained already; --resume never trains it anew:\n  {files.model}")
-        return
     with StopSignals() as signals:
         dataset = load_dataset(
             config.data, config.data_dir, config.color_channel, config.image_size
         ).to(device)
         with run_lock(files.lock):
+            if config.resume == "auto" and files.model.is_file() and not resume.exists():
+                print(f"Trained already; --resume never trains it anew:\n  {files.model}")
+                return
             try:
                 train_on(dataset, config, resume, signals)
             except Stopped as stopped:

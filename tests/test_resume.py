@@ -201,6 +201,7 @@ def test_a_second_run_of_the_same_settings_is_refused(quick, tmp_path):
     for line in process.stdout:
         if line.startswith("Epoch 1/"):
             break
+    process.send_signal(signal.SIGSTOP)  # it shall not end too early
     status, _, err = quick("train_prune.py", *LONG_FLAGS, "--output_dir", tmp_path)
     process.kill()
     process.wait()

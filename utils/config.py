@@ -120,8 +120,9 @@ class Config:
         False, "machine", "compile the network: about a minute more at the start, faster steps",
         type=bool, choices=(False, True), changes_weights=False)
     resume: str = _setting(
-        "auto", "machine", "auto goes on after the last complete epoch of a run that was stopped;"
-        " never starts over", choices=("auto", "never"), changes_weights=False)
+        "auto", "machine", "auto goes on where a run of these settings was stopped, and trains no"
+        " finished model again; never starts over", choices=("auto", "never"),
+        changes_weights=False)
     seed: int = _setting(
         0, "training", "seed of the initial weights, batches and augmentation", type=int,
         allowed=Range(0, LARGEST_INT))
