@@ -22,15 +22,15 @@ from utils.cli import Parser
 from utils.config import Config
 from utils.datasets import Dataset, load_dataset
 from utils.device import autocast, check_compiler, compiled, pick_device, placed
-from utils.errors import RunError, exit_status
+from utils.errors import RunError, exit_status, warn
 from utils.evaluate import evaluate
-from utils.files import check_writable
+from utils.files import check_writable, remove_leftovers
 from utils.initial_scales import learn_initial_scales
 from utils.lock import run_lock
 from utils.logs import TextLog, configuration_line, distribution_line, test_line, train_line
 from utils.progress import EpochProgress
 from utils.prune import THRESHOLDS, all_finite, count_above
-from utils.resume import ResumeFile, RunState, warn
+from utils.resume import ResumeFile, RunState
 from utils.signals import Stopped, StopSignals
 
 
@@ -39,7 +39,7 @@ def train(config: Config) -> None:
     device = pick_device(config.gpu)
     files, resume = config.files, ResumeFile(config)
     written = [files.model, files.resume, files.previous_resume, files.train_log, files.scales_plot]
-    check_writable(written, "--output_dir")
+    check_writable([*written, files.lock], "--output_dir")
     if config.compile:
         check_compiler()
     with StopSignals() as signals:
@@ -50,11 +50,13 @@ def train(config: Config) -> None:
             if config.resume == "auto" and files.model.is_file() and not resume.exists():
                 print(f"Trained already; --resume never trains it anew:\n  {files.model}")
                 return
+            remove_leftovers(written)
             try:
                 train_on(dataset, config, resume, signals)
             except Stopped as stopped:
                 if resume.position is not None:
-                    stopped.advice = f"the same command goes on after {resume.position}"
+                    never = " without --resume never" if config.resume == "never" else ""
+                    stopped.advice = f"the same command{never} goes on after {resume.position}"
                 raise
     print("\nFiles of this run:", *files.existing(), sep="\n  ")
 
@@ -92,10 +94,14 @@ def train_on(dataset: Dataset, config: Config, resume: ResumeFile, signals: Stop
         save_progress(resume, state)
     while state.epoch < config.epoch_num:
         with signals.deferred():
-            run_epoch(config, state, network, train_batches, test_batches, signals)
+            news = run_epoch(config, state, network, train_batches, test_batches, signals)
             save_progress(resume, state)
-    log.save()
-    write_contents(config.files.model, model_contents(model, config, state.epoch, metrics))
+            print(news, end="", flush=True)
+    try:
+        write_contents(config.files.model, model_contents(model, config, state.epoch, metrics))
+        log.save()
+    except RunError as error:
+        raise RunError(f"{error}; once that is mended, the same command ends the run") from None
     resume.remove()
 
 
@@ -106,10 +112,11 @@ def run_epoch(
     train_batches: Batches,
     test_batches: Batches,
     signals: StopSignals,
-) -> None:
+) -> str:
     """Train for one epoch at the scheme's learning rate, test, and note the results in `state`.
 
-    On a signal it ends early, with `state.partial` set; from there it goes on the next time.
+    Returns a line for people. On a signal it ends early, with none and `state.partial` set; from
+    there it goes on the next time.
     """
     started, metrics, groups = time.monotonic(), state.metrics, state.optimizer.param_groups
     if state.partial is None:
@@ -126,18 +133,19 @@ def run_epoch(
             train_step(network, *batch, state.optimizer, config.precision, progress)
             if signals.pending:
                 state.partial = progress.done() | {"start": start}
-                return
+                return ""
     state.partial = None
     accuracy = evaluate(state.model, test_batches, config.precision)
     if not all_finite(state.model):
-        raise RunError(f"{title}: weights are no longer finite; lower --lr or --tau")
+        last = f"step {len(progress.losses)}, whose loss was {progress.losses[-1]:.4g}"
+        raise RunError(f"{title}: weights are not finite after {last}; lower --lr or --tau")
     metrics["train_loss"].append(progress.loss)
     metrics["train_accuracy"].append(progress.accuracy)
     metrics["test_accuracy"].append(accuracy)
     log_epoch(state.log, state.epoch, progress, accuracy, state.model)
     state.epoch += 1
     seconds = time.monotonic() - started
-    print(summary(title, progress, accuracy, groups[0]["lr"], seconds), flush=True)
+    return summary(title, progress, accuracy, groups[0]["lr"], seconds)
 
 
 def train_step(
@@ -160,12 +168,12 @@ def train_step(
 
 def save_progress(resume: ResumeFile, state: RunState) -> None:
     """Save the log and what the run can go on from; a disk that takes neither ends no run."""
-    try:
-        state.log.save()
-        resume.save(state)
-    except RunError as error:
-        last = resume.position or "nothing"
-        warn(f"{error}; training goes on, {last} is saved and the next epoch is tried again")
+    for save in (state.log.save, lambda: resume.save(state)):
+        try:
+            save()
+        except RunError as error:
+            saved = f"the run is saved up to {resume.position}" if resume.position else "not saved"
+            warn(f"{error}; {saved}, and every epoch tries again")
 
 
 def build_optimizer(
@@ -191,7 +199,7 @@ def log_epoch(
 def summary(title: str, progress: EpochProgress, accuracy: float, lr: float, seconds: float) -> str:
     return (
         f"{title}: loss {progress.loss:.4f}, training accuracy {progress.accuracy:.2f} %,"
-        f" test accuracy {accuracy:.2f} %, lr {lr:.4g}, {seconds:.2f} s"
+        f" test accuracy {accuracy:.2f} %, lr {lr:.4g}, {seconds:.2f} s\n"
     )
 
 

@@ -18,7 +18,7 @@ from models import ARCHITECTURES
 from test_prune import test
 from train_prune import train
 from utils.cli import Parser
-from utils.config import Config
+from utils.config import Config, plain
 from utils.errors import UserError, exit_status
 from utils.files import atomic_write, check_writable
 from utils.plots import Curves, plot_comparison
@@ -51,24 +51,40 @@ def compare(given: dict[str, Any]) -> None:
     }  # fmt: skip
     first = next(iter(configs.values()))
     folder = first.output_dir / "saved_logs" / "comparison"
-    name = f"data={first.data}_epoch_num={first.epoch_num}_precision={first.precision}"
+    name = comparison_name(first, given, archs, methods, seeds)
     picture, table = folder / f"{name}.png", folder / f"{name}.md"
     check_writable([picture, table], "--output_dir")
     curves: Curves = {}
     for (arch, method, seed), config in configs.items():
         print(f"\n== {arch}, {method}, seed {seed} ==", flush=True)
-        if not config.files.model.is_file():
-            train(config)
-        if not config.files.prune_test(".csv").is_file():
+        train(config)  # no finished model is trained again
+        if not (accuracies := read_accuracies(config)):
             test(given | METHODS[method] | dict(arch=arch, seed=seed))
-        rows = csv.DictReader(config.files.prune_test(".csv").read_text().splitlines())
-        accuracies = {float(row["sparsity"]): float(row["accuracy"]) for row in rows}
+            accuracies = read_accuracies(config)
         curves.setdefault(f"{arch}, {method}", []).append(accuracies)
     plot_comparison(picture, curves, name)
     text = comparison_table(curves)
     with atomic_write(table) as file:
         file.write(text)
     print(f"\n{text}\nFiles of this comparison:", picture, table, sep="\n  ")
+
+
+def comparison_name(
+    config: Config, given: dict[str, Any], archs: list[str], methods: list[str], seeds: list[int]
+) -> str:
+    """A file name that tells comparisons apart, made like the name of a run."""
+    chosen = {name: given[name] for name in config.changing_weights() if name in given}
+    parts = {"data": config.data} | chosen | {
+        "archs": "+".join(archs), "methods": "+".join(methods), "seeds": "+".join(map(str, seeds)),
+    }  # fmt: skip
+    return "_".join(f"{k}={plain(v)}" for k, v in parts.items()).replace(" ", "-")[:200]
+
+
+def read_accuracies(config: Config) -> dict[float, float]:
+    """Accuracy by pruning ratio, as test_prune.py wrote it; empty where that is missing."""
+    path = config.files.prune_test(".csv")
+    rows = csv.DictReader(path.read_text().splitlines() if path.is_file() else [])
+    return {float(row["sparsity"]): float(row["accuracy"]) for row in rows}
 
 
 def comparison_table(curves: Curves) -> str:

@@ -34,6 +34,7 @@ from train_prune import train_step
 from utils.batches import Batches
 from utils.datasets import DATASETS
 from utils.device import autocast, pick_device, placed
+from utils.errors import exit_status
 from utils.progress import EpochProgress
 
 CIFAR10 = DATASETS["cifar10"]
@@ -42,7 +43,7 @@ BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
 PRECISIONS = ("fp32", "bf16")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpu", type=int, default=-1, help="CUDA device (default: -1, the CPU)")
     parser.add_argument("--steps", type=int, default=4, help="steps that count (default: 4)")
@@ -51,16 +52,15 @@ def main() -> None:
     torch.manual_seed(0)
     if arguments.plain:
         print(plain_throughput(arguments.gpu, arguments.steps))
-        return
-    device = pick_device(arguments.gpu)
+        return 0
+    return exit_status(lambda: measure(pick_device(arguments.gpu), max(1, arguments.steps)))
+
+
+def measure(device: torch.device, steps: int) -> None:
     print(f"\n{describe(device.type)}\n")
-    throughput(device, arguments.steps)
-    print()
-    parts(device, arguments.steps)
-    print()
-    batch_sizes(device, arguments.steps)
-    print()
-    initialisation(device, arguments.steps)
+    for table in (throughput, parts, batch_sizes, initialisation):
+        table(device, steps)
+        print()
 
 
 def throughput(device: torch.device, steps: int) -> None:
@@ -229,4 +229,4 @@ def random_images(count: int) -> Tensor:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

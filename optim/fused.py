@@ -61,8 +61,11 @@ class FusedStep:
         arrays = None if region.vertex_entries is None else _flat_arrays(p, p.grad, m)
         if arrays is None:
             return False
+        threads = torch.get_num_threads()
         with self.lock:
             self._step(p, *arrays, region, lr, gamma, keep, decay)
+        if torch.get_num_threads() != threads:  # Numba's threads set OpenMP's number as they start
+            torch.set_num_threads(threads)
         torch.autograd.graph.increment_version(p)
         return True
 

@@ -103,7 +103,7 @@ def _after_step(
     h the gradient there, H the Hessian of `loss` and c = lr <h, d> / ||d||, but 0 where alpha is
     cut to 1, the gradient by theta is
 
-        (1 - alpha) h + (c ||g|| / ||d||^2) d + H u,    u = (c / ||g||) g.
+        (1 - alpha) h + (c ||g|| / ||d||^2) d + H u,    u = c (g / ||g||).
 
     It is written out because autograd would go over the weights many times more.
     """
@@ -117,12 +117,14 @@ def _after_step(
     after = loss_at([t.requires_grad_() for t in moved], *halves)
     h = torch.autograd.grad(after, moved, materialize_grads=True)
     c = torch.where(alpha < 1, lr * _dots(h, d) / distance, 0)
-    curved = [(x, y * x.detach()) for x, y in zip(g, c / size, strict=True) if x.requires_grad]
+    lengths = zip(g, c, size, strict=True)
+    curved = [(x, x.detach() / norm * y) for x, y, norm in lengths if x.requires_grad]
     result = [torch.zeros_like(t) for t in theta]
     if curved:  # unless the loss is linear
         outputs, u = zip(*curved, strict=True)
         result = list(torch.autograd.grad(outputs, theta, u, materialize_grads=True))
-    for term in (zip(h, 1 - alpha, strict=True), zip(d, c * size / distance**2, strict=True)):
+    pull = torch.where(c == 0, 0, (c / distance) * (size / distance))
+    for term in (zip(h, 1 - alpha, strict=True), zip(d, pull, strict=True)):
         result = [torch.addcmul(x, *factors) for x, factors in zip(result, term, strict=True)]
     return after.detach(), result
 

@@ -1,6 +1,9 @@
 """The fused CPU step against the algorithm written out, whatever the tensors look like."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,3 +255,16 @@ def test_autograd_notices_that_weights_moved():
     SFW([p], [KSparsePolytope(3, 1, radius=1.0)]).step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_the_number_of_threads_stays_what_the_user_set():
+    """Numba's start would change it, and with it the last bits of what follows."""
+    code = (
+        "import torch; from torch import nn; from constraints import KSparsePolytope\n"
+        "from optim import SFW; torch.set_num_threads(1); n = 600_000\n"
+        "p = nn.Parameter(torch.zeros(n)); p.grad = torch.randn(n)\n"
+        "SFW([p], [KSparsePolytope(n, 300, radius=1.0)]).step(); print(torch.get_num_threads())"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.stdout.strip() == "1", done.stderr

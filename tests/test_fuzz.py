@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from runs import FLAGS, outcome
 
 import test_prune
 import test_weight_distribution
@@ -79,16 +80,18 @@ def test_a_changed_model_file_is_tested_or_refused(mutate, trained, monkeypatch)
 
 @fuzz
 @given(mutate=mutations())
-def test_a_changed_resume_file_is_used_or_refused(mutate, stopped):
-    whole, former = stopped.resume.read_bytes(), stopped.previous_resume.read_bytes()
+def test_a_changed_resume_file_is_used_or_the_one_before(mutate, stopped, uninterrupted):
+    kept = stopped.resume, stopped.previous_resume, stopped.train_log
+    whole, former, log = (path.read_bytes() for path in kept)
     try:
         stopped.resume.write_bytes(mutate(whole))
-        flags = ["--data", "digits", "--arch", "Mlp", "--epoch_num", "5", "--train_batchsize", "64"]
-        flags += ["--sfw_init", "1", "--sfw_init_iters", "3", "--output_dir", stopped.output_dir]
-        check(*run(train_prune.main, *flags))
+        status, err = run(train_prune.main, *FLAGS, "--output_dir", stopped.output_dir)
+        check(status, err)
+        assert status == 0, err  # the one before is good
+        assert (outcome(stopped.output_dir) == uninterrupted) is True  # no lengthy explanation
     finally:
-        stopped.resume.write_bytes(whole)
-        stopped.previous_resume.write_bytes(former)
+        for path, content in zip(kept, (whole, former, log), strict=True):
+            path.write_bytes(content)
 
 
 @fuzz

@@ -85,6 +85,12 @@ def test_a_resume_file_that_cannot_be_used_is_named_and_kept(case, quick, stoppe
     assert not os.path.exists("/tmp/a_resume_file_ran_code")
 
 
+DAMAGE |= {
+    "zeroed": (lambda path: path.write_bytes(bytes(5000)), "is no model file, or a damaged one"),
+    "text": (lambda path: path.write_text("text"), "is no model file, or a damaged one"),
+}
+
+
 @pytest.mark.parametrize("case", DAMAGE)
 def test_the_file_before_is_used_when_the_newest_is_damaged(case, quick, stopped, uninterrupted):
     spoil, message = DAMAGE[case]
@@ -124,7 +130,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(quick, tmp_path, monkeypa
     assert status == 0
     lines = err.splitlines()
     assert len(lines) == 3 and all("No space left on device" in line for line in lines)
-    assert "training goes on, epoch 0 is saved" in lines[0]
+    assert "the run is saved up to epoch 0, and every epoch tries again" in lines[0]
     assert outcome(tmp_path) == uninterrupted
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -151,6 +157,48 @@ def test_a_folder_that_changes_in_mid_run_is_told_or_made_anew(spoil, quick, tmp
     monkeypatch.setattr(train_prune, "save_progress", spoil_and_save)
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
     assert "Traceback" not in err
-    told = {"vanished": 0, "file": 1, "folder": 4}[spoil]
+    told = {"vanished": 0, "file": 1, "folder": 4}[spoil]  # each save, and the removal
     assert [line[:9] for line in err.splitlines()] == ["warning: "] * told
     assert status == 0 and len(list(models.glob("*epoch_num=5*init=1.pt"))) == 1
+
+
+def test_a_log_that_cannot_be_written_costs_no_checkpoint(quick, tmp_path, monkeypatch):
+    import train_prune
+
+    save = train_prune.save_progress
+
+    def spoil_and_save(resume, state):
+        if state.epoch == 1:
+            shutil.rmtree(tmp_path / "saved_logs")
+            (tmp_path / "saved_logs").write_text("in the way")
+        save(resume, state)
+        assert torch.load(resume.newest, weights_only=True)["epoch"] == state.epoch
+
+    monkeypatch.setattr(train_prune, "save_progress", spoil_and_save)
+    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    assert status == 1 and err.splitlines()[-1].endswith("the same command ends the run")
+    assert len(list((tmp_path / "saved_models").glob("*init=1.pt"))) == 1
+    (tmp_path / "saved_logs").unlink()
+    monkeypatch.setattr(train_prune, "save_progress", save)
+    assert quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)[0] == 0
+
+
+def test_what_a_killed_write_left_is_removed(quick, stopped):
+    leftover = stopped.resume.with_name(f".{stopped.resume.name}.12345.tmp")
+    leftover.write_bytes(b"half")
+    go_on(quick, stopped)
+    assert not leftover.exists()
+
+
+def test_a_picture_that_cannot_be_written_does_not_lose_sfw_init(quick, tmp_path, monkeypatch):
+    sync, calls = os.fsync, []
+
+    def full_once(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", full_once)
+    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    assert status == 0 and "scales.png" in err and err.startswith("warning: ")

@@ -112,6 +112,24 @@ def test_a_loss_without_curvature_can_be_learned_on():
     assert scales["0.weight"] != 1
 
 
+def test_a_gate_without_gradient_stays_finite():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.gate = nn.Linear(12, 3), nn.Linear(12, 3, bias=False)
+            self.scale = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return self.body(x) + 1e3 * self.scale * self.gate(x)
+
+    torch.manual_seed(0)
+    model = Gated()
+    regions = regions_of(model)
+    make_feasible(model, regions)
+    scales = sfw_init(model, some_batches(), regions, iterations=10)
+    assert all(map(math.isfinite, scales.values()))
+
+
 def test_weights_are_scaled_and_made_feasible():
     model = mlp()
     before, regions = copy.deepcopy(model), regions_of(model)

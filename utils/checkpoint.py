@@ -86,7 +86,7 @@ def read_contents(path: Path, way_out: str) -> tuple[dict[str, Any], "hashlib._H
     except Exception:  # a damaged file fails in whatever way its bytes lead to
         contents = None
     if not isinstance(contents, dict):
-        raise UserError(f"{path}: is no model file, or holds what is no tensor; {way_out}")
+        raise DamagedFileError(f"{path}: is no model file, or a damaged one; {way_out}")
     return contents, hashlib.sha256(content)
 
 

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -52,7 +53,7 @@ def placed(model: nn.Module, device: torch.device, precision: str) -> nn.Module:
 
 def check_compiler() -> None:
     """Raise UserError where --compile cannot work for want of a C++ compiler."""
-    compiler = os.environ.get("CXX", "g++")
+    compiler = (shlex.split(os.environ.get("CXX", "")) or ["g++"])[0]
     if shutil.which(compiler) is None:
         raise UserError(f"--compile: needs a C++ compiler, and there is no {compiler}; install it")
 

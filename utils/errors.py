@@ -23,6 +23,11 @@ class RunError(UserError):
     """The same for what goes wrong after work has begun: exit status 1."""
 
 
+def warn(message: str) -> None:
+    """Tell in one line what went wrong without ending the run."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def exit_status(main: Callable[[], None]) -> int:
     """Run `main`; report what the user can put right in one line instead of a traceback."""
     try:

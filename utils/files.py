@@ -1,9 +1,10 @@
 """Where a run's files lie, and how a file is written whole or not at all."""
 
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -78,12 +79,21 @@ def check_writable(paths: list[Path], flag: str) -> None:
             ) from None
 
 
+def remove_leftovers(paths: list[Path]) -> None:
+    """Remove what `atomic_write` left of these files when its process was killed."""
+    for path in paths:
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            with suppress(OSError):
+                leftover.unlink()
+
+
 @contextmanager
 def atomic_write(path: Path, mode: str = "w", keep_former: Path | None = None) -> Iterator[IO]:
     """Open a temporary file beside `path` that becomes `path` when the block ends without error.
 
     What was at `path` is then at `keep_former`, if that is given. Folders are made when missing.
-    Raises RunError when the disk does not take it; what was at `path` before then stays.
+    Raises RunError when the disk does not take it; what was at `path` before then stays, there or
+    at `keep_former`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -10,7 +10,7 @@ from optim.sfw_init import Report
 from utils.config import Config
 from utils.datasets import Dataset
 from utils.device import autocast
-from utils.errors import RunError
+from utils.errors import RunError, warn
 from utils.logs import TextLog, init_line, scale_line
 from utils.plots import plot_scales
 
@@ -43,7 +43,10 @@ def learn_initial_scales(
         raise RunError(f"SFW-Init: {error}; lower --tau or --lr") from None
     for name, scale in scales.items():
         log.add(scale_line(name, scale))
-    plot_scales(config.files.scales_plot, scales, config.run_name)
+    try:
+        plot_scales(config.files.scales_plot, scales, config.run_name)
+    except RunError as error:
+        warn(f"{error}; training goes on without that picture")
     smallest, largest = min(scales.values()), max(scales.values())
     print(f"SFW-Init: {config.sfw_init_iters} iterations, scales {smallest:.3f} to {largest:.3f}")
     return scales

@@ -25,24 +25,29 @@ def run_lock(path: Path) -> Iterator[None]:
         return
     descriptor = _open_locked(path)
     try:
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds, but does not name us
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                path.unlink()
         os.close(descriptor)
 
 
 def _open_locked(path: Path) -> int:
     """A descriptor of the file that is at `path` while the lock is held, not of one removed."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(
+                f"--output_dir: cannot write {path} ({error.strerror}); choose another folder"
+            ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    return descriptor
         except BlockingIOError:
             owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
             os.close(descriptor)
@@ -50,4 +55,9 @@ def _open_locked(path: Path) -> int:
                 f"{path}: process {owner} is training with these settings; wait for it, stop it, or"
                 " choose another --output_dir"
             ) from None
+        except OSError:  # a file system without locks: runs there are not kept apart
+            return descriptor
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
         os.close(descriptor)

@@ -3,7 +3,6 @@
 import itertools
 import operator
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Generator, nn
 
 from utils.checkpoint import DamagedFileError, model_contents, read_contents, write_contents
 from utils.config import Config, plain
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.logs import TextLog
 from utils.progress import EpochProgress
 
@@ -141,7 +140,3 @@ class ResumeFile:
                 f" random numbers differ; give its --gpu, {WAY_OUT}"
             )
         return saved
-
-
-def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)

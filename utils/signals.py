@@ -35,7 +35,9 @@ class StopSignals:
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
-        self._former = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as of a job that nohup started
+                self._former[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,7 +59,7 @@ class StopSignals:
             raise Stopped(self.pending)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._deferring and not self.pending:
-            self.pending = number
-        else:
+        waits = self._deferring and not self.pending
+        self.pending = number
+        if not waits:
             raise Stopped(number)
