@@ -18,9 +18,9 @@ from models import ARCHITECTURES
 from test_prune import test
 from train_prune import train
 from utils.cli import Parser
-from utils.config import Config, plain
+from utils.config import Config, file_name
 from utils.errors import UserError, exit_status
-from utils.files import atomic_write, check_writable
+from utils.files import RunFiles, atomic_write, check_writable
 from utils.plots import Curves, plot_comparison
 
 ARCHS = ("ResNet18", "VGG16")
@@ -50,9 +50,12 @@ def compare(given: dict[str, Any]) -> None:
         for arch in archs for method in methods for seed in seeds
     }  # fmt: skip
     first = next(iter(configs.values()))
-    folder = first.output_dir / "saved_logs" / "comparison"
-    name = comparison_name(first, given, archs, methods, seeds)
-    picture, table = folder / f"{name}.png", folder / f"{name}.md"
+    chosen = {name: given[name] for name in first.changing_weights() if name in given}
+    lists = {"archs": archs, "methods": methods, "seeds": seeds}
+    joined = {name: "+".join(map(str, values)).replace(" ", "-") for name, values in lists.items()}
+    name = file_name({"data": first.data} | chosen | joined)
+    files = RunFiles(first.output_dir, name)
+    picture, table = files.comparison(".png"), files.comparison(".md")
     check_writable([picture, table], "--output_dir")
     curves: Curves = {}
     for (arch, method, seed), config in configs.items():
@@ -67,17 +70,6 @@ def compare(given: dict[str, Any]) -> None:
     with atomic_write(table) as file:
         file.write(text)
     print(f"\n{text}\nFiles of this comparison:", picture, table, sep="\n  ")
-
-
-def comparison_name(
-    config: Config, given: dict[str, Any], archs: list[str], methods: list[str], seeds: list[int]
-) -> str:
-    """A file name that tells comparisons apart, made like the name of a run."""
-    chosen = {name: given[name] for name in config.changing_weights() if name in given}
-    parts = {"data": config.data} | chosen | {
-        "archs": "+".join(archs), "methods": "+".join(methods), "seeds": "+".join(map(str, seeds)),
-    }  # fmt: skip
-    return "_".join(f"{k}={plain(v)}" for k, v in parts.items()).replace(" ", "-")[:200]
 
 
 def read_accuracies(config: Config) -> dict[float, float]:

@@ -164,18 +164,15 @@ class Config:
         It spells out what is not the default, so that settings added later change no name, and
         has at most 184 bytes: a very long one is cut and ends in a checksum of the whole.
         """
-        parts = []
+        parts = {}
         for setting in dataclasses.fields(self):
             value, default = getattr(self, setting.name), setting.default
             if setting.name == "color_channel":
                 default = DATASETS[self.data].channels
             always = setting.name in ("data", "arch", "optimizer", "constraint")
             if setting.metadata["changes_weights"] and (always or value != default):
-                parts.append(f"{LABELS.get(setting.name, setting.name)}={plain(value)}")
-        name = "_".join(parts)
-        if len(name) > 184:
-            name = f"{name[:160]}_sha256={hashlib.sha256(name.encode()).hexdigest()[:16]}"
-        return name
+                parts[LABELS.get(setting.name, setting.name)] = value
+        return file_name(parts)
 
     @property
     def image_size(self) -> int:
@@ -198,6 +195,14 @@ class Config:
             name: str(value) if isinstance(value, Path) else value
             for name, value in vars(self).items()
         }
+
+
+def file_name(parts: dict[str, Any]) -> str:
+    """A name that spells out `parts`; a long one is cut and ends in a checksum of the whole."""
+    name = "_".join(f"{label}={plain(value)}" for label, value in parts.items())
+    if len(name) > 184:
+        name = f"{name[:160]}_sha256={hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return name
 
 
 def plain(value: Any) -> str:

@@ -51,6 +51,9 @@ class RunFiles:
     def weight_distribution(self, suffix: str) -> Path:
         return self._log("weight_distribution", suffix)
 
+    def comparison(self, suffix: str) -> Path:
+        return self._log("comparison", suffix)
+
     def existing(self) -> list[Path]:
         """The files that this run has so far, in the order of the three scripts."""
         paths = [self.model, self.train_log, self.scales_plot]

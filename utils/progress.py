@@ -78,14 +78,10 @@ class EpochProgress:
                 torch.stack(self._waiting).tolist(), sizes, strict=True
             ):
                 if not math.isfinite(loss):
-                    last = (
-                        f"the last finite one was {self.losses[-1]:.4g}"
-                        if self.losses
-                        else ("and no step before it in this epoch")
-                    )
+                    last = f"{self.losses[-1]:.4g}" if self.losses else "before this epoch"
                     raise RunError(
-                        f"{self._title}, step {len(self.losses) + 1}: the loss is {loss}, {last};"
-                        " lower --lr or --tau"
+                        f"{self._title}, step {len(self.losses) + 1}: the loss is {loss}, the last"
+                        f" finite one was {last}; lower --lr or --tau"
                     )
                 self.losses.append(loss)
                 self.accuracies.append(100 * correct / size)

@@ -14,7 +14,6 @@ from utils.checkpoint import DamagedFileError, model_contents, read_contents, wr
 from utils.config import Config, plain
 from utils.errors import UserError, warn
 from utils.logs import TextLog
-from utils.progress import EpochProgress
 
 FORMAT = 1
 WAY_OUT = "start over with --resume never, or move the file away"
@@ -63,7 +62,8 @@ class RunState:
             self.partial = saved["partial"]
             if self.partial is not None:
                 torch.Generator(self.generator.device).set_state(self.partial["start"])
-                EpochProgress("", 0, self.partial)
+                if len({len(self.partial[k]) for k in ("losses", "accuracies", "sizes")}) > 1:
+                    raise ValueError("these have an entry for each step")
             log_is_whole = self.log.restore(**saved["log"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
             raise UserError(f"{path}: does not fit the network; {WAY_OUT}") from None
