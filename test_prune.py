@@ -2,58 +2,103 @@
 """Prune a trained model at 19 ratios, in one shot each, and test it without retraining.
 
 Takes the flags that the model was trained with, or --model_path. Writes a text log, a table and a
-picture of accuracy against sparsity to saved_logs/SFW_prune_test/.
+picture of accuracy against sparsity to saved_logs/SFW_prune_test/, and of where the zeros are to
+saved_logs/layer_sparsity/. With --compare it shows such tables of several runs together.
 """
 
+import dataclasses
 import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from utils.checkpoint import load_trained
+from torch import Tensor, nn
+
+from utils.batches import Batches
+from utils.checkpoint import load_trained, write_pruned
 from utils.cli import Parser
+from utils.comparison import compare
+from utils.config import Config, PruneConfig, file_name, plain
 from utils.datasets import load_dataset
 from utils.device import pick_device, placed
-from utils.errors import exit_status
+from utils.errors import RunError, UserError, exit_status, warn
 from utils.evaluate import evaluate
-from utils.files import TEST_SUFFIXES, check_writable
-from utils.logs import TextLog, configuration_line, prune_line, write_csv
-from utils.plots import plot_pruning
-from utils.prune import RATIOS, MagnitudeRanking
+from utils.files import TEST_SUFFIXES, RunFiles, check_writable
+from utils.prune import RATIOS, MagnitudeRanking, zeros_by_parameter
+from utils.recalibrate import batch_norms, calibration_batches, recalibrated
+from utils.sweep import PrunedResult, print_heading, print_result, write_results
 
 
 def test(given: dict) -> None:
     """Test the model of these settings at every pruning ratio."""
+    own = {f.name for f in dataclasses.fields(PruneConfig)} & given.keys()
+    prune = PruneConfig(**{name: given.pop(name) for name in own})
     trained = load_trained(given, given.pop("model_path", None))
-    config, files = trained.config, trained.files
-    device = pick_device(config.gpu)
-    check_writable([files.prune_test(s) for s in TEST_SUFFIXES], "--output_dir")
-    dataset = load_dataset(config.data, config.data_dir, config.color_channel, config.image_size)
-    batches = dataset.to(device).test_batches(config.test_batchsize)
+    config, device = trained.config, pick_device(trained.config.gpu)
+    if prune.bn_recalibrate and not batch_norms(trained.model):
+        raise UserError(f"--bn_recalibrate: {config.arch} has no BatchNorm; leave it out")
+    files = RunFiles(config.output_dir, file_name(prune.in_name(), trained.files.run))
+    written = [files.prune_test(suffix) for suffix in TEST_SUFFIXES]
+    written += [files.layer_sparsity(suffix) for suffix in (".csv", ".png")]
+    written += [files.pruned(plain(ratio)) for ratio in prune.save_pruned]
+    check_writable(written, "--output_dir")
+    dataset = load_dataset(
+        config.data, config.data_dir, config.color_channel, config.image_size
+    ).to(device)
+    batches, calibration = dataset.test_batches(config.test_batchsize), []
+    if prune.bn_recalibrate:
+        calibration = calibration_batches(dataset, prune.bn_recalibrate, config.test_batchsize)
     model = placed(trained.model, device, config.precision)
 
-    log = TextLog(files.prune_test(".log"))
-    log.add(configuration_line(config))
-    ranking = MagnitudeRanking(model)
-    count = len(ranking.weights)
-    rows = []
-    print(f"{config.arch} with {count:,} parameters on {config.data}, pruned by magnitude\n")
-    print(f"{'sparsity':>8}  {'remaining':>12}  {'accuracy':>8}")
-    for ratio in RATIOS:
-        remaining = count - ranking.prune(ratio)
-        accuracy = evaluate(model, batches, config.precision)
-        log.add(prune_line(ratio, accuracy))
-        rows.append((ratio, remaining, count, round(accuracy, 4)))
-        print(f"{ratio:>8.0%}  {remaining:>12,}  {accuracy:>6.2f} %", flush=True)
-    log.save()
-    header = ("sparsity", "remaining", "parameters", "accuracy")
-    write_csv(files.prune_test(".csv"), header, rows)
-    accuracies = [accuracy for *_, accuracy in rows]
-    plot_pruning(files.prune_test(".png"), RATIOS, accuracies, files.run)
+    print_heading(config, prune, model)
+    results = []
+    for result in sweep(config, prune, model, batches, calibration, files):
+        print_result(result, model)
+        results.append(result)
+    write_results(config, prune, model, results, files)
     print("\nFiles of this run:", *files.existing(), sep="\n  ")
+    if any(r.ratio in prune.save_pruned and r.size is None for r in results):
+        raise RunError("--save_pruned: not all is saved; mend that, then give the command again")
+
+
+def sweep(
+    config: Config,
+    prune: PruneConfig,
+    model: nn.Module,
+    batches: Batches,
+    calibration: Sequence[Tensor],
+    files: RunFiles,
+) -> Iterator[PrunedResult]:
+    """Prune the model in place at each ratio, test it, and save it where that is asked for."""
+    ranking = MagnitudeRanking(model, prune.allocation, prune.prune_scope)
+    for ratio in sorted({*RATIOS, *prune.save_pruned}):
+        remaining = len(ranking.weights) - ranking.prune(ratio)
+        measured = {"accuracy": evaluate(model, batches, config.precision)}
+        with recalibrated(model, calibration, config.precision):
+            if calibration:
+                measured["recalibrated"] = evaluate(model, batches, config.precision)
+            size = None
+            if ratio in prune.save_pruned:
+                pruning = dataclasses.asdict(prune) | measured | {"sparsity": ratio}
+                try:
+                    size = write_pruned(files.pruned(plain(ratio)), model, config, pruning)
+                except RunError as error:
+                    warn(str(error))
+        zeros = zeros_by_parameter(model)
+        yield PrunedResult(ratio, remaining, len(ranking.weights), zeros, size=size, **measured)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, Config, PruneConfig)
     parser.add_model_path()
-    return exit_status(lambda: test(vars(parser.parse_args(argv))))
+    parser.add_argument("--compare", nargs="+", type=Path, metavar="CSV",
+                        help="tables in saved_logs/SFW_prune_test/: draw them in one picture and"
+                        " print one table, instead; goes with --output_dir alone")  # fmt: skip
+
+    def run() -> None:
+        given = vars(parser.parse_args(argv))
+        (compare if "compare" in given else test)(given)
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ What is already there is not run again, so that the same command goes on where i
 Writes one picture and one table to saved_logs/comparison/.
 """
 
-import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,11 @@ from models import ARCHITECTURES
 from test_prune import test
 from train_prune import train
 from utils.cli import Parser
+from utils.comparison import comparison_files, read_table, write_comparison
 from utils.config import Config, file_name
 from utils.errors import UserError, exit_status
-from utils.files import RunFiles, atomic_write, check_writable
-from utils.plots import Curves, plot_comparison
+from utils.files import RunFiles, check_writable
+from utils.plots import Curves
 
 ARCHS = ("ResNet18", "VGG16")
 METHODS: dict[str, dict[str, Any]] = {
@@ -33,7 +33,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "SFW": dict(),
     "SFW with SFW-Init": dict(sfw_init=1),
 }  # fmt: skip
-SHOWN = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
 
 
 def compare(given: dict[str, Any]) -> None:
@@ -55,42 +54,16 @@ def compare(given: dict[str, Any]) -> None:
     joined = {name: "+".join(map(str, values)).replace(" ", "-") for name, values in lists.items()}
     name = file_name({"data": first.data} | chosen | joined)
     files = RunFiles(first.output_dir, name)
-    picture, table = files.comparison(".png"), files.comparison(".md")
-    check_writable([picture, table], "--output_dir")
+    check_writable(comparison_files(files), "--output_dir")
     curves: Curves = {}
     for (arch, method, seed), config in configs.items():
         print(f"\n== {arch}, {method}, seed {seed} ==", flush=True)
         train(config)  # no finished model is trained again
-        if not (accuracies := read_accuracies(config)):
+        tested = config.files.prune_test(".csv")
+        if not tested.is_file():
             test(given | METHODS[method] | dict(arch=arch, seed=seed))
-            accuracies = read_accuracies(config)
-        curves.setdefault(f"{arch}, {method}", []).append(accuracies)
-    plot_comparison(picture, curves, name)
-    text = comparison_table(curves)
-    with atomic_write(table) as file:
-        file.write(text)
-    print(f"\n{text}\nFiles of this comparison:", picture, table, sep="\n  ")
-
-
-def read_accuracies(config: Config) -> dict[float, float]:
-    """Accuracy by pruning ratio, as test_prune.py wrote it; empty where that is missing."""
-    path = config.files.prune_test(".csv")
-    rows = csv.DictReader(path.read_text().splitlines() if path.is_file() else [])
-    return {float(row["sparsity"]): float(row["accuracy"]) for row in rows}
-
-
-def comparison_table(curves: Curves) -> str:
-    """A row for each curve: the mean over its seeds, and their range where there are several."""
-    lines = ["| weights removed | " + " | ".join(f"{ratio:.0%}" for ratio in SHOWN) + " |"]
-    lines.append("| --- |" + " --- |" * len(SHOWN))
-    for label, runs in curves.items():
-        cells = []
-        for ratio in SHOWN:
-            found = [run[ratio] for run in runs]
-            spread = f" ({min(found):.2f} to {max(found):.2f})" if len(found) > 1 else ""
-            cells.append(f"{sum(found) / len(found):.2f}{spread}")
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        curves.setdefault(f"{arch}, {method}", []).append(read_table(tested)["accuracy"])
+    write_comparison(files, curves)
 
 
 def main(argv: list[str] | None = None) -> int:

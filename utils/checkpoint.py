@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from models import build_model
-from utils.config import Config, plain
+from utils.config import Config, file_name, plain
 from utils.datasets import DATASETS
 from utils.errors import UserError
 from utils.files import RunFiles, atomic_write
+from utils.pruned_file import looks_packed, pack, unpack
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,21 @@ def model_contents(
     model: nn.Module, config: Config, epoch: int, metrics: dict[str, Any]
 ) -> dict[str, Any]:
     """What a model file holds: plain types and tensors, so that `weights_only` loading works."""
-    versions = {
-        "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
-    }  # fmt: skip
     return {
         "state_dict": {k: v.cpu().contiguous() for k, v in model.state_dict().items()},
         "config": config.as_dict(),
         "epoch": epoch,
         "metrics": metrics,
-        "versions": {name: str(version) for name, version in versions.items()},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """What the bits of a result depend on."""
+    found = {
+        "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
+    }  # fmt: skip
+    return {name: str(version) for name, version in found.items()}
 
 
 def write_contents(path: Path, contents: dict[str, Any], keep_former: Path | None = None) -> None:
@@ -66,8 +72,21 @@ def write_contents(path: Path, contents: dict[str, Any], keep_former: Path | Non
         file.write(serialised.getbuffer())
 
 
+def write_pruned(path: Path, model: nn.Module, config: Config, pruning: dict[str, Any]) -> int:
+    """Write a pruned model; `pruning` is how it was pruned and what it reached, in plain types.
+
+    Returns the file's size in bytes; raises RunError if the disk does not take it.
+    """
+    contents = {"state_dict": model.state_dict(), "config": config.changing_weights(),
+                "pruning": pruning, "versions": versions()}  # fmt: skip
+    packed = pack(contents)
+    with atomic_write(path, "wb") as file:
+        file.write(packed)
+    return len(packed)
+
+
 def read_contents(path: Path, way_out: str) -> tuple[dict[str, Any], "hashlib._Hash"]:
-    """What a model or resume file holds, and a checksum of its bytes; executes nothing.
+    """What a model, pruned or resume file holds, and a checksum of its bytes; executes nothing.
 
     Raises DamagedFileError for a file that is not as it was written, and UserError for what cannot
     be read or is no such file; both end in `way_out`.
@@ -80,6 +99,11 @@ def read_contents(path: Path, way_out: str) -> tuple[dict[str, Any], "hashlib._H
         raise UserError(f"{path}: cannot be read ({error.strerror}); {way_out}") from None
     if problem := _damage(content):
         raise DamagedFileError(f"{path}: {problem}; {way_out}")
+    if looks_packed(content):
+        try:
+            return unpack(content), hashlib.sha256(content)
+        except ValueError as error:
+            raise DamagedFileError(f"{path}: {error}; {way_out}") from None
     try:
         with warnings.catch_warnings(action="ignore"):
             contents = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -110,8 +134,9 @@ def load_trained(given: dict[str, Any], model_path: Path | None) -> TrainedModel
     """The model at `model_path`, or else the one that training with the settings `given` wrote.
 
     Settings that change the weights come from the file; `given`, those of the command line, must
-    not contradict them. A bare state dict holds no settings: there `given` says what it is, and a
-    result is named after the file. Raises UserError when there is no such model.
+    not contradict them. A bare state dict holds no settings: there `given` says what it is. Results
+    of a bare state dict or a pruned model are named after its file. Raises UserError when there is
+    no such model.
     """
     path, files, wanted = model_path, None, given
     if path is None:
@@ -127,7 +152,9 @@ def load_trained(given: dict[str, Any], model_path: Path | None) -> TrainedModel
     )
     saved = contents.get("config")
     config = Config(**(given if saved is None else _settings(path, saved, wanted, given)))
-    if saved is not None:
+    if "pruning" in contents:
+        files = RunFiles(config.output_dir, file_name({}, path.stem))
+    elif saved is not None:
         files = config.files
     elif files is None:
         digest.update(config.run_name.encode())

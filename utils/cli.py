@@ -1,4 +1,4 @@
-"""The command line of the three scripts, made from the fields of Config."""
+"""The command line of the three scripts, made from the fields of Config and PruneConfig."""
 
 import argparse
 import dataclasses
@@ -12,17 +12,18 @@ GROUPS = {
     "data": "data",
     "training": "network and training",
     "method": "method: optimizer and feasible region",
+    "pruning": "pruning",
     "machine": "machine and files",
 }
 
 
 class Parser(argparse.ArgumentParser):
-    """Knows every setting of Config; keeps only what the command line gives.
+    """Knows the settings of some dataclasses; keeps only what the command line gives.
 
     Raises UserError instead of printing a usage text.
     """
 
-    def __init__(self, description: str | None) -> None:
+    def __init__(self, description: str | None, *settings: type) -> None:
         super().__init__(
             description=description,
             allow_abbrev=False,
@@ -30,22 +31,31 @@ class Parser(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,
             usage="%(prog)s [--flag value ...]",
         )
-        self.groups = {key: self.add_argument_group(title) for key, title in GROUPS.items()}
-        for setting in dataclasses.fields(Config):
-            choices, default = setting.metadata["choices"], setting.default
-            group = self.groups[setting.metadata["group"]]
-            if setting.metadata["type"] is bool:
-                group.add_argument(
-                    f"--{setting.name}", action="store_true", help=setting.metadata["help"]
-                )
-                continue
-            stated = "" if setting.name == "color_channel" else f" (default: {plain(default)})"
+        fields = [f for kind in settings or (Config,) for f in dataclasses.fields(kind)]
+        used = {setting.metadata["group"] for setting in fields}
+        self.groups = {
+            key: self.add_argument_group(title) for key, title in GROUPS.items() if key in used
+        }
+        for setting in fields:
+            self._add(setting)
+
+    def _add(self, setting: dataclasses.Field) -> None:
+        choices, default = setting.metadata["choices"], setting.default
+        group = self.groups[setting.metadata["group"]]
+        if setting.metadata["type"] is bool:
             group.add_argument(
-                f"--{setting.name}",
-                type=setting.metadata["type"],
-                metavar=f"{{{','.join(map(str, choices))}}}" if choices else _metavar(setting),
-                help=setting.metadata["help"] + stated,
+                f"--{setting.name}", action="store_true", help=setting.metadata["help"]
             )
+            return
+        unstated = setting.name == "color_channel" or setting.metadata["several"]
+        stated = "" if unstated else f" (default: {plain(default)})"
+        group.add_argument(
+            f"--{setting.name}",
+            type=setting.metadata["type"],
+            nargs="+" if setting.metadata["several"] else None,
+            metavar=f"{{{','.join(map(str, choices))}}}" if choices else _metavar(setting),
+            help=setting.metadata["help"] + stated,
+        )
 
     def add_model_path(self) -> None:
         """Add --model_path, for a script that tests a trained model."""

@@ -1,4 +1,4 @@
-"""A run's settings: one frozen dataclass, from which flags, names and the log are made."""
+"""A run's settings: frozen dataclasses, from which flags, names and the log are made."""
 
 import dataclasses
 import hashlib
@@ -10,12 +10,14 @@ from typing import Any
 from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES
 from optim import LR_SCHEMES, RESCALES
+from utils.allocation import ALLOCATIONS, SCOPES
 from utils.datasets import DATASETS
 from utils.errors import UserError
 from utils.files import RunFiles
 
 LARGEST_INT = 2**31 - 1
 LABELS = {"arch": "model"}  # in names and logs, where it is not the flag's
+NAMED_ALWAYS = ("data", "arch", "optimizer", "constraint")  # in names, defaults or not
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,11 @@ def _setting(
     choices: Iterable[Any] | None = None,
     allowed: Range | None = None,
     changes_weights: bool = True,
+    several: bool = False,
 ) -> Any:
-    """A field of Config: the flag of its name, its part of the help, and the values it takes."""
+    """A field of settings: the flag of its name, its part of the help, and the values it takes."""
     metadata = {
-        "group": group, "help": help, "type": type, "allowed": allowed,
+        "group": group, "help": help, "type": type, "allowed": allowed, "several": several,
         "choices": None if choices is None else tuple(choices), "changes_weights": changes_weights,
     }  # fmt: skip
     return field(default=default, metadata=metadata)
@@ -166,11 +169,9 @@ class Config:
         """
         parts = {}
         for setting in dataclasses.fields(self):
-            value, default = getattr(self, setting.name), setting.default
-            if setting.name == "color_channel":
-                default = DATASETS[self.data].channels
-            always = setting.name in ("data", "arch", "optimizer", "constraint")
-            if setting.metadata["changes_weights"] and (always or value != default):
+            value = getattr(self, setting.name)
+            told = setting.name in NAMED_ALWAYS or value != default_of(setting, self.data)
+            if setting.metadata["changes_weights"] and told:
                 parts[LABELS.get(setting.name, setting.name)] = value
         return file_name(parts)
 
@@ -197,12 +198,54 @@ class Config:
         }
 
 
-def file_name(parts: dict[str, Any]) -> str:
-    """A name that spells out `parts`; a long one is cut and ends in a checksum of the whole."""
-    name = "_".join(f"{label}={plain(value)}" for label, value in parts.items())
+@dataclass(frozen=True)
+class PruneConfig:
+    """How test_prune.py prunes. Raises UserError when a value makes no sense."""
+
+    # fmt: off
+    allocation: str = _setting(
+        "global", "pruning", "how the zeros are spread over the tensors: one threshold for all, the"
+        " same fraction of each, Erdos-Renyi-Kernel, or LAMP", choices=ALLOCATIONS)
+    prune_scope: str = _setting(
+        "all", "pruning", "what is pruned, and what a ratio is a fraction of: all parameters, or"
+        " the weights alone, without biases and BatchNorm", choices=SCOPES)
+    bn_recalibrate: int = _setting(
+        0, "pruning", "also test with BatchNorm's statistics measured anew, after pruning, on this"
+        " many training images", type=int, allowed=Range(0, LARGEST_INT))
+    save_pruned: tuple[float, ...] = _setting(
+        (), "pruning", "save the model pruned at these ratios, as small safetensors files",
+        type=float, allowed=Range(0, 1, excluded=(1,)), several=True, changes_weights=False)
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        for setting in dataclasses.fields(self):
+            _check(setting, getattr(self, setting.name))
+
+    def in_name(self) -> dict[str, Any]:
+        """The settings, by name, that are not the default and change what is measured."""
+        changing = [f for f in dataclasses.fields(self) if f.metadata["changes_weights"]]
+        values = {f.name: getattr(self, f.name) for f in changing}
+        return {f.name: values[f.name] for f in changing if values[f.name] != f.default}
+
+
+SETTINGS = {f.name: f for kind in (Config, PruneConfig) for f in dataclasses.fields(kind)}
+
+
+def file_name(parts: dict[str, Any], start: str | None = None) -> str:
+    """A name that spells out `parts`; a long one is cut and ends in a checksum of the whole.
+
+    `start`, another name, comes before them.
+    """
+    spelled = [f"{label}={plain(value)}" for label, value in parts.items()]
+    name = "_".join(spelled if start is None else [start, *spelled])
     if len(name) > 184:
         name = f"{name[:160]}_sha256={hashlib.sha256(name.encode()).hexdigest()[:16]}"
     return name
+
+
+def default_of(setting: dataclasses.Field, data: str) -> Any:
+    """A setting's default for a data set, which brings its own number of channels."""
+    return DATASETS[data].channels if setting.name == "color_channel" else setting.default
 
 
 def plain(value: Any) -> str:
@@ -213,6 +256,14 @@ def plain(value: Any) -> str:
 
 
 def _check(setting: dataclasses.Field, value: Any) -> None:
+    if setting.metadata["several"]:
+        for one in value:
+            _check_one(setting, one)
+    else:
+        _check_one(setting, value)
+
+
+def _check_one(setting: dataclasses.Field, value: Any) -> None:
     allowed, choices = setting.metadata["allowed"], setting.metadata["choices"]
     if allowed is not None and type(value) not in (int, setting.metadata["type"]):
         raise UserError(f"--{setting.name} {value!r}: must be a number {allowed}")

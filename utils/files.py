@@ -48,6 +48,13 @@ class RunFiles:
     def prune_test(self, suffix: str) -> Path:
         return self._log("SFW_prune_test", suffix)
 
+    def layer_sparsity(self, suffix: str) -> Path:
+        return self._log("layer_sparsity", suffix)
+
+    def pruned(self, sparsity: str) -> Path:
+        """`sparsity` may be a pattern."""
+        return self.output_dir / "saved_models" / f"{self.run}_sparsity={sparsity}.safetensors"
+
     def weight_distribution(self, suffix: str) -> Path:
         return self._log("weight_distribution", suffix)
 
@@ -57,8 +64,10 @@ class RunFiles:
     def existing(self) -> list[Path]:
         """The files that this run has so far, in the order of the three scripts."""
         paths = [self.model, self.train_log, self.scales_plot]
-        for test in (self.prune_test, self.weight_distribution):
+        for test in (self.prune_test, self.layer_sparsity, self.weight_distribution):
             paths += [test(suffix) for suffix in TEST_SUFFIXES]
+        pruned = self.pruned("*")
+        paths += sorted(pruned.parent.glob(glob.escape(pruned.name).replace("[*]", "*")))
         return [path for path in paths if path.is_file()]
 
     def _log(self, folder: str, suffix: str) -> Path:

@@ -3,13 +3,15 @@
 import csv
 import dataclasses
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from optim.sfw_init import Report
-from utils.config import LABELS, Config, plain
+from utils.config import LABELS, SETTINGS, Config, PruneConfig, plain
+from utils.datasets import DATASETS
 from utils.files import atomic_write
 
 
@@ -74,8 +76,42 @@ def distribution_line(threshold: float, above: int) -> str:
     return f"Weight_Distribution >{plain(threshold)} {above}"
 
 
-def prune_line(ratio: float, accuracy: float) -> str:
-    return f"Prune Ratio {plain(ratio)} Test Accuracy {accuracy:.2f}"
+def logged_settings(log: str) -> dict[str, str]:
+    """The settings that tell runs apart, by name, as a test's log spells them in its first lines.
+
+    What it does not tell is the default. Raises ValueError when it tells none.
+    """
+    first, *others = log.splitlines() or [""]
+    if not first.startswith("Configuration "):
+        raise ValueError("begins with no configuration")
+    told = " ".join([first, *(line for line in others[:1] if line.startswith("Pruning "))])
+    settings = {}
+    for name, setting in SETTINGS.items():
+        if setting.metadata["changes_weights"]:
+            found = re.search(rf" {LABELS.get(name, name)}:? (\S+)", told, re.IGNORECASE)
+            settings[name] = found[1] if found else plain(setting.default)
+    if settings["data"] not in DATASETS:
+        raise ValueError(f"names no data set, but {settings['data']}")
+    return settings
+
+
+def pruning_line(prune: PruneConfig) -> str | None:
+    """How a model is pruned, where that is not as by default."""
+    parts = [f"{name.title()}: {plain(value)}" for name, value in prune.in_name().items()]
+    return " ".join(["Pruning", *parts]) if parts else None
+
+
+def prune_line(ratio: float, accuracy: float, recalibrated: float | None = None) -> str:
+    line = f"Prune Ratio {plain(ratio)} Test Accuracy {accuracy:.2f}"
+    return line if recalibrated is None else f"{line} Recalibrated {recalibrated:.2f}"
+
+
+def pruned_file_line(ratio: float, size: int, path: Path) -> str:
+    return f"Pruned_Model {plain(ratio)} {size} bytes {path.name}"
+
+
+def emptied_line(ratio: float, name: str) -> str:
+    return f"Emptied {plain(ratio)} {name}"
 
 
 def weights_line(threshold: float, above: int) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from cycler import cycler
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -17,21 +19,26 @@ matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spin
 # By label, the accuracies of each run by pruning ratio.
 Curves = dict[str, list[dict[float, float]]]
 
+COLOURS = matplotlib.rcParams["axes.prop_cycle"]
 BINS_PER_DECADE = 10
 SMALLEST_DECADE = -10
 
 
 def plot_pruning(
-    path: Path, ratios: Sequence[float], accuracies: Sequence[float], run: str
+    path: Path, ratios: Sequence[float], curves: dict[str, Sequence[float]], run: str
 ) -> None:
-    """Accuracy against sparsity, both in percent: the whole range, and 90 to 99 % beside it."""
+    """Accuracy against sparsity, both in percent: the whole range, and 90 to 99 % beside it.
+
+    `curves` has accuracies by label; the first of them begins with the dense network's.
+    """
     sparsities = [100 * ratio for ratio in ratios]
-    dense = accuracies[0]
+    dense = next(iter(curves.values()))[0]
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     whole, high = figure.subplots(1, 2)
     for axes in (whole, high):
         axes.axhline(dense, color="0.5", linestyle="--", label=f"dense: {dense:.2f} %")
-        axes.plot(sparsities, accuracies, "o-", markersize=4, label="pruned in one shot")
+        for label, accuracies in curves.items():
+            axes.plot(sparsities, accuracies, "o-", markersize=4, label=label)
         axes.set_xlabel("sparsity: weights removed, %")
         axes.set_ylabel("test accuracy, %")
         axes.grid(alpha=0.3)
@@ -39,7 +46,10 @@ def plot_pruning(
     whole.legend(loc="lower left")
     high.set_xlim(89.7, 99.3)
     high.set_xticks(range(90, 100))
-    shown = [a for s, a in zip(sparsities, accuracies, strict=True) if s >= 89.9] + [dense]
+    shown = [
+        a for values in curves.values() for s, a in zip(sparsities, values, strict=True)
+        if s >= 89.9
+    ] + [dense]  # fmt: skip
     margin = max(0.08 * (max(shown) - min(shown)), 0.5)
     high.set_ylim(min(shown) - margin, max(shown) + margin)
     high.set_title("90 to 99 %", fontsize=9)
@@ -51,21 +61,46 @@ def plot_comparison(path: Path, curves: Curves, title: str) -> None:
 
     The right half shows 80 to 99 %.
     """
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = Figure(figsize=(11, 4.6 + 0.2 * len(curves)), layout="constrained")
     for axes, low in zip(figure.subplots(1, 2, sharey=True), (0, 80), strict=True):
+        axes.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * COLOURS)
         for label, runs in curves.items():
-            ratios = [ratio for ratio in runs[0] if 100 * ratio >= low - 0.5]
+            common = set.intersection(*(set(run) for run in runs))
+            ratios = sorted(ratio for ratio in common if 100 * ratio >= low - 0.5)
             values = np.array([[run[ratio] for ratio in ratios] for run in runs])
             sparsities = [100 * ratio for ratio in ratios]
-            (line,) = axes.plot(sparsities, values.mean(0), "o-", markersize=3.5, label=label)
+            (line,) = axes.plot(sparsities, values.mean(0), marker="o", markersize=3.5, label=label)
             axes.fill_between(
                 sparsities, values.min(0), values.max(0), color=line.get_color(), alpha=0.2
             )
         axes.set_xlabel("sparsity: weights removed, %")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("test accuracy, %")
-    figure.axes[0].legend(loc="lower left")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    labels = ["\n".join(textwrap.wrap(label, 150)) for label in labels]
+    figure.legend(handles, labels, loc="outside lower center", fontsize=8)
     _save(figure, path, title)
+
+
+def plot_layer_sparsity(
+    path: Path, ratios: Sequence[float], left: dict[str, Sequence[float]], run: str
+) -> None:
+    """A heat map of the fraction of its entries that each parameter has left at each ratio.
+
+    A cross is where none is left.
+    """
+    values = np.array(list(left.values()))
+    figure = Figure(figsize=(9, 1.8 + 0.16 * len(left)), layout="constrained")
+    axes = figure.subplots()
+    least = min(values[values > 0].min(initial=0.1), 0.1)
+    mesh = axes.pcolormesh(values, cmap="viridis", norm=LogNorm(least, 1))
+    rows, columns = np.nonzero(values == 0)
+    axes.plot(columns + 0.5, rows + 0.5, "x", color="black", markersize=4)
+    axes.set_xticks(np.arange(len(ratios)) + 0.5, [f"{100 * r:.6g}" for r in ratios], fontsize=7)
+    axes.set_xlabel("sparsity of the network: weights removed, %")
+    _name_rows(axes, list(left))
+    figure.colorbar(mesh, ax=axes, label="fraction left (cross: none)", pad=0.01)
+    _save(figure, path, run)
 
 
 def plot_distribution(path: Path, model: nn.Module, run: str) -> None:
@@ -114,9 +149,13 @@ def _draw_rows(
 ) -> None:
     shares = (rows / rows.sum(1, keepdim=True).clamp(min=1)).numpy()
     mesh = axes.pcolormesh(edges, range(len(names) + 1), shares, cmap="viridis")
+    _name_rows(axes, names)
+    axes.figure.colorbar(mesh, ax=axes, label="share", pad=0.01)
+
+
+def _name_rows(axes: matplotlib.axes.Axes, names: list[str]) -> None:
     axes.set_yticks([i + 0.5 for i in range(len(names))], names, fontsize=6)
     axes.invert_yaxis()
-    axes.figure.colorbar(mesh, ax=axes, label="share", pad=0.01)
 
 
 def _save(figure: Figure, path: Path, run: str) -> None:

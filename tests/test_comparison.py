@@ -1,0 +1,119 @@
+"""Several runs in one picture and one table."""
+
+import pytest
+
+from utils.comparison import labels_of, settings_of
+from utils.config import Config, PruneConfig
+from utils.logs import configuration_line, pruning_line
+from utils.prune import RATIOS
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes what test_prune.py would: table(name, accuracy, **settings) gives the table's path."""
+
+    def write(name, accuracy=90.0, prune=None, recalibrated=None, **settings):
+        path = tmp_path / f"{name}.csv"
+        lines = [configuration_line(Config(**settings))]
+        if prune is not None:
+            lines.append(pruning_line(PruneConfig(**prune)))
+        path.with_suffix(".log").write_text("\n".join([*lines, "Prune Ratio 0 Test Accuracy 1"]))
+        columns = {"accuracy": accuracy} | ({"recalibrated": recalibrated} if recalibrated else {})
+        rows = [",".join(["sparsity", "remaining", "parameters", *columns])]
+        rows += [",".join(map(str, [ratio, 1, 2, *columns.values()])) for ratio in RATIOS]
+        path.write_text("\n".join(rows) + "\n")
+        return path
+
+    return write
+
+
+def labels(*paths):
+    return labels_of([settings_of(path) for path in paths], paths)
+
+
+def test_runs_are_labelled_by_what_differs(table):
+    sgd = dict(optimizer="SGD", constraint="unconstraints", lr=0.1, mode=None)
+    assert labels(table("a", seed=3), table("b", seed=3, tau=5.0)) == ["tau=15", "tau=5"]
+    assert labels(table("a"), table("b", **sgd)) == [
+        "SFW k_sparse_constraints", "SGD unconstraints lr=0.1 mode=None",
+    ]  # fmt: skip
+    pruned = table("c", prune=dict(allocation="lamp", bn_recalibrate=9))
+    assert labels(table("a", arch="Mlp"), pruned) == [
+        "Mlp", "ResNet18 allocation=lamp bn_recalibrate=9",
+    ]  # fmt: skip
+
+
+def test_what_does_not_change_a_result_is_no_label(table):
+    paths = table("a", test_batchsize=7, resume="never"), table("b", seed=1)
+    assert labels(*paths) == ["seed=0", "seed=1"]
+
+
+def test_the_channels_of_a_data_set_are_no_label(table):
+    assert labels(table("a", data="mnist"), table("b")) == ["mnist", "cifar10"]
+
+
+def test_runs_of_the_same_settings_are_labelled_by_their_names(table):
+    paths = table("run_one"), table("run_two"), table("three", seed=1)
+    assert labels(*paths) == ["seed=0 (one)", "seed=0 (two)", "seed=1"]
+
+
+def test_one_picture_and_one_table_are_made(quick, table, tmp_path):
+    tables = table("a", 91.25), table("b", 85.5, recalibrated=88.0, seed=1)
+    status, out, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
+    assert (status, err) == (0, "")
+    (path,) = (tmp_path / "saved_logs" / "comparison").glob("*.md")
+    assert path.read_text() in out
+    rows = path.read_text().splitlines()[2:]
+    assert [row.split(" | ")[:2] for row in rows] == [
+        ["| seed=0", "91.25"], ["| seed=1", "85.50"],
+        ["| seed=1, BatchNorm recalibrated", "88.00"],
+    ]  # fmt: skip
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_many_runs_are_compared(quick, table, tmp_path):
+    tables = [table(f"run{seed}", 50 + seed, seed=seed) for seed in range(25)]
+    status, _, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
+    assert (status, err) == (0, "")
+
+
+def test_tables_that_test_prune_wrote_are_compared(quick, trained):
+    flags = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "2", "--output_dir", trained)
+    for allocation in ("global", "uniform"):
+        quick("test_prune.py", *flags, "--allocation", allocation)
+    tables = (trained / "saved_logs" / "SFW_prune_test").glob("*.csv")
+    status, out, _ = quick("test_prune.py", "--compare", *tables, "--output_dir", trained)
+    assert status == 0
+    assert "| allocation=global |" in out and "| allocation=uniform |" in out
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), "a.csv cannot be read (No such file"),
+        (lambda path: path.with_suffix(".log").unlink(), "a.log, which is to tell the run's"),
+        (lambda path: path.with_suffix(".log").write_text(""), "begins with no configuration"),
+        (
+            lambda path: path.with_suffix(".log").write_text("Configuration Data: none"),
+            "names no data set, but none",
+        ),
+        (lambda path: path.write_text(""), "a.csv is no table of accuracy"),
+        (lambda path: path.write_text("threshold,above\n1,2\n"), "a.csv is no table of accuracy"),
+        (lambda path: path.write_text("sparsity,accuracy\n0,90\n"), "is no table of accuracy"),
+        (lambda path: path.write_bytes(b"\xff\xfe\0"), "is no table of accuracy"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(spoil, message, quick, table, tmp_path):
+    path = table("a")
+    spoil(path)
+    result = quick("test_prune.py", "--compare", table("b"), path, "--output_dir", tmp_path / "new")
+    assert result[0] == 2
+    assert result[2].startswith("error: --compare: ") and result[2].count("\n") == 1
+    assert message in result[2]
+    assert not (tmp_path / "new").exists()
+
+
+def test_settings_beside_compare_are_refused(quick, table):
+    result = quick("test_prune.py", "--compare", table("a"), "--seed", 1)
+    assert result[0] == 2
+    assert result[2].startswith("error: --seed: --compare takes the settings from its runs' logs")

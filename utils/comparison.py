@@ -1,0 +1,130 @@
+"""Several runs' tables of accuracy against sparsity, in one picture and one table."""
+
+import csv
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.config import LABELS, NAMED_ALWAYS, SETTINGS, Config, default_of, file_name, plain
+from utils.errors import UserError
+from utils.files import RunFiles, atomic_write, check_writable
+from utils.logs import logged_settings
+from utils.plots import Curves, plot_comparison
+
+SHOWN = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
+
+
+def compare(given: dict[str, Any]) -> None:
+    """Draw the tables given["compare"] together, each labelled by what tells it apart."""
+    paths = list(dict.fromkeys(given.pop("compare")))
+    output_dir = given.pop("output_dir", Config.output_dir)
+    if given:
+        raise UserError(f"--{next(iter(given))}: --compare takes the settings from its runs' logs")
+    settings = [settings_of(path) for path in paths]
+    labels = labels_of(settings, paths)
+    curves: Curves = {}
+    for path, label in zip(paths, labels, strict=True):
+        table = read_table(path)
+        curves[label] = [table["accuracy"]]
+        if "recalibrated" in table:
+            curves[f"{label}, BatchNorm recalibrated"] = [table["recalibrated"]]
+    first = settings[0]
+    common = {LABELS.get(name, name): first[name] for name in NAMED_ALWAYS
+              if all(own[name] == first[name] for own in settings)}  # fmt: skip
+    digest = hashlib.sha256("\n".join(path.name for path in paths).encode()).hexdigest()[:16]
+    files = RunFiles(output_dir, file_name(common | {"runs": len(paths), "sha256": digest}))
+    write_comparison(files, curves)
+
+
+def write_comparison(files: RunFiles, curves: Curves) -> None:
+    """Write and print the picture and the table of a comparison."""
+    picture, table = comparison_files(files)
+    check_writable([picture, table], "--output_dir")
+    plot_comparison(picture, curves, files.run)
+    text = comparison_table(curves)
+    with atomic_write(table) as file:
+        file.write(text)
+    print(f"\n{text}\nFiles of this comparison:", picture, table, sep="\n  ")
+
+
+def comparison_files(files: RunFiles) -> list[Path]:
+    """The picture and the table that a comparison writes."""
+    return [files.comparison(suffix) for suffix in (".png", ".md")]
+
+
+def comparison_table(curves: Curves) -> str:
+    """A row for each curve: the mean over its runs, and their range where there are several."""
+    lines = ["| weights removed | " + " | ".join(f"{ratio:.0%}" for ratio in SHOWN) + " |"]
+    lines.append("| --- |" + " --- |" * len(SHOWN))
+    for label, runs in curves.items():
+        cells = []
+        for ratio in SHOWN:
+            found = [run[ratio] for run in runs]
+            spread = f" ({min(found):.2f} to {max(found):.2f})" if len(found) > 1 else ""
+            cells.append(f"{sum(found) / len(found):.2f}{spread}")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def read_table(path: Path) -> dict[str, dict[float, float]]:
+    """By column, the accuracies by ratio in a table that test_prune.py wrote.
+
+    Raises UserError for anything else.
+    """
+    try:
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+        columns = [name for name in ("accuracy", "recalibrated") if name in rows[0]]
+        table = {n: {float(row["sparsity"]): float(row[n]) for row in rows} for n in columns}
+        if not all(ratio in table["accuracy"] for ratio in SHOWN):
+            raise ValueError
+    except OSError as error:
+        raise UserError(f"--compare: {path} cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError, IndexError):
+        raise UserError(
+            f"--compare: {path} is no table of accuracy that test_prune.py wrote to"
+            " saved_logs/SFW_prune_test/"
+        ) from None
+    return table
+
+
+def settings_of(path: Path) -> dict[str, str]:
+    """The settings, by name, of the run with this table, from the log beside it.
+
+    Raises UserError when there is no such log.
+    """
+    log = path.with_suffix(".log")
+    try:
+        return logged_settings(log.read_text(errors="replace"))
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    except ValueError as error:
+        problem = str(error)
+    raise UserError(f"--compare: {log}, which is to tell the run's settings, {problem}")
+
+
+def labels_of(settings: Sequence[dict[str, str]], paths: Sequence[Path]) -> list[str]:
+    """What tells each run from the others: its settings that not all share.
+
+    Those at their defaults are left out, unless all of them are.
+    """
+    differing = [name for name in settings[0] if len({s[name] for s in settings}) > 1]
+    labels = []
+    for own, path in zip(settings, paths, strict=True):
+        parts = {name: own[name] if name in NAMED_ALWAYS else f"{name}={own[name]}"
+                 for name in differing}  # fmt: skip
+        telling = [
+            part for name, part in parts.items()
+            if name in NAMED_ALWAYS or own[name] != plain(default_of(SETTINGS[name], own["data"]))
+        ]  # fmt: skip
+        labels.append(" ".join(telling or parts.values()) or path.stem)
+    return [_unique(labels, paths, i) for i in range(len(labels))]
+
+
+def _unique(labels: Sequence[str], paths: Sequence[Path], i: int) -> str:
+    """The label of run i; among equal ones, with what its path has apart from theirs."""
+    equals = [str(p.with_suffix("")) for p, x in zip(paths, labels, strict=True) if x == labels[i]]
+    shared = os.path.commonprefix(equals)  # noqa: RUF071 - of names, too, not of folders alone
+    own = str(paths[i].with_suffix("")).removeprefix(shared).strip("_/")
+    return f"{labels[i]} ({own})" if own else labels[i]

@@ -1,0 +1,118 @@
+"""Files of pruned models: safetensors of the entries that are left, and of where they lie.
+
+A tensor NAME with enough zeros is stored as two: NAME:values, its other entries in order, and
+where they lie, as NAME:mask, a bit for each entry of the tensor, or as NAME:gaps, a byte for each
+value and now and then one more, whichever is smaller. Other tensors are stored as they are.
+Settings and accuracy are JSON in the header; nothing in the file is ever executed.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+FORMAT = "pruned model, version 1"
+LARGEST_GAP = 254
+SKIP = 255  # among gaps: so many zeros with no value after them
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def pack(contents: dict[str, Any]) -> bytes:
+    """The bytes of a file that holds `contents`: "state_dict", and plain types by other keys."""
+    state = contents["state_dict"]
+    tensors: dict[str, Tensor] = {}
+    for name, values in state.items():
+        tensors |= _compressed(name, values.detach().cpu().contiguous())
+    header = {key: value for key, value in contents.items() if key != "state_dict"}
+    header["shapes"] = {name: list(values.shape) for name, values in state.items()}
+    metadata = {key: json.dumps(value) for key, value in header.items()} | {"format": FORMAT}
+    return save(tensors, metadata | {"sha256": _digest(metadata, tensors)})
+
+
+def looks_packed(content: bytes) -> bool:
+    """Whether these are the first bytes of a safetensors file: a length, then JSON."""
+    return content[8:9] == b"{"
+
+
+def unpack(content: bytes) -> dict[str, Any]:
+    """What `pack` was given, every tensor dense again; raises ValueError, saying what is wrong."""
+    try:
+        tensors = load(content)
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except (SafetensorError, ValueError) as error:
+        raise ValueError("is damaged, or no safetensors file") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError("is a safetensors file, but not one that --save_pruned writes")
+    if metadata.pop("sha256", None) != _digest(metadata, tensors):
+        raise ValueError("is damaged: some of its bytes have changed")
+    del metadata["format"]
+    contents = {key: json.loads(text) for key, text in metadata.items()}
+    state = {}
+    for name, shape in contents.pop("shapes").items():
+        try:
+            state[name] = _dense(name, shape, tensors)
+        except Exception as error:  # whatever the parts of a forged file lead to
+            raise ValueError(f"is damaged: the parts of {name} do not fit together") from error
+    return contents | {"state_dict": state}
+
+
+def _compressed(name: str, values: Tensor) -> dict[str, Tensor]:
+    """The tensors that stand for a contiguous one called `name`."""
+    # As integers, so that -0 is kept.
+    filled = values.reshape(-1).view(INTEGERS[values.element_size()]).numpy() != 0
+    gaps, mask = _gaps(filled), np.packbits(filled)
+    places = {"mask": mask} if len(mask) <= len(gaps) else {"gaps": gaps}
+    left = values.reshape(-1)[torch.from_numpy(filled)]
+    parts = {key: torch.from_numpy(where) for key, where in places.items()} | {"values": left}
+    if sum(part.nbytes for part in parts.values()) >= values.nbytes:
+        return {name: values}
+    return {f"{name}:{key}": part for key, part in parts.items()}
+
+
+def _gaps(filled: np.ndarray) -> np.ndarray:
+    """For each place that is filled, how many before it are not, in bytes; SKIPs take long gaps,
+    and those after the last place, apart."""
+    places = np.append(np.flatnonzero(filled), len(filled))
+    skips, rest = np.divmod(np.diff(places, prepend=-1) - 1, SKIP)
+    gaps = np.full(int(skips.sum()) + len(rest), SKIP, np.uint8)
+    gaps[np.cumsum(skips + 1) - 1] = rest
+    return gaps[:-1]  # the last stands for no place
+
+
+def _dense(name: str, shape: list[int], tensors: Mapping[str, Tensor]) -> Tensor:
+    """The tensor that `_compressed` took apart."""
+    if name in tensors:
+        return tensors[name]
+    values, count = tensors[f"{name}:values"], math.prod(shape)
+    if f"{name}:mask" in tensors:
+        mask = tensors[f"{name}:mask"].numpy()
+        unaccounted = 8 * len(mask) - count
+        places = np.flatnonzero(np.unpackbits(mask))
+    else:
+        gaps = tensors[f"{name}:gaps"].numpy()
+        ends = np.cumsum(np.where(gaps == SKIP, SKIP, gaps.astype(np.int64) + 1))
+        unaccounted = count - (ends[-1] if len(ends) else 0)
+        places = ends[gaps != SKIP] - 1
+    if not 0 <= unaccounted <= LARGEST_GAP:  # a small file does not claim to be a large tensor
+        raise ValueError(f"{shape} are not the entries told of")
+    dense = torch.zeros(count, dtype=values.dtype)
+    dense[torch.from_numpy(places)] = values
+    return dense.view(shape)
+
+
+def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """A checksum of all that a file holds; safetensors has none of its own."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        values = tensors[name]
+        digest.update(f"{name} {values.dtype} {list(values.shape)}".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
