@@ -6,25 +6,27 @@ picture of accuracy against sparsity to saved_logs/SFW_prune_test/, and of where
 saved_logs/layer_sparsity/. With --compare it shows such tables of several runs together.
 """
 
+import copy
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from utils.batches import Batches
 from utils.checkpoint import load_trained, write_pruned
 from utils.cli import Parser
 from utils.comparison import compare
-from utils.config import Config, PruneConfig, file_name, plain
-from utils.datasets import load_dataset
+from utils.config import CORRECTIONS, Config, PruneConfig, file_name, plain
+from utils.datasets import Dataset, load_dataset
 from utils.device import pick_device, placed
 from utils.errors import RunError, UserError, exit_status, warn
 from utils.evaluate import evaluate
 from utils.files import TEST_SUFFIXES, RunFiles, check_writable
 from utils.prune import RATIOS, MagnitudeRanking, zeros_by_parameter
-from utils.recalibrate import batch_norms, calibration_batches, recalibrated
+from utils.recalibrate import batch_norms, calibration_batches, recalibrate
+from utils.repair import layers_with_weights, measure_signals, repair
 from utils.sweep import PrunedResult, print_heading, print_result, write_results
 
 
@@ -34,8 +36,7 @@ def test(given: dict) -> None:
     prune = PruneConfig(**{name: given.pop(name) for name in own})
     trained = load_trained(given, given.pop("model_path", None))
     config, device = trained.config, pick_device(trained.config.gpu)
-    if prune.bn_recalibrate and not batch_norms(trained.model):
-        raise UserError(f"--bn_recalibrate: {config.arch} has no BatchNorm; leave it out")
+    check_correction(prune, trained.model, config.arch)
     files = RunFiles(config.output_dir, file_name(prune.in_name(), trained.files.run))
     written = [files.prune_test(suffix) for suffix in TEST_SUFFIXES]
     written += [files.layer_sparsity(suffix) for suffix in (".csv", ".png")]
@@ -44,14 +45,13 @@ def test(given: dict) -> None:
     dataset = load_dataset(
         config.data, config.data_dir, config.color_channel, config.image_size
     ).to(device)
-    batches, calibration = dataset.test_batches(config.test_batchsize), []
-    if prune.bn_recalibrate:
-        calibration = calibration_batches(dataset, prune.bn_recalibrate, config.test_batchsize)
+    batches = dataset.test_batches(config.test_batchsize)
     model = placed(trained.model, device, config.precision)
+    correct = correction(prune, model, dataset, config)
 
     print_heading(config, prune, model)
     results = []
-    for result in sweep(config, prune, model, batches, calibration, files):
+    for result in sweep(config, prune, model, batches, correct, files):
         print_result(result, model)
         results.append(result)
     write_results(config, prune, model, results, files)
@@ -65,26 +65,55 @@ def sweep(
     prune: PruneConfig,
     model: nn.Module,
     batches: Batches,
-    calibration: Sequence[Tensor],
+    correct: Callable[[], None] | None,
     files: RunFiles,
 ) -> Iterator[PrunedResult]:
-    """Prune the model in place at each ratio, test it, and save it where that is asked for."""
+    """Prune the model in place at each ratio, test it, and save it where that is asked for.
+
+    `correct` changes the pruned model; it is tested without and with it then, and saved with it.
+    """
     ranking = MagnitudeRanking(model, prune.allocation, prune.prune_scope)
+    dense = None if correct is None else copy.deepcopy(model.state_dict())
     for ratio in sorted({*RATIOS, *prune.save_pruned}):
+        if dense is not None:
+            model.load_state_dict(dense)
         remaining = len(ranking.weights) - ranking.prune(ratio)
-        measured = {"accuracy": evaluate(model, batches, config.precision)}
-        with recalibrated(model, calibration, config.precision):
-            if calibration:
-                measured["recalibrated"] = evaluate(model, batches, config.precision)
-            size = None
-            if ratio in prune.save_pruned:
-                pruning = dataclasses.asdict(prune) | measured | {"sparsity": ratio}
-                try:
-                    size = write_pruned(files.pruned(plain(ratio)), model, config, pruning)
-                except RunError as error:
-                    warn(str(error))
+        accuracy, corrected, size = evaluate(model, batches, config.precision), None, None
+        if correct is not None:
+            correct()
+            corrected = evaluate(model, batches, config.precision)
+        if ratio in prune.save_pruned:
+            pruning = {"sparsity": ratio, "accuracy": accuracy, "corrected": corrected}
+            pruning |= {k: v for k, v in vars(prune).items() if k != "save_pruned"}
+            try:
+                size = write_pruned(files.pruned(plain(ratio)), model, config, pruning)
+            except RunError as error:
+                warn(str(error))
         zeros = zeros_by_parameter(model)
-        yield PrunedResult(ratio, remaining, len(ranking.weights), zeros, size=size, **measured)
+        yield PrunedResult(ratio, remaining, len(ranking.weights), zeros, accuracy, corrected, size)
+
+
+def check_correction(prune: PruneConfig, model: nn.Module, arch: str) -> None:
+    """Raise UserError for a correction that is not for this network."""
+    if prune.bn_recalibrate and not batch_norms(model):
+        raise UserError(f"--bn_recalibrate: {arch} has no BatchNorm; --repair is for such networks")
+    if prune.repair and batch_norms(model):
+        raise UserError(f"--repair: {arch} has BatchNorm, for which --bn_recalibrate does more")
+
+
+def correction(
+    prune: PruneConfig, model: nn.Module, dataset: Dataset, config: Config
+) -> Callable[[], None] | None:
+    """What --bn_recalibrate or --repair does to the model once it is pruned."""
+    if prune.corrected is None:
+        return None
+    flag = CORRECTIONS[prune.corrected]
+    count = getattr(prune, flag)
+    batches = calibration_batches(dataset, count, config.test_batchsize, f"--{flag}")
+    if prune.bn_recalibrate:
+        return lambda: recalibrate(model, batches, config.precision)
+    dense = measure_signals(model, batches, list(layers_with_weights(model)), config.precision)
+    return lambda: repair(model, dense, batches, config.precision)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -161,13 +161,39 @@ def test_a_layer_that_is_emptied_is_named(quick, resnet, tmp_path):
 def test_a_network_without_batch_norm_cannot_be_recalibrated(quick, trained):
     result = quick("test_prune.py", *DIGITS, "--bn_recalibrate", 20, "--output_dir", trained)
     assert result[0] == 2
-    assert result[2] == "error: --bn_recalibrate: Mlp has no BatchNorm; leave it out\n"
+    assert result[2].startswith("error: --bn_recalibrate: Mlp has no BatchNorm; ")
+
+
+def test_a_network_with_batch_norm_is_not_repaired(quick, resnet):
+    result = quick("test_prune.py", *resnet, "--repair", 20)
+    assert result[0] == 2
+    assert result[2].startswith("error: --repair: ResNet18 has BatchNorm, ")
+
+
+@pytest.mark.parametrize("scope", ["all", "weights"])
+def test_repairing_leaves_the_zeros_and_the_accuracies_without_it(scope, quick, trained, folders):
+    flags = (*DIGITS, "--prune_scope", scope, "--output_dir", trained)
+    assert quick("test_prune.py", *flags)[0] == 0
+    status, out, err = quick("test_prune.py", *flags, "--repair", 300)
+    assert status == 0, err
+    results, layers, _ = folders
+    for folder, columns in ((results, ["accuracy", "remaining"]), (layers, ["zeros", "parameter"])):
+        plain, repaired = (
+            read_csv(path) for path in sorted(folder.glob("*.csv"), key=lambda p: len(p.name))
+        )
+        for column in columns:
+            assert [row[column] for row in plain] == [row[column] for row in repaired]
+    (path,) = results.glob("*repair=300.csv")
+    assert list(read_csv(path)[0])[3:] == ["accuracy", "repaired"]
+    assert re.search(r"^sparsity +remaining +accuracy +repaired$", out, re.M)
 
 
 BAD_FLAGS = {
     "--allocation local": "--allocation local: choose one of global, uniform, erk, lamp",
     "--prune_scope some": "--prune_scope some: choose one of all, weights",
     "--bn_recalibrate -1": "--bn_recalibrate -1: must be at least 0",
+    "--repair -1": "--repair -1: must be at least 0",
+    "--repair 9999": "--repair 9999: there are 1437 training images; choose fewer",
     "--save_pruned 1": "--save_pruned 1: must be at least 0 and less than 1",
     "--save_pruned 0.5 nan": "--save_pruned nan: must be at least 0",
     "--save_pruned half": "--save_pruned: invalid float value: 'half'",

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.config import LABELS, NAMED_ALWAYS, SETTINGS, Config, default_of, file_name, plain
+from utils.config import (
+    CORRECTIONS,
+    LABELS,
+    NAMED_ALWAYS,
+    SETTINGS,
+    Config,
+    default_of,
+    file_name,
+    plain,
+)
 from utils.errors import UserError
 from utils.files import RunFiles, atomic_write, check_writable
 from utils.logs import logged_settings
@@ -27,9 +36,8 @@ def compare(given: dict[str, Any]) -> None:
     curves: Curves = {}
     for path, label in zip(paths, labels, strict=True):
         table = read_table(path)
-        curves[label] = [table["accuracy"]]
-        if "recalibrated" in table:
-            curves[f"{label}, BatchNorm recalibrated"] = [table["recalibrated"]]
+        for column, accuracies in table.items():
+            curves[label if column == "accuracy" else f"{label}, {column}"] = [accuracies]
     first = settings[0]
     common = {LABELS.get(name, name): first[name] for name in NAMED_ALWAYS
               if all(own[name] == first[name] for own in settings)}  # fmt: skip
@@ -75,7 +83,7 @@ def read_table(path: Path) -> dict[str, dict[float, float]]:
     """
     try:
         rows = list(csv.DictReader(path.read_text().splitlines()))
-        columns = [name for name in ("accuracy", "recalibrated") if name in rows[0]]
+        columns = [name for name in ("accuracy", *CORRECTIONS) if name in rows[0]]
         table = {n: {float(row["sparsity"]): float(row[n]) for row in rows} for n in columns}
         if not all(ratio in table["accuracy"] for ratio in SHOWN):
             raise ValueError

@@ -198,6 +198,10 @@ class Config:
         }
 
 
+# What a flag of PruneConfig does to a pruned model before it is tested once more, in a word.
+CORRECTIONS = {"recalibrated": "bn_recalibrate", "repaired": "repair"}
+
+
 @dataclass(frozen=True)
 class PruneConfig:
     """How test_prune.py prunes. Raises UserError when a value makes no sense."""
@@ -212,6 +216,10 @@ class PruneConfig:
     bn_recalibrate: int = _setting(
         0, "pruning", "also test with BatchNorm's statistics measured anew, after pruning, on this"
         " many training images", type=int, allowed=Range(0, LARGEST_INT))
+    repair: int = _setting(
+        0, "pruning", "for networks without BatchNorm: also test with the mean and deviation of"
+        " each layer's outputs restored on this many training images",
+        type=int, allowed=Range(0, LARGEST_INT))
     save_pruned: tuple[float, ...] = _setting(
         (), "pruning", "save the model pruned at these ratios, as small safetensors files",
         type=float, allowed=Range(0, 1, excluded=(1,)), several=True, changes_weights=False)
@@ -220,6 +228,11 @@ class PruneConfig:
     def __post_init__(self) -> None:
         for setting in dataclasses.fields(self):
             _check(setting, getattr(self, setting.name))
+
+    @property
+    def corrected(self) -> str | None:
+        """What was done to a pruned model that is tested once more, of CORRECTIONS."""
+        return next((w for w, name in CORRECTIONS.items() if getattr(self, name)), None)
 
     def in_name(self) -> dict[str, Any]:
         """The settings, by name, that are not the default and change what is measured."""

@@ -101,9 +101,10 @@ def pruning_line(prune: PruneConfig) -> str | None:
     return " ".join(["Pruning", *parts]) if parts else None
 
 
-def prune_line(ratio: float, accuracy: float, recalibrated: float | None = None) -> str:
-    line = f"Prune Ratio {plain(ratio)} Test Accuracy {accuracy:.2f}"
-    return line if recalibrated is None else f"{line} Recalibrated {recalibrated:.2f}"
+def prune_line(ratio: float, accuracy: float, **corrected: float) -> str:
+    """`corrected` is a second accuracy, by what was done to the model for it."""
+    more = [f" {word.title()} {value:.2f}" for word, value in corrected.items()]
+    return f"Prune Ratio {plain(ratio)} Test Accuracy {accuracy:.2f}{''.join(more)}"
 
 
 def pruned_file_line(ratio: float, size: int, path: Path) -> str:

@@ -1,7 +1,6 @@
 """BatchNorm's running statistics, measured anew for weights that have changed."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -15,14 +14,14 @@ from utils.errors import UserError
 SEED = 0  # of the choice of images, whatever the run's
 
 
-def calibration_batches(dataset: Dataset, count: int, batch_size: int) -> list[Tensor]:
+def calibration_batches(dataset: Dataset, count: int, batch_size: int, flag: str) -> list[Tensor]:
     """`count` of the training images, always the same, in batches, augmented as in training.
 
-    Raises UserError when there are not as many.
+    Raises UserError, naming `flag`, when there are not as many.
     """
     there, device = len(dataset.train_images), dataset.train_images.device
     if count > there:
-        raise UserError(f"--bn_recalibrate {count}: there are {there} training images; choose less")
+        raise UserError(f"{flag} {count}: there are {there} training images; choose fewer")
     generator = torch.Generator(device).manual_seed(SEED)
     chosen = torch.randperm(there, generator=generator, device=device)[:count]
     some = replace(
@@ -61,21 +60,3 @@ def recalibrate(model: nn.Module, batches: Sequence[Tensor], precision: str = "f
         model.eval()
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-
-
-@contextmanager
-def recalibrated(
-    model: nn.Module, batches: Sequence[Tensor], precision: str = "fp32"
-) -> Iterator[None]:
-    """`recalibrate` the model for the block; afterwards its buffers are as before.
-
-    Without batches it stays as it is.
-    """
-    kept = [buffer.clone() for buffer in model.buffers()]
-    try:
-        if batches:
-            recalibrate(model, batches, precision)
-        yield
-    finally:
-        for buffer, values in zip(model.buffers(), kept, strict=True):
-            buffer.copy_(values)

@@ -29,7 +29,7 @@ class PrunedResult:
     count: int  # of entries that were ranked
     zeros: dict[str, int]  # by parameter
     accuracy: float
-    recalibrated: float | None = None  # accuracy with BatchNorm's statistics measured anew
+    corrected: float | None = None  # accuracy with what PruneConfig.corrected tells
     size: int | None = None
 
 
@@ -38,15 +38,15 @@ def print_heading(config: Config, prune: PruneConfig, model: nn.Module) -> None:
     how = "".join(f", {name} {plain(value)}" for name, value in prune.in_name().items())
     print(f"{config.arch} with {count:,} parameters on {config.data}, pruned by magnitude{how}\n")
     columns = f"{'sparsity':>8}  {'remaining':>12}  {'accuracy':>8}"
-    if prune.bn_recalibrate:
-        columns += f"  {'recalibrated':>12}"
+    if prune.corrected:
+        columns += f"  {prune.corrected:>12}"
     print(columns + ("  file" if prune.save_pruned else ""))
 
 
 def print_result(result: PrunedResult, model: nn.Module) -> None:
     line = f"{f'{100 * result.ratio:.6g}%':>8}  {result.remaining:>12,}  {result.accuracy:>6.2f} %"
-    if result.recalibrated is not None:
-        line += f"  {result.recalibrated:>10.2f} %"
+    if result.corrected is not None:
+        line += f"  {result.corrected:>10.2f} %"
     if result.size is not None:
         dense = sum(values.nbytes for values in model.state_dict().values())
         line += f"  {result.size / 1000:,.0f} kB, {100 * result.size / dense:.1f} % of dense"
@@ -67,8 +67,8 @@ def write_results(
     write_tables(prune, results, entries, files)
     ratios = [r.ratio for r in results]
     curves = {"pruned in one shot": [r.accuracy for r in results]}
-    if prune.bn_recalibrate:
-        curves["BatchNorm recalibrated"] = [r.recalibrated for r in results]
+    if prune.corrected:
+        curves[prune.corrected] = [r.corrected for r in results]
     plot_pruning(files.prune_test(".png"), ratios, curves, files.run)
     left = {name: [1 - r.zeros[name] / n for r in results] for name, n in entries.items()}
     plot_layer_sparsity(files.layer_sparsity(".png"), ratios, left, files.run)
@@ -85,8 +85,8 @@ def write_tables(
     for r in results:
         row = {"sparsity": r.ratio, "remaining": r.remaining, "parameters": r.count,
                "accuracy": round(r.accuracy, 4)}  # fmt: skip
-        if prune.bn_recalibrate:
-            row["recalibrated"] = round(r.recalibrated, 4)
+        if prune.corrected:
+            row[prune.corrected] = round(r.corrected, 4)
         if prune.save_pruned:
             row["file_bytes"] = r.size
         rows.append(row)
@@ -121,7 +121,8 @@ def write_log(
     if line := pruning_line(prune):
         log.add(line)
     for r in results:
-        log.add(prune_line(r.ratio, r.accuracy, r.recalibrated))
+        again = {prune.corrected: r.corrected} if prune.corrected else {}
+        log.add(prune_line(r.ratio, r.accuracy, **again))
         if r.size is not None:
             log.add(pruned_file_line(r.ratio, r.size, files.pruned(plain(r.ratio))))
     for name, ratio in emptied.items():
