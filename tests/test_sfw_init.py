@@ -130,6 +130,16 @@ def test_a_gate_without_gradient_stays_finite():
     assert all(map(math.isfinite, scales.values()))
 
 
+def test_weights_exactly_at_their_vertex_stay_finite():
+    """The step's length is 0 then, by which the gradient of a shorter one is divided."""
+    model = nn.Sequential(nn.Linear(12, 3, bias=False))
+    (region,) = build_constraints(model, "k_sparse_constraints", k_frac=1.0, tau=0.5, mode="radius")
+    nn.init.constant_(model[0].weight, -region.radius)
+    batches = [(torch.ones(4, 12), torch.zeros(4))]  # the mean's gradient is positive everywhere
+    scales = sfw_init(model, batches, [region], iterations=1, loss=lambda x, _: x.mean())
+    assert scales == {"0.weight": 1.0}
+
+
 def test_weights_are_scaled_and_made_feasible():
     model = mlp()
     before, regions = copy.deepcopy(model), regions_of(model)
