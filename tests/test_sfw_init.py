@@ -135,7 +135,7 @@ def test_weights_exactly_at_their_vertex_stay_finite():
     model = nn.Sequential(nn.Linear(12, 3, bias=False))
     (region,) = build_constraints(model, "k_sparse_constraints", k_frac=1.0, tau=0.5, mode="radius")
     nn.init.constant_(model[0].weight, -region.radius)
-    batches = [(torch.ones(4, 12), torch.zeros(4))]  # the mean's gradient is positive everywhere
+    batches = [(torch.full((4, 12), 99.0), torch.zeros(4))]
     scales = sfw_init(model, batches, [region], iterations=1, loss=lambda x, _: x.mean())
     assert scales == {"0.weight": 1.0}
 
