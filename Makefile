@@ -20,7 +20,7 @@ demo: $(VENV)/installed  ## train a small network, prune it at 19 ratios, draw t
 	@echo
 	@$(BIN)/python test_weight_distribution.py $(DEMO)
 	@echo
-	@$(BIN)/python test_prune.py $(DEMO)
+	@$(BIN)/python test_prune.py $(DEMO) --save_pruned 0.9 0.95
 
 test: $(VENV)/installed-dev  ## lint, then run the tests
 	$(BIN)/ruff check .
@@ -29,6 +29,7 @@ test: $(VENV)/installed-dev  ## lint, then run the tests
 bench: $(VENV)/installed  ## time steps and training against their peers, about six minutes
 	@$(BIN)/python benchmarks/optimizer_step.py
 	@$(BIN)/python benchmarks/training.py --gpu $(GPU)
+	@$(BIN)/python benchmarks/pruned_file.py
 
 reproduce: $(VENV)/installed  ## the paper's comparison on CIFAR-10; GPU=0, ARGS="--seeds 0 1 2"
 	$(BIN)/python benchmarks/reproduce.py --gpu $(GPU) $(ARGS)

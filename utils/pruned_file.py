@@ -90,7 +90,7 @@ def _gaps(filled: np.ndarray) -> np.ndarray:
 def _dense(name: str, shape: list[int], tensors: Mapping[str, Tensor]) -> Tensor:
     """The tensor that `_compressed` took apart."""
     if name in tensors:
-        return tensors[name]
+        return tensors[name].clone()
     values, count = tensors[f"{name}:values"], math.prod(shape)
     if f"{name}:mask" in tensors:
         mask = tensors[f"{name}:mask"].numpy()
@@ -103,9 +103,9 @@ def _dense(name: str, shape: list[int], tensors: Mapping[str, Tensor]) -> Tensor
         places = ends[gaps != SKIP] - 1
     if not 0 <= unaccounted <= LARGEST_GAP:  # a small file does not claim to be a large tensor
         raise ValueError(f"{shape} are not the entries told of")
-    dense = torch.zeros(count, dtype=values.dtype)
-    dense[torch.from_numpy(places)] = values
-    return dense.view(shape)
+    dense = np.zeros(count, f"i{values.element_size()}")  # the bits of any type
+    dense[places] = values.view(INTEGERS[values.element_size()]).numpy()
+    return torch.from_numpy(dense).view(values.dtype).view(shape)
 
 
 def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:

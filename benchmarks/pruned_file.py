@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Sizes of pruned ResNet18's files, and the time to load them, as ratios to the dense model's.
+
+The dense model is built, and its state dict read by torch.load; loads take turns, and medians are
+compared.
+"""
+
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from timing import describe, time_in_turns
+
+from models import build_model
+from utils.checkpoint import new_model, write_pruned
+from utils.config import Config
+from utils.prune import MagnitudeRanking, load_pruned
+
+RATIOS = (0.9, 0.95, 0.99)
+
+
+def load_dense(path: Path) -> None:
+    model = build_model("ResNet18", 10, 3, 32)
+    model.load_state_dict(torch.load(path, weights_only=True))
+
+
+def main() -> None:
+    print(describe("cpu") + "\n")
+    config = Config()
+    model = new_model(config)
+    ranking = MagnitudeRanking(model)
+    with tempfile.TemporaryDirectory() as folder:
+        dense = Path(folder, "dense.pt")
+        torch.save(model.state_dict(), dense)
+        loads, sizes = [partial(load_dense, dense)], [dense.stat().st_size]
+        for ratio in RATIOS:
+            ranking.prune(ratio)
+            path = Path(folder, f"{ratio}.safetensors")
+            sizes.append(write_pruned(path, model, config, {}))
+            loads.append(partial(load_pruned, path))
+        times = time_in_turns(loads, 10, "cpu")
+    print("| weights removed | file, kB | file / dense | load, ms | load / dense |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, size, seconds in zip(("dense", *RATIOS), sizes, times, strict=True):
+        label = name if isinstance(name, str) else f"{name:.0%}"
+        print(f"| {label} | {size / 1000:,.0f} | {size / sizes[0]:.3f} |"
+              f" {1000 * seconds:.0f} | {seconds / times[0]:.2f} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
