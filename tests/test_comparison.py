@@ -44,35 +44,42 @@ def test_runs_are_labelled_by_what_differs(table):
 
 
 def test_what_does_not_change_a_result_is_no_label(table):
-    paths = table("a", test_batchsize=7, resume="never"), table("b", seed=1)
-    assert labels(*paths) == ["seed=0", "seed=1"]
+    paths = table("a", test_batchsize=7, resume="never"), table("b", tau=5.0, seed=1)
+    assert labels(*paths) == ["tau=15", "tau=5"]
+
+
+def test_runs_that_differ_in_the_seed_alone_share_a_label(table):
+    paths = table("a"), table("b", tau=5.0, seed=2), table("c", seed=1)
+    assert labels(*paths) == ["tau=15, 2 seeds", "tau=5", "tau=15, 2 seeds"]
+    same = "cifar10 ResNet18 SFW k_sparse_constraints, 2 seeds"
+    assert labels(*paths[::2]) == [same, same]
 
 
 def test_the_channels_of_a_data_set_are_no_label(table):
     assert labels(table("a", data="mnist"), table("b")) == ["mnist", "cifar10"]
 
 
-def test_runs_of_the_same_settings_are_labelled_by_their_names(table):
-    paths = table("run_one"), table("run_two"), table("three", seed=1)
-    assert labels(*paths) == ["seed=0 (one)", "seed=0 (two)", "seed=1"]
+def test_runs_of_the_same_settings_and_seed_are_told_apart_by_their_names(table):
+    paths = table("run_one"), table("run_two"), table("three", tau=5.0)
+    assert labels(*paths) == ["tau=15 (one)", "tau=15 (two)", "tau=5"]
 
 
 def test_one_picture_and_one_table_are_made(quick, table, tmp_path):
-    tables = table("a", 91.25), table("b", 85.5, recalibrated=88.0, seed=1)
+    tables = table("a", 91.25), table("b", 85.5, recalibrated=88.0, tau=5.0), table("c", 90, seed=1)
     status, out, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
     assert (status, err) == (0, "")
     (path,) = (tmp_path / "saved_logs" / "comparison").glob("*.md")
     assert path.read_text() in out
     rows = path.read_text().splitlines()[2:]
     assert [row.split(" | ")[:2] for row in rows] == [
-        ["| seed=0", "91.25"], ["| seed=1", "85.50"],
-        ["| seed=1, recalibrated", "88.00"],
+        ["| tau=15, 2 seeds", "90.62 (90.00 to 91.25)"], ["| tau=5", "85.50"],
+        ["| tau=5, recalibrated", "88.00"],
     ]  # fmt: skip
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_many_runs_are_compared(quick, table, tmp_path):
-    tables = [table(f"run{seed}", 50 + seed, seed=seed) for seed in range(25)]
+    tables = [table(f"run{i}", 50 + i, tau=i + 1.0) for i in range(25)]
     status, _, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
     assert (status, err) == (0, "")
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 
 from utils.cli import Parser
+from utils.config import Config, PruneConfig
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
 def test_the_example_of_an_own_training_loop_runs_and_learns():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "SFW(" in c)
     names = {}
     torch.manual_seed(0)
     exec(code, names)
@@ -24,8 +25,8 @@ def test_the_example_of_an_own_training_loop_runs_and_learns():
 
 
 def test_the_flags_in_the_readme_exist():
-    parser = Parser("")
+    parser = Parser("", Config, PruneConfig)
     parser.add_model_path()
-    known = {"--archs", "--methods", "--seeds"}  # of the comparison
+    known = {"--archs", "--methods", "--seeds", "--compare"}  # of the comparisons
     known |= {flag for action in parser._actions for flag in action.option_strings}
     assert set(re.findall(r"--[a-z_]+", README)) <= known

@@ -37,11 +37,14 @@ def compare(given: dict[str, Any]) -> None:
     for path, label in zip(paths, labels, strict=True):
         table = read_table(path)
         for column, accuracies in table.items():
-            curves[label if column == "accuracy" else f"{label}, {column}"] = [accuracies]
+            name = label if column == "accuracy" else f"{label}, {column}"
+            curves.setdefault(name, []).append(accuracies)
     first = settings[0]
     common = {LABELS.get(name, name): first[name] for name in NAMED_ALWAYS
               if all(own[name] == first[name] for own in settings)}  # fmt: skip
-    digest = hashlib.sha256("\n".join(path.name for path in paths).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\n".join(str(path.resolve()) for path in paths).encode()).hexdigest()[
+        :16
+    ]
     files = RunFiles(output_dir, file_name(common | {"runs": len(paths), "sha256": digest}))
     write_comparison(files, curves)
 
@@ -115,24 +118,31 @@ def settings_of(path: Path) -> dict[str, str]:
 def labels_of(settings: Sequence[dict[str, str]], paths: Sequence[Path]) -> list[str]:
     """What tells each run from the others: its settings that not all share.
 
-    Those at their defaults are left out, unless all of them are.
+    Those at their defaults are left out, unless all of them are. Runs that differ in the seed
+    alone share a label, which says how many they are.
     """
-    differing = [name for name in settings[0] if len({s[name] for s in settings}) > 1]
-    labels = []
-    for own, path in zip(settings, paths, strict=True):
+    differing = [n for n in settings[0] if n != "seed" and len({s[n] for s in settings}) > 1]
+    runs: dict[str, list[int]] = {}
+    for i, own in enumerate(settings):
         parts = {name: own[name] if name in NAMED_ALWAYS else f"{name}={own[name]}"
-                 for name in differing}  # fmt: skip
+                 for name in differing or NAMED_ALWAYS}  # fmt: skip
         telling = [
             part for name, part in parts.items()
             if name in NAMED_ALWAYS or own[name] != plain(default_of(SETTINGS[name], own["data"]))
         ]  # fmt: skip
-        labels.append(" ".join(telling or parts.values()) or path.stem)
-    return [_unique(labels, paths, i) for i in range(len(labels))]
+        runs.setdefault(" ".join(telling or parts.values()), []).append(i)
+    labels = {}
+    for label, same in runs.items():
+        one_each = len({settings[i]["seed"] for i in same}) == len(same)
+        tails = [""] * len(same) if one_each else _told_apart([paths[i] for i in same])
+        count = f", {len(same)} seeds" if one_each and len(same) > 1 else ""
+        labels |= {i: label + count + tail for i, tail in zip(same, tails, strict=True)}
+    return [labels[i] for i in range(len(labels))]
 
 
-def _unique(labels: Sequence[str], paths: Sequence[Path], i: int) -> str:
-    """The label of run i; among equal ones, with what its path has apart from theirs."""
-    equals = [str(p.with_suffix("")) for p, x in zip(paths, labels, strict=True) if x == labels[i]]
-    shared = os.path.commonprefix(equals)  # noqa: RUF071 - of names, too, not of folders alone
-    own = str(paths[i].with_suffix("")).removeprefix(shared).strip("_/")
-    return f"{labels[i]} ({own})" if own else labels[i]
+def _told_apart(paths: Sequence[Path]) -> list[str]:
+    """For runs of the same settings, what the path of each has apart from the others'."""
+    stems = [str(path.with_suffix("")) for path in paths]
+    shared = os.path.commonprefix(stems)  # noqa: RUF071 - of names, too, not of folders alone
+    tails = [stem.removeprefix(shared).strip("_/") for stem in stems]
+    return [f" ({tail})" if tail else "" for tail in tails]

@@ -61,7 +61,8 @@ def plot_comparison(path: Path, curves: Curves, title: str) -> None:
 
     The right half shows 80 to 99 %.
     """
-    figure = Figure(figsize=(11, 4.6 + 0.2 * len(curves)), layout="constrained")
+    columns = 2 if len(curves) > 10 else 1
+    figure = Figure(figsize=(11, 4.6 + 0.2 * len(curves) / columns), layout="constrained")
     for axes, low in zip(figure.subplots(1, 2, sharey=True), (0, 80), strict=True):
         axes.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * COLOURS)
         for label, runs in curves.items():
@@ -77,8 +78,10 @@ def plot_comparison(path: Path, curves: Curves, title: str) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("test accuracy, %")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    labels = ["\n".join(textwrap.wrap(label, 150)) for label in labels]
-    figure.legend(handles, labels, loc="outside lower center", fontsize=8)
+    labels = ["\n".join(textwrap.wrap(label, 150 // columns)) for label in labels]
+    figure.legend(
+        handles, labels, loc="outside lower center", fontsize=8, ncols=columns, handlelength=3
+    )
     _save(figure, path, title)
 
 
