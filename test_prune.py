@@ -49,12 +49,12 @@ def test(given: dict) -> None:
     model = placed(trained.model, device, config.precision)
     correct = correction(prune, model, dataset, config)
 
-    print_heading(config, prune, model)
+    print_heading(trained, prune)
     results = []
     for result in sweep(config, prune, model, batches, correct, files):
         print_result(result, model)
         results.append(result)
-    write_results(config, prune, model, results, files)
+    write_results(trained, prune, results, files)
     print("\nFiles of this run:", *files.existing(), sep="\n  ")
     if any(r.ratio in prune.save_pruned and r.size is None for r in results):
         raise RunError("--save_pruned: not all is saved; mend that, then give the command again")
@@ -83,7 +83,8 @@ def sweep(
             correct()
             corrected = evaluate(model, batches, config.precision)
         if ratio in prune.save_pruned:
-            pruning = {"sparsity": ratio, "accuracy": accuracy, "corrected": corrected}
+            own = accuracy if corrected is None else corrected
+            pruning = {"sparsity": ratio, "accuracy": own, "accuracy_uncorrected": accuracy}
             pruning |= {k: v for k, v in vars(prune).items() if k != "save_pruned"}
             try:
                 size = write_pruned(files.pruned(plain(ratio)), model, config, pruning)
@@ -109,7 +110,7 @@ def correction(
         return None
     flag = CORRECTIONS[prune.corrected]
     count = getattr(prune, flag)
-    batches = calibration_batches(dataset, count, config.test_batchsize, f"--{flag}")
+    batches = calibration_batches(dataset, count, f"--{flag}")
     if prune.bn_recalibrate:
         return lambda: recalibrate(model, batches, config.precision)
     dense = measure_signals(model, batches, list(layers_with_weights(model)), config.precision)

@@ -59,13 +59,13 @@ def test_exactly_the_ratio_is_removed_the_smallest_of_each_tensor(
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_ties_are_broken_by_position(allocation):
-    model = nn.Sequential(nn.Linear(6, 1, bias=False), nn.Linear(6, 1, bias=False))
+    model = nn.Sequential(nn.Linear(6000, 1, bias=False), nn.Linear(6000, 1, bias=False))
     for p in model.parameters():
         nn.init.ones_(p)
     MagnitudeRanking(model, allocation).prune(0.5)
     first, second = (p.flatten().tolist() for p in model.parameters())
     assert sorted(first) == first and sorted(second) == second
-    assert sum(first) == (0 if allocation == "global" else 3)
+    assert sum(first) == (0 if allocation == "global" else 3000)
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
@@ -87,6 +87,14 @@ def test_uniform_removes_the_same_fraction_of_every_tensor(seed, ratio):
     rounding = len(zeros) / 2  # of all tensors, which the total makes the larger ones take up
     for name, p in model.named_parameters():
         assert abs(zeros[name] - ratio * p.numel()) <= 1 + rounding
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "erk"])
+def test_shares_are_rounded_to_the_nearest(allocation):
+    """At 99 % a tensor of 64 is to keep 0.64 of an entry."""
+    model = nn.ParameterList([torch.randn(64), torch.randn(6336)])
+    _, zeros = zeros_of(model, allocation, 0.99)
+    assert zeros == {"0": 63, "1": 6273}
 
 
 @given(seed=st.integers(0, 99), ratio=st.floats(0, 1))

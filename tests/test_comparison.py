@@ -1,5 +1,7 @@
 """Several runs in one picture and one table."""
 
+import re
+
 import pytest
 
 from utils.comparison import labels_of, settings_of
@@ -16,7 +18,7 @@ def table(tmp_path):
         path = tmp_path / f"{name}.csv"
         lines = [configuration_line(Config(**settings))]
         if prune is not None:
-            lines.append(pruning_line(PruneConfig(**prune)))
+            lines.append(pruning_line("Pruning", PruneConfig(**prune).in_name()))
         path.with_suffix(".log").write_text("\n".join([*lines, "Prune Ratio 0 Test Accuracy 1"]))
         columns = {"accuracy": accuracy} | ({"recalibrated": recalibrated} if recalibrated else {})
         rows = [",".join(["sparsity", "remaining", "parameters", *columns])]
@@ -65,7 +67,11 @@ def test_runs_of_the_same_settings_and_seed_are_told_apart_by_their_names(table)
 
 
 def test_one_picture_and_one_table_are_made(quick, table, tmp_path):
-    tables = table("a", 91.25), table("b", 85.5, recalibrated=88.0, tau=5.0), table("c", 90, seed=1)
+    tables = (
+        table("a", 91.25),
+        table("c", 90, seed=1),
+        table("b", 85.5, dict(bn_recalibrate=9), recalibrated=88.0, tau=5.0),
+    )
     status, out, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
     assert (status, err) == (0, "")
     (path,) = (tmp_path / "saved_logs" / "comparison").glob("*.md")
@@ -73,9 +79,35 @@ def test_one_picture_and_one_table_are_made(quick, table, tmp_path):
     rows = path.read_text().splitlines()[2:]
     assert [row.split(" | ")[:2] for row in rows] == [
         ["| tau=15, 2 seeds", "90.62 (90.00 to 91.25)"], ["| tau=5", "85.50"],
-        ["| tau=5, recalibrated", "88.00"],
+        ["| tau=5 bn_recalibrate=9", "88.00"],
     ]  # fmt: skip
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_network_is_drawn_once_though_several_tables_have_it(quick, table, tmp_path):
+    tables = table("a"), table("b", prune=dict(repair=9), recalibrated=None)
+    status, out, _ = quick("test_prune.py", "--compare", *tables, *tables, "--output_dir", tmp_path)
+    assert status == 0
+    assert len(re.findall("^[|] .* 90.00 ", out, re.M)) == 1
+
+
+def test_tables_of_one_name_in_several_folders_are_all_drawn(quick, table, tmp_path):
+    tables = []
+    for folder, accuracy in (("run", 90.0), ("run_", 80.0)):
+        (tmp_path / folder).mkdir()
+        path = table("x", accuracy)
+        tables.append(tmp_path / folder / "x.csv")
+        for suffix in (".csv", ".log"):
+            path.with_suffix(suffix).rename(tables[-1].with_suffix(suffix))
+    for order in (tables, tables[::-1]):
+        status, out, _ = quick("test_prune.py", "--compare", *order, "--output_dir", tmp_path)
+        assert status == 0 and " 90.00 " in out and " 80.00 " in out
+
+
+@pytest.mark.parametrize("path", [".", "/", ""])
+def test_a_folder_is_no_table(path, quick):
+    result = quick("test_prune.py", "--compare", path)
+    assert result[0] == 2 and "cannot be read (Is a directory)" in result[2]
 
 
 def test_many_runs_are_compared(quick, table, tmp_path):
@@ -97,17 +129,22 @@ def test_tables_that_test_prune_wrote_are_compared(quick, trained):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: path.unlink(), "a.csv cannot be read (No such file"),
-        (lambda path: path.with_suffix(".log").unlink(), "a.log, which is to tell the run's"),
+        (lambda path: path.unlink(), "a.csv: cannot be read (No such file"),
+        (lambda path: path.with_suffix(".log").unlink(), "a.log: cannot be read (No such file"),
         (lambda path: path.with_suffix(".log").write_text(""), "begins with no configuration"),
         (
             lambda path: path.with_suffix(".log").write_text("Configuration Data: none"),
             "names no data set, but none",
         ),
-        (lambda path: path.write_text(""), "a.csv is no table of accuracy"),
-        (lambda path: path.write_text("threshold,above\n1,2\n"), "a.csv is no table of accuracy"),
+        (lambda path: path.write_text(""), "a.csv: is no table of accuracy"),
+        (lambda path: path.write_text("threshold,above\n1,2\n"), "a.csv: is no table of accuracy"),
         (lambda path: path.write_text("sparsity,accuracy\n0,90\n"), "is no table of accuracy"),
         (lambda path: path.write_bytes(b"\xff\xfe\0"), "is no table of accuracy"),
+        (lambda path: path.write_text("x" * 200_000), "is no table of accuracy"),
+        (
+            lambda path: path.write_text(path.read_text().replace("90.0", "nan")),
+            "is no table of accuracy",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(spoil, message, quick, table, tmp_path):
@@ -115,7 +152,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(spoil, message, quick, t
     spoil(path)
     result = quick("test_prune.py", "--compare", table("b"), path, "--output_dir", tmp_path / "new")
     assert result[0] == 2
-    assert result[2].startswith("error: --compare: ") and result[2].count("\n") == 1
+    assert result[2].startswith("error: ") and result[2].count("\n") == 1
     assert message in result[2]
     assert not (tmp_path / "new").exists()
 

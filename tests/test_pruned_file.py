@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 
 from models import build_model
 from utils import pruned_file
-from utils.checkpoint import write_pruned
+from utils.checkpoint import read_contents, write_pruned
 from utils.config import Config
 from utils.errors import UserError
 from utils.prune import MagnitudeRanking, load_pruned
@@ -110,12 +111,42 @@ def test_other_programs_read_the_header(tmp_path):
 
 
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(1, 255), cut=st.booleans())
-def test_every_changed_byte_is_noticed(place, value, cut):
-    content = bytearray(pack({"state_dict": {"w": torch.eye(30)}, "config": {"lr": 0.1}}))
-    at = int(place * len(content))
-    content[at] ^= value
+def test_a_changed_byte_is_noticed_or_changes_nothing(place, value, cut):
+    """White space around the header, say, may be other white space."""
+    contents = {"state_dict": {"w": torch.eye(30)}, "config": {"lr": 0.1}}
+    packed = bytearray(pack(contents))
+    at = int(place * len(packed))
+    packed[at] ^= value
+    try:
+        back = unpack(bytes(packed[:at] if cut else packed))
+    except ValueError as error:
+        assert re.match(r"is damaged|is a safetensors file, but not one", str(error))
+    else:
+        assert back["config"] == contents["config"] and not cut
+        assert torch.equal(back["state_dict"]["w"], torch.eye(30))
+
+
+def test_a_header_as_long_as_to_look_like_a_zip_archive_is_read(tmp_path):
+    """Its length comes first, and begins with the bytes PK."""
+    path = tmp_path / "a.safetensors"
+    for padding in range(10_000, 25_000, 8):
+        write_pruned(path, nn.Linear(2, 2), RESNET, {"padding": "x" * padding})
+        if path.read_bytes().startswith(b"PK"):
+            break
+    assert path.read_bytes().startswith(b"PK")
+    assert read_contents(path, "")[0]["pruning"]["padding"] == "x" * padding
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"null", b'{"format": "pruned model, version 1"}', b"[]", b"3"]
+)
+def test_a_header_that_is_none_of_ours_is_refused(metadata):
+    header = (
+        b'{"w":{"dtype":"F4","shape":[2],"data_offsets":[0,1]},"__metadata__":' + metadata + b"}"
+    )
+    content = len(header).to_bytes(8, "little") + header + b"\0"
     with pytest.raises(ValueError, match=r"is damaged|is a safetensors file, but not one"):
-        unpack(bytes(content[:at] if cut else content))
+        unpack(content)
 
 
 def forged(change):
@@ -145,7 +176,7 @@ def forged(change):
 )
 def test_parts_that_do_not_fit_are_refused(change):
     assert unpack(forged(lambda t, shapes: None))
-    with pytest.raises(ValueError, match="is damaged: the parts of"):
+    with pytest.raises(ValueError, match="is damaged: its parts do not fit together"):
         unpack(forged(change))
 
 

@@ -66,20 +66,20 @@ def test_the_old_statistics_play_no_part_and_weights_and_modes_stay():
 
 
 def test_the_images_are_the_same_every_time_and_as_many_as_asked_for(tmp_path, write_npz):
-    write_npz(tmp_path, "cifar10", train=40)
+    write_npz(tmp_path, "cifar10", train=240)
     dataset = load_dataset("cifar10", tmp_path)
-    once, again = (calibration_batches(dataset, 25, 10, "--x") for _ in range(2))
-    assert [len(inputs) for inputs in once] == [10, 10, 5]
+    once, again = (calibration_batches(dataset, 200, "--x") for _ in range(2))
+    assert [len(inputs) for inputs in once] == [128, 72]
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
 
 def test_images_of_tiny_imagenet_have_the_networks_size(tmp_path, write_npz):
     write_npz(tmp_path, "tiny", train=10)
-    (inputs,) = calibration_batches(load_dataset("tiny", tmp_path), 4, 10, "--x")
+    (inputs,) = calibration_batches(load_dataset("tiny", tmp_path), 4, "--x")
     assert inputs.shape == (4, 3, 32, 32)
 
 
 def test_more_images_than_there_are_are_refused(tmp_path, write_npz):
     write_npz(tmp_path, "cifar10", train=40)
     with pytest.raises(UserError, match="--repair 41: there are 40 training images"):
-        calibration_batches(load_dataset("cifar10", tmp_path), 41, 10, "--repair")
+        calibration_batches(load_dataset("cifar10", tmp_path), 41, "--repair")

@@ -65,6 +65,19 @@ def test_entries_that_pruning_removed_stay_0_and_emptied_channels_stay_finite():
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+def test_a_channel_that_is_constant_in_the_dense_network_keeps_its_weights():
+    model, batches = network(False), some_batches()
+    names = list(layers_with_weights(model))
+    weight = model[1].weight.detach().clone()
+    with torch.no_grad():
+        model[1].weight[0] = 0
+    dense = measure_signals(model, batches, names)
+    with torch.no_grad():
+        model[1].weight.copy_(weight)
+    repair(model, dense, batches)
+    assert (model[1].weight[0] != 0).all()
+
+
 def test_an_unpruned_network_stays_as_it_is():
     model, batches = network(False), some_batches()
     before = copy.deepcopy(model.state_dict())

@@ -12,6 +12,7 @@ from utils.prune import RATIOS, THRESHOLDS
 
 DIGITS = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "2")
 RUN = "data=digits_model=Mlp_optimizer=SFW_constraint=k_sparse_constraints_epoch_num=2"
+EMPTIED = "warning: nothing passes through layers"  # as may be after so few epochs
 SCRIPTS = ("train_prune.py", "test_prune.py", "test_weight_distribution.py")
 
 
@@ -28,7 +29,7 @@ def test_three_commands_train_prune_and_inspect(script, tmp_path):
     for name in SCRIPTS:
         done = script(name, *DIGITS, "--output_dir", tmp_path / "new" / "folder")
         assert done.returncode == 0, done.stderr
-        assert "error" not in done.stderr
+        assert all(line.startswith(EMPTIED) for line in done.stderr.splitlines())
     logs = {"SFW_one_shot_prune": (".log",), "SFW_prune_test": (".csv", ".log", ".png"),
             "layer_sparsity": (".csv", ".png"),
             "weight_distribution": (".csv", ".log", ".png")}  # fmt: skip

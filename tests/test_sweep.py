@@ -72,12 +72,15 @@ def test_a_saved_pruned_model_is_tested_under_its_own_name(quick, trained, folde
     quick("test_prune.py", *DIGITS, "--save_pruned", 0.9, "--output_dir", trained)
     before = (results / f"{RUN}.csv").read_bytes()
     path = models / f"{RUN}_sparsity=0.9.safetensors"
-    for name in ("test_prune.py", "test_weight_distribution.py"):
-        status, out, err = quick(name, "--model_path", path, "--output_dir", trained)
+    for script in ("test_weight_distribution.py", "test_prune.py"):
+        status, out, err = quick(script, "--model_path", path, "--output_dir", trained)
         assert status == 0, err
-        assert f"{RUN}_sparsity=0.9.csv" in out
+        name = re.findall(rf"{RUN}_sparsity=0.9_sha256=[0-9a-f]{{16}}.csv", out)[0]
+    assert "It is pruned already: 2,613 of its parameters are left" in out
     assert (results / f"{RUN}.csv").read_bytes() == before
-    dense, pruned = (read_csv(results / f"{RUN}{s}.csv") for s in ("", "_sparsity=0.9"))
+    log = (results / name).with_suffix(".log").read_text().splitlines()
+    assert log[1].startswith("Pruned_Before Sparsity: 0.9 Accuracy: ")
+    dense, pruned = (read_csv(results / csv_name) for csv_name in (f"{RUN}.csv", name))
     for one, other in zip(dense, pruned, strict=True):
         ratio = max(float(one["sparsity"]), 0.9)
         (expected,) = [row["accuracy"] for row in dense if float(row["sparsity"]) == ratio]
@@ -153,6 +156,7 @@ def test_a_layer_that_is_emptied_is_named(quick, resnet, tmp_path):
     assert status == 0
     message = "warning: nothing passes through layers that pruning empties altogether: "
     assert err.startswith(message) and "layer2.0.conv1.weight (from 10%)" in err
+    assert "bias" not in err  # those of BatchNorm begin as 0
     assert err.count("\n") == 1
     (log,) = tmp_path.rglob("SFW_prune_test/*.log")
     assert "Emptied 0.1 layer2.0.conv1.weight" in log.read_text().splitlines()
@@ -195,6 +199,8 @@ BAD_FLAGS = {
     "--repair -1": "--repair -1: must be at least 0",
     "--repair 9999": "--repair 9999: there are 1437 training images; choose fewer",
     "--save_pruned 1": "--save_pruned 1: must be at least 0 and less than 1",
+    "--save_pruned 0.5 --save_pruned 1": "--save_pruned 1: must be at least 0 and less than 1",
+    "--save_pruned 1 --save_pruned 0.5": "--save_pruned 1: must be at least 0 and less than 1",
     "--save_pruned 0.5 nan": "--save_pruned nan: must be at least 0",
     "--save_pruned half": "--save_pruned: invalid float value: 'half'",
     "--save_pruned": "--save_pruned: expected at least one argument",

@@ -29,6 +29,7 @@ class TrainedModel:
     model: nn.Module
     config: Config
     files: RunFiles
+    pruned: dict[str, Any] | None = None  # how, where it was saved pruned
 
 
 def new_model(config: Config) -> nn.Module:
@@ -97,13 +98,13 @@ def read_contents(path: Path, way_out: str) -> tuple[dict[str, Any], "hashlib._H
         raise UserError(f"{path}: is a folder where a file is to be; {way_out}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {way_out}") from None
-    if problem := _damage(content):
-        raise DamagedFileError(f"{path}: {problem}; {way_out}")
     if looks_packed(content):
         try:
             return unpack(content), hashlib.sha256(content)
         except ValueError as error:
             raise DamagedFileError(f"{path}: {error}; {way_out}") from None
+    if problem := _damage(content):
+        raise DamagedFileError(f"{path}: {problem}; {way_out}")
     try:
         with warnings.catch_warnings(action="ignore"):
             contents = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -152,14 +153,14 @@ def load_trained(given: dict[str, Any], model_path: Path | None) -> TrainedModel
     )
     saved = contents.get("config")
     config = Config(**(given if saved is None else _settings(path, saved, wanted, given)))
-    if "pruning" in contents:
-        files = RunFiles(config.output_dir, file_name({}, path.stem))
-    elif saved is not None:
+    pruned = contents.get("pruning")
+    if saved is not None and pruned is None:
         files = config.files
-    elif files is None:
+    elif files is None or pruned is not None:
         digest.update(config.run_name.encode())
-        stem = path.stem.encode()[:100].decode(errors="ignore")
-        files = RunFiles(config.output_dir, f"{stem}_sha256={digest.hexdigest()[:16]}")
+        stem = path.stem.encode(errors="replace").decode()  # bytes that are no text become "?"
+        name = file_name({"sha256": digest.hexdigest()[:16]}, stem)
+        files = RunFiles(config.output_dir, name)
     model = new_model(config)
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -172,7 +173,7 @@ def load_trained(given: dict[str, Any], model_path: Path | None) -> TrainedModel
             f"{path}: holds other tensors than {config.arch} for {config.data} has; give the"
             " --arch, --data and --color_channel it was trained with"
         ) from None
-    return TrainedModel(model, config, files)
+    return TrainedModel(model, config, files, pruned)
 
 
 def _settings(

@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         group.add_argument(
             f"--{setting.name}",
             type=setting.metadata["type"],
-            nargs="+" if setting.metadata["several"] else None,
+            **({"nargs": "+", "action": "extend"} if setting.metadata["several"] else {}),
             metavar=f"{{{','.join(map(str, choices))}}}" if choices else _metavar(setting),
             help=setting.metadata["help"] + stated,
         )
@@ -63,8 +63,8 @@ class Parser(argparse.ArgumentParser):
             "--model_path",
             type=Path,
             metavar="FILE",
-            help="model file, which brings its own settings, or a bare state dict (default: the"
-            " file that train_prune.py wrote with the same flags)",
+            help="model file, pruned or not, which brings its own settings, or a bare state dict"
+            " (default: the file that train_prune.py wrote with the same flags)",
         )
 
     def error(self, message: str) -> NoReturn:

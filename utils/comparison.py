@@ -26,25 +26,26 @@ SHOWN = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
 
 
 def compare(given: dict[str, Any]) -> None:
-    """Draw the tables given["compare"] together, each labelled by what tells it apart."""
-    paths = list(dict.fromkeys(given.pop("compare")))
+    """Draw the tables given["compare"] together, each curve labelled by what tells it apart."""
+    paths = list(dict.fromkeys(path.resolve() for path in given.pop("compare")))
     output_dir = given.pop("output_dir", Config.output_dir)
     if given:
         raise UserError(f"--{next(iter(given))}: --compare takes the settings from its runs' logs")
-    settings = [settings_of(path) for path in paths]
-    labels = labels_of(settings, paths)
+    found = {}  # one, where several tables have the same
+    for path in paths:
+        for column, accuracies in read_table(path).items():
+            settings = settings_of(path)
+            for word, flag in CORRECTIONS.items():  # a curve's own settings, not its table's
+                if word != column:
+                    settings[flag] = plain(SETTINGS[flag].default)
+            found[tuple(settings.items()), tuple(accuracies.items())] = path
+    every = [dict(settings) for settings, _ in found]
     curves: Curves = {}
-    for path, label in zip(paths, labels, strict=True):
-        table = read_table(path)
-        for column, accuracies in table.items():
-            name = label if column == "accuracy" else f"{label}, {column}"
-            curves.setdefault(name, []).append(accuracies)
-    first = settings[0]
-    common = {LABELS.get(name, name): first[name] for name in NAMED_ALWAYS
-              if all(own[name] == first[name] for own in settings)}  # fmt: skip
-    digest = hashlib.sha256("\n".join(str(path.resolve()) for path in paths).encode()).hexdigest()[
-        :16
-    ]
+    for label, (_, accuracies) in zip(labels_of(every, list(found.values())), found, strict=True):
+        curves.setdefault(label, []).append(dict(accuracies))
+    common = {LABELS.get(name, name): every[0][name] for name in NAMED_ALWAYS
+              if all(own[name] == every[0][name] for own in every)}  # fmt: skip
+    digest = hashlib.sha256("\n".join(map(str, paths)).encode(errors="replace")).hexdigest()[:16]
     files = RunFiles(output_dir, file_name(common | {"runs": len(paths), "sha256": digest}))
     write_comparison(files, curves)
 
@@ -88,14 +89,15 @@ def read_table(path: Path) -> dict[str, dict[float, float]]:
         rows = list(csv.DictReader(path.read_text().splitlines()))
         columns = [name for name in ("accuracy", *CORRECTIONS) if name in rows[0]]
         table = {n: {float(row["sparsity"]): float(row[n]) for row in rows} for n in columns}
-        if not all(ratio in table["accuracy"] for ratio in SHOWN):
+        complete = all(ratio in table["accuracy"] for ratio in SHOWN)
+        if not complete or not all(0 <= a <= 100 for v in table.values() for a in v.values()):
             raise ValueError
     except OSError as error:
-        raise UserError(f"--compare: {path} cannot be read ({error.strerror})") from None
-    except (ValueError, TypeError, KeyError, IndexError):
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name another table") from None
+    except (ValueError, TypeError, KeyError, IndexError, csv.Error):
         raise UserError(
-            f"--compare: {path} is no table of accuracy that test_prune.py wrote to"
-            " saved_logs/SFW_prune_test/"
+            f"{path}: is no table of accuracy that test_prune.py wrote to"
+            " saved_logs/SFW_prune_test/; name one"
         ) from None
     return table
 
@@ -112,7 +114,7 @@ def settings_of(path: Path) -> dict[str, str]:
         problem = f"cannot be read ({error.strerror})"
     except ValueError as error:
         problem = str(error)
-    raise UserError(f"--compare: {log}, which is to tell the run's settings, {problem}")
+    raise UserError(f"{log}: {problem}; --compare takes the run's settings from there")
 
 
 def labels_of(settings: Sequence[dict[str, str]], paths: Sequence[Path]) -> list[str]:
@@ -130,7 +132,10 @@ def labels_of(settings: Sequence[dict[str, str]], paths: Sequence[Path]) -> list
             part for name, part in parts.items()
             if name in NAMED_ALWAYS or own[name] != plain(default_of(SETTINGS[name], own["data"]))
         ]  # fmt: skip
-        runs.setdefault(" ".join(telling or parts.values()), []).append(i)
+        if not telling:  # that nothing was corrected goes without saying
+            off = CORRECTIONS.values()
+            telling = [p for name, p in parts.items() if name not in off] or parts.values()
+        runs.setdefault(" ".join(telling), []).append(i)
     labels = {}
     for label, same in runs.items():
         one_each = len({settings[i]["seed"] for i in same}) == len(same)
@@ -141,8 +146,10 @@ def labels_of(settings: Sequence[dict[str, str]], paths: Sequence[Path]) -> list
 
 
 def _told_apart(paths: Sequence[Path]) -> list[str]:
-    """For runs of the same settings, what the path of each has apart from the others'."""
-    stems = [str(path.with_suffix("")) for path in paths]
-    shared = os.path.commonprefix(stems)  # noqa: RUF071 - of names, too, not of folders alone
-    tails = [stem.removeprefix(shared).strip("_/") for stem in stems]
-    return [f" ({tail})" if tail else "" for tail in tails]
+    """For runs of the same settings and seed, what the path of each has apart from the others'."""
+    whole = [str(path).encode(errors="replace").decode() for path in paths]
+    names = [os.path.splitext(path)[0] for path in whole]
+    shared = os.path.commonprefix(names)  # noqa: RUF071 - of names, too, not of folders alone
+    ends = [name.removeprefix(shared).strip("_/") for name in names]
+    chosen = ends if len(set(ends)) == len(ends) else whole
+    return [f" ({text})" if text else "" for text in chosen]

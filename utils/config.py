@@ -215,13 +215,17 @@ class PruneConfig:
         " the weights alone, without biases and BatchNorm", choices=SCOPES)
     bn_recalibrate: int = _setting(
         0, "pruning", "also test with BatchNorm's statistics measured anew, after pruning, on this"
-        " many training images", type=int, allowed=Range(0, LARGEST_INT))
+        " many training images, of which a thousand will do; 0 is off",
+        type=int, allowed=Range(0, LARGEST_INT))
     repair: int = _setting(
         0, "pruning", "for networks without BatchNorm: also test with the mean and deviation of"
-        " each layer's outputs restored on this many training images",
+        " each layer's outputs restored on this many training images, of which a thousand will"
+        " do; 0 is off",
         type=int, allowed=Range(0, LARGEST_INT))
     save_pruned: tuple[float, ...] = _setting(
-        (), "pruning", "save the model pruned at these ratios, as small safetensors files",
+        (), "pruning", "fractions to remove, 0 <= X < 1: save the model pruned so, and"
+        " recalibrated or repaired if that is asked for, as small safetensors files in"
+        " saved_models/",
         type=float, allowed=Range(0, 1, excluded=(1,)), several=True, changes_weights=False)
     # fmt: on
 
@@ -251,8 +255,10 @@ def file_name(parts: dict[str, Any], start: str | None = None) -> str:
     """
     spelled = [f"{label}={plain(value)}" for label, value in parts.items()]
     name = "_".join(spelled if start is None else [start, *spelled])
-    if len(name) > 184:
-        name = f"{name[:160]}_sha256={hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    encoded = name.encode()
+    if len(encoded) > 184:
+        kept = encoded[:160].decode(errors="ignore")
+        name = f"{kept}_sha256={hashlib.sha256(encoded).hexdigest()[:16]}"
     return name
 
 

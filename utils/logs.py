@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optim.sfw_init import Report
-from utils.config import LABELS, SETTINGS, Config, PruneConfig, plain
+from utils.config import LABELS, SETTINGS, Config, plain
 from utils.datasets import DATASETS
 from utils.files import atomic_write
 
@@ -95,10 +95,9 @@ def logged_settings(log: str) -> dict[str, str]:
     return settings
 
 
-def pruning_line(prune: PruneConfig) -> str | None:
-    """How a model is pruned, where that is not as by default."""
-    parts = [f"{name.title()}: {plain(value)}" for name, value in prune.in_name().items()]
-    return " ".join(["Pruning", *parts]) if parts else None
+def pruning_line(what: str, settings: dict[str, Any]) -> str:
+    """How a model is pruned, where that is not as by default, or was when it was saved."""
+    return " ".join([what, *(f"{name.title()}: {plain(v)}" for name, v in settings.items())])
 
 
 def prune_line(ratio: float, accuracy: float, **corrected: float) -> str:

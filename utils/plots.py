@@ -27,32 +27,32 @@ SMALLEST_DECADE = -10
 def plot_pruning(
     path: Path, ratios: Sequence[float], curves: dict[str, Sequence[float]], run: str
 ) -> None:
-    """Accuracy against sparsity, both in percent: the whole range, and 90 to 99 % beside it.
+    """Accuracy against sparsity, both in percent: the whole range, and from 90 % on beside it.
 
-    `curves` has accuracies by label; the first of them begins with the dense network's.
+    `curves` has accuracies by label.
     """
     sparsities = [100 * ratio for ratio in ratios]
-    dense = next(iter(curves.values()))[0]
+    first = next(iter(curves.values()))[0]
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     whole, high = figure.subplots(1, 2)
     for axes in (whole, high):
-        axes.axhline(dense, color="0.5", linestyle="--", label=f"dense: {dense:.2f} %")
+        axes.axhline(first, color="0.5", linestyle="--", label=f"at 0 %: {first:.2f} %")
         for label, accuracies in curves.items():
             axes.plot(sparsities, accuracies, "o-", markersize=4, label=label)
         axes.set_xlabel("sparsity: weights removed, %")
         axes.set_ylabel("test accuracy, %")
         axes.grid(alpha=0.3)
     whole.set_ylim(0, 102)
-    whole.legend(loc="lower left")
-    high.set_xlim(89.7, 99.3)
+    whole.legend()
+    high.set_xlim(89.7, max(99, *sparsities) + 0.3)
     high.set_xticks(range(90, 100))
     shown = [
         a for values in curves.values() for s, a in zip(sparsities, values, strict=True)
         if s >= 89.9
-    ] + [dense]  # fmt: skip
+    ] + [first]  # fmt: skip
     margin = max(0.08 * (max(shown) - min(shown)), 0.5)
     high.set_ylim(min(shown) - margin, max(shown) + margin)
-    high.set_title("90 to 99 %", fontsize=9)
+    high.set_title("from 90 % on", fontsize=9)
     _save(figure, path, run)
 
 
@@ -78,10 +78,12 @@ def plot_comparison(path: Path, curves: Curves, title: str) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("test accuracy, %")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    labels = ["\n".join(textwrap.wrap(label, 150 // columns)) for label in labels]
-    figure.legend(
+    labels = ["\n".join(textwrap.wrap(x, 150 // columns)) for x in labels]
+    legend = figure.legend(
         handles, labels, loc="outside lower center", fontsize=8, ncols=columns, handlelength=3
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # labels may hold names of files
     _save(figure, path, title)
 
 
@@ -99,7 +101,8 @@ def plot_layer_sparsity(
     mesh = axes.pcolormesh(values, cmap="viridis", norm=LogNorm(least, 1))
     rows, columns = np.nonzero(values == 0)
     axes.plot(columns + 0.5, rows + 0.5, "x", color="black", markersize=4)
-    axes.set_xticks(np.arange(len(ratios)) + 0.5, [f"{100 * r:.6g}" for r in ratios], fontsize=7)
+    ticks = [f"{100 * ratio:.6g}" for ratio in ratios]
+    axes.set_xticks(np.arange(len(ratios)) + 0.5, ticks, fontsize=7, rotation=90)
     axes.set_xlabel("sparsity of the network: weights removed, %")
     _name_rows(axes, list(left))
     figure.colorbar(mesh, ax=axes, label="fraction left (cross: none)", pad=0.01)
@@ -162,6 +165,9 @@ def _name_rows(axes: matplotlib.axes.Axes, names: list[str]) -> None:
 
 
 def _save(figure: Figure, path: Path, run: str) -> None:
-    figure.suptitle("\n".join(textwrap.wrap(run, 110)), fontsize=8)
+    # Breaks at underscores; a name of a file may hold what would be a formula.
+    lines = textwrap.wrap(run.replace("_", "_ "), 110)
+    title = "\n".join(line.replace("_ ", "_") for line in lines)
+    figure.suptitle(title, fontsize=8, parse_math=False)
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png", dpi=120)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -44,24 +43,23 @@ def looks_packed(content: bytes) -> bool:
 def unpack(content: bytes) -> dict[str, Any]:
     """What `pack` was given, every tensor dense again; raises ValueError, saying what is wrong."""
     try:
-        tensors = load(content)
         length = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    except (SafetensorError, ValueError) as error:
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+        ours = metadata.get("format") == FORMAT
+        tensors = load(content) if ours else {}
+    except Exception as error:  # damage leads to whatever it leads to
         raise ValueError("is damaged, or no safetensors file") from error
-    if metadata.get("format") != FORMAT:
+    if not ours:
         raise ValueError("is a safetensors file, but not one that --save_pruned writes")
     if metadata.pop("sha256", None) != _digest(metadata, tensors):
         raise ValueError("is damaged: some of its bytes have changed")
     del metadata["format"]
-    contents = {key: json.loads(text) for key, text in metadata.items()}
-    state = {}
-    for name, shape in contents.pop("shapes").items():
-        try:
-            state[name] = _dense(name, shape, tensors)
-        except Exception as error:  # whatever the parts of a forged file lead to
-            raise ValueError(f"is damaged: the parts of {name} do not fit together") from error
-    return contents | {"state_dict": state}
+    try:
+        contents = {key: json.loads(text) for key, text in metadata.items()}
+        shapes = contents.pop("shapes").items()
+        return contents | {"state_dict": {n: _dense(n, shape, tensors) for n, shape in shapes}}
+    except Exception as error:  # and so does forgery
+        raise ValueError("is damaged: its parts do not fit together") from error
 
 
 def _compressed(name: str, values: Tensor) -> dict[str, Tensor]:
@@ -94,15 +92,18 @@ def _dense(name: str, shape: list[int], tensors: Mapping[str, Tensor]) -> Tensor
     values, count = tensors[f"{name}:values"], math.prod(shape)
     if f"{name}:mask" in tensors:
         mask = tensors[f"{name}:mask"].numpy()
-        unaccounted = 8 * len(mask) - count
-        places = np.flatnonzero(np.unpackbits(mask))
+        unaccounted, told = 8 * len(mask) - count, int(np.bitwise_count(mask).sum())
     else:
         gaps = tensors[f"{name}:gaps"].numpy()
-        ends = np.cumsum(np.where(gaps == SKIP, SKIP, gaps.astype(np.int64) + 1))
-        unaccounted = count - (ends[-1] if len(ends) else 0)
-        places = ends[gaps != SKIP] - 1
-    if not 0 <= unaccounted <= LARGEST_GAP:  # a small file does not claim to be a large tensor
-        raise ValueError(f"{shape} are not the entries told of")
+        steps = np.where(gaps == SKIP, SKIP, gaps.astype(np.int64) + 1)
+        unaccounted, told = count - int(steps.sum()), int((gaps != SKIP).sum())
+    # A small file does not claim to be a large tensor.
+    if not 0 <= unaccounted <= LARGEST_GAP or told != len(values):
+        raise ValueError(f"{name} is not of shape {shape} or has not {told} entries")
+    if f"{name}:mask" in tensors:
+        places = np.flatnonzero(np.unpackbits(mask))
+    else:
+        places = np.cumsum(steps)[gaps != SKIP] - 1
     dense = np.zeros(count, f"i{values.element_size()}")  # the bits of any type
     dense[places] = values.view(INTEGERS[values.element_size()]).numpy()
     return torch.from_numpy(dense).view(values.dtype).view(shape)

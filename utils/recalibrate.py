@@ -12,23 +12,26 @@ from utils.device import autocast
 from utils.errors import UserError
 
 SEED = 0  # of the choice of images, whatever the run's
+BATCH_SIZE = 128  # statistics depend on it, so that --test_batchsize is not to change it
 
 
-def calibration_batches(dataset: Dataset, count: int, batch_size: int, flag: str) -> list[Tensor]:
+def calibration_batches(dataset: Dataset, count: int, flag: str) -> list[Tensor]:
     """`count` of the training images, always the same, in batches, augmented as in training.
 
-    Raises UserError, naming `flag`, when there are not as many.
+    On a GPU the augmentation draws otherwise than on a CPU. Raises UserError, naming `flag`, when
+    there are not as many.
     """
     there, device = len(dataset.train_images), dataset.train_images.device
     if count > there:
         raise UserError(f"{flag} {count}: there are {there} training images; choose fewer")
-    generator = torch.Generator(device).manual_seed(SEED)
-    chosen = torch.randperm(there, generator=generator, device=device)[:count]
+    order = torch.randperm(there, generator=torch.Generator().manual_seed(SEED))
+    chosen = order[:count].to(device)
     some = replace(
         dataset, train_images=dataset.train_images[chosen],
         train_labels=dataset.train_labels[chosen],
     )  # fmt: skip
-    return [inputs for inputs, _ in some.train_batches(batch_size, generator)]
+    generator = torch.Generator(device).manual_seed(SEED)
+    return [inputs for inputs, _ in some.train_batches(BATCH_SIZE, generator)]
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:

@@ -76,7 +76,7 @@ def repair(
     for name, (mean, deviation) in dense.items():
         layer = layers[name]
         ((now, spread),) = measure_signals(model, batches, [name], precision).values()
-        enough = spread > LEAST_DEVIATION * deviation
+        enough = (spread > LEAST_DEVIATION * deviation) & (deviation > 0)
         scale = torch.where(enough, deviation / spread, 1)
         by_output = (-1,) + (1,) * (layer.weight.dim() - 1)
         layer.weight.mul_(scale.to(layer.weight).view(by_output))

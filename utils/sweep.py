@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from utils.config import Config, PruneConfig, plain
+from utils.checkpoint import TrainedModel
+from utils.config import PruneConfig, plain
 from utils.errors import warn
 from utils.files import RunFiles
 from utils.logs import (
@@ -18,6 +19,7 @@ from utils.logs import (
     write_csv,
 )
 from utils.plots import plot_layer_sparsity, plot_pruning
+from utils.prune import zeros_by_parameter
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,14 @@ class PrunedResult:
     size: int | None = None
 
 
-def print_heading(config: Config, prune: PruneConfig, model: nn.Module) -> None:
-    count = sum(p.numel() for p in model.parameters())
+def print_heading(trained: TrainedModel, prune: PruneConfig) -> None:
+    config, count = trained.config, sum(p.numel() for p in trained.model.parameters())
     how = "".join(f", {name} {plain(value)}" for name, value in prune.in_name().items())
-    print(f"{config.arch} with {count:,} parameters on {config.data}, pruned by magnitude{how}\n")
+    print(f"{config.arch} with {count:,} parameters on {config.data}, pruned by magnitude{how}")
+    if trained.pruned is not None:
+        zeros = sum(zeros_by_parameter(trained.model).values())
+        print(f"It is pruned already: {count - zeros:,} of its parameters are left")
+    print()
     columns = f"{'sparsity':>8}  {'remaining':>12}  {'accuracy':>8}"
     if prune.corrected:
         columns += f"  {prune.corrected:>12}"
@@ -54,16 +60,12 @@ def print_result(result: PrunedResult, model: nn.Module) -> None:
 
 
 def write_results(
-    config: Config,
-    prune: PruneConfig,
-    model: nn.Module,
-    results: Sequence[PrunedResult],
-    files: RunFiles,
+    trained: TrainedModel, prune: PruneConfig, results: Sequence[PrunedResult], files: RunFiles
 ) -> None:
     """Write the sweep's files, and warn of what it emptied. Raises RunError if the disk is full."""
-    entries = {name: p.numel() for name, p in model.named_parameters()}
+    entries = {name: p.numel() for name, p in trained.model.named_parameters()}
     emptied = first_emptied(entries, results)
-    write_log(config, prune, results, emptied, files)
+    write_log(trained, prune, results, emptied, files)
     write_tables(prune, results, entries, files)
     ratios = [r.ratio for r in results]
     curves = {"pruned in one shot": [r.accuracy for r in results]}
@@ -110,16 +112,18 @@ def first_emptied(entries: dict[str, int], results: Sequence[PrunedResult]) -> d
 
 
 def write_log(
-    config: Config,
+    trained: TrainedModel,
     prune: PruneConfig,
     results: Sequence[PrunedResult],
     emptied: dict[str, float],
     files: RunFiles,
 ) -> None:
     log = TextLog(files.prune_test(".log"))
-    log.add(configuration_line(config))
-    if line := pruning_line(prune):
-        log.add(line)
+    log.add(configuration_line(trained.config))
+    if settings := prune.in_name():
+        log.add(pruning_line("Pruning", settings))
+    if trained.pruned is not None:
+        log.add(pruning_line("Pruned_Before", trained.pruned))
     for r in results:
         again = {prune.corrected: r.corrected} if prune.corrected else {}
         log.add(prune_line(r.ratio, r.accuracy, **again))
