@@ -17,7 +17,7 @@ import test_prune
 import test_weight_distribution
 import train_prune
 from utils import readers
-from utils.config import Config
+from utils.config import SETTINGS
 from utils.datasets import load_dataset
 from utils.errors import UserError
 
@@ -105,7 +105,7 @@ def test_a_changed_data_set_is_read_or_refused(mutate, tmp_path, write_npz):
 
 
 SCRIPTS = (train_prune, test_prune, test_weight_distribution)
-NAMES = [f"--{name}" for name in vars(Config())]
+NAMES = [f"--{name}" for name in SETTINGS]
 VALUES = st.one_of(
     st.sampled_from(["SFW", "SGD", "digits", "mnist", "Mlp", "None", "unconstraints", "radius",
                      "auto", "bf16", "nan", "inf", "-1", "0", "1e400", "", "\0", "../..", "-"]),
@@ -114,7 +114,9 @@ VALUES = st.one_of(
     st.text(max_size=8),
 )  # fmt: skip
 FLAG_LISTS = st.lists(
-    st.tuples(st.sampled_from([*NAMES, "--model_path", "--no_such_flag", "", "--"]), VALUES),
+    st.tuples(
+        st.sampled_from([*NAMES, "--model_path", "--compare", "--no_such_flag", "", "--"]), VALUES
+    ),
     min_size=1,
     max_size=5,
 )
