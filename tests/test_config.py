@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES
 from optim import LR_SCHEMES, RESCALES
-from utils.config import Config
+from utils.config import Config, file_name
 from utils.datasets import DATASETS
 from utils.errors import UserError
 
@@ -58,6 +58,15 @@ def test_changing_one_setting_changes_the_name(settings, data):
     key = data.draw(st.sampled_from(sorted(SETTINGS)))
     a, b = Config(**settings), Config(**settings | {key: data.draw(SETTINGS[key])})
     assert (a.run_name == b.run_name) == (getattr(a, key) == getattr(b, key)) or key == "data"
+
+
+@pytest.mark.parametrize("start", ["run", "data=" + 60 * "long", 200 * "é"])
+def test_what_is_added_to_a_name_stays_though_it_is_long(start):
+    added = dict(allocation="uniform", prune_scope="weights", bn_recalibrate=2**31 - 1)
+    end = "_allocation=uniform_prune_scope=weights_bn_recalibrate=2147483647"
+    name = file_name(added, start)
+    assert name.endswith(end) and len(name.encode()) <= 184
+    assert file_name(added, f"{start}2") != name
 
 
 def test_defaults_are_the_papers():

@@ -249,16 +249,16 @@ SETTINGS = {f.name: f for kind in (Config, PruneConfig) for f in dataclasses.fie
 
 
 def file_name(parts: dict[str, Any], start: str | None = None) -> str:
-    """A name that spells out `parts`; a long one is cut and ends in a checksum of the whole.
+    """A name that spells out `parts`; a long one is cut and has a checksum of the whole.
 
-    `start`, another name, comes before them.
+    `start`, another name, comes before them, and is then what is cut.
     """
     spelled = [f"{label}={plain(value)}" for label, value in parts.items()]
     name = "_".join(spelled if start is None else [start, *spelled])
-    encoded = name.encode()
-    if len(encoded) > 184:
-        kept = encoded[:160].decode(errors="ignore")
-        name = f"{kept}_sha256={hashlib.sha256(encoded).hexdigest()[:16]}"
+    if len(name.encode()) > 184:
+        end = "" if start is None else "_".join(["", *spelled])
+        kept = name.encode()[: 160 - len(end)].decode(errors="ignore")
+        name = f"{kept}_sha256={hashlib.sha256(name.encode()).hexdigest()[:16]}{end}"
     return name
 
 
