@@ -189,6 +189,13 @@ def test_a_foreign_or_missing_file_is_refused_in_one_line(tmp_path):
         load_pruned(tmp_path / "none.safetensors")
 
 
+def test_a_file_that_does_not_tell_how_it_was_pruned_is_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_pruned(path, pruned_resnet(0.9), RESNET, ["0.9"])
+    with pytest.raises(UserError, match=r"a.safetensors: does not tell how it was pruned"):
+        load_pruned(path)
+
+
 def test_a_pruned_model_of_another_network_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     write_pruned(path, nn.Linear(2, 2), RESNET, {})

@@ -154,6 +154,8 @@ def load_trained(given: dict[str, Any], model_path: Path | None) -> TrainedModel
     saved = contents.get("config")
     config = Config(**(given if saved is None else _settings(path, saved, wanted, given)))
     pruned = contents.get("pruning")
+    if not isinstance(pruned, dict | None):
+        raise UserError(f"{path}: does not tell how it was pruned; save it again")
     if saved is not None and pruned is None:
         files = config.files
     elif files is None or pruned is not None:
