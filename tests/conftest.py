@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import FLAGS, SETTINGS, outcome
+from runs import DIGITS, FLAGS, SETTINGS, outcome
 
 import train_prune
 from utils.config import Config
@@ -21,7 +21,6 @@ from utils.signals import Stopped
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("fixed")
 
-DIGITS = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "2")
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 

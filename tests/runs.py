@@ -1,8 +1,14 @@
-"""A short run, and what it leaves behind."""
+"""Short runs, and what they leave behind."""
+
+import csv
 
 import torch
 
 from utils.config import Config
+
+# A run that trains in a second, and its name.
+DIGITS = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "2")
+RUN = "data=digits_model=Mlp_optimizer=SFW_constraint=k_sparse_constraints_epoch_num=2"
 
 # Every kind of state: SFW-Init, momentum, a scheme that looks back, batches that are drawn.
 SETTINGS = {"data": "digits", "arch": "Mlp", "epoch_num": 5, "train_batchsize": 64, "sfw_init": 1,
@@ -14,6 +20,15 @@ def flags_of(settings):
 
 
 FLAGS = flags_of(SETTINGS)
+
+
+def files_in(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def read_csv(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
 def outcome(folder, settings=SETTINGS):

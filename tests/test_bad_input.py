@@ -8,17 +8,12 @@ import signal
 import numpy as np
 import pytest
 import torch
+from runs import DIGITS, RUN, files_in
 from torch import nn
 
 from models import build_model
 
-DIGITS = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "2")
-RUN = "data=digits_model=Mlp_optimizer=SFW_constraint=k_sparse_constraints_epoch_num=2"
 SCRIPTS = ("train_prune.py", "test_prune.py", "test_weight_distribution.py")
-
-
-def files_in(folder):
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 BAD_FLAGS = {

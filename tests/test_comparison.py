@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from runs import DIGITS
 
 from utils.comparison import labels_of, settings_of
 from utils.config import Config, PruneConfig
@@ -117,7 +118,7 @@ def test_many_runs_are_compared(quick, table, tmp_path):
 
 
 def test_tables_that_test_prune_wrote_are_compared(quick, trained):
-    flags = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "2", "--output_dir", trained)
+    flags = (*DIGITS, "--output_dir", trained)
     for allocation in ("global", "uniform"):
         quick("test_prune.py", *flags, "--allocation", allocation)
     tables = (trained / "saved_logs" / "SFW_prune_test").glob("*.csv")

@@ -4,13 +4,13 @@ import shutil
 
 import pytest
 import torch
+from runs import DIGITS
 
 from models import build_model
 from utils.batches import Batches
 from utils.device import compiled, placed
 
 CPU = torch.device("cpu")
-DIGITS = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "2")
 
 
 def test_convolutions_are_channels_last_on_the_cpu():

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from runs import FLAGS, outcome
+from runs import DIGITS, FLAGS, outcome
 
 import test_prune
 import test_weight_distribution
@@ -22,7 +22,6 @@ from utils.datasets import load_dataset
 from utils.errors import UserError
 
 EXAMPLES = int(os.environ.get("EXAMPLES", 60))  # of each test; more by hand
-TRAINED = ["--data", "digits", "--arch", "Mlp", "--epoch_num", "2"]
 
 fuzz = settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -169,6 +168,6 @@ def test_a_model_file_that_is_a_small_archive_of_much_is_refused(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, record in records.items():
             archive.writestr(name, record)
-    flags = ("--model_path", path, "--output_dir", tmp_path, *TRAINED)
+    flags = ("--model_path", path, "--output_dir", tmp_path, *DIGITS)
     status, err = run(test_weight_distribution.main, *flags)
     assert status == 2 and "holds compressed data" in err

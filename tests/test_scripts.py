@@ -1,28 +1,17 @@
 """The three scripts as users run them."""
 
-import csv
 import re
 
 import pytest
 import torch
+from runs import DIGITS, RUN, files_in, read_csv
 
 from utils.cli import Parser
 from utils.config import Config
 from utils.prune import RATIOS, THRESHOLDS
 
-DIGITS = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "2")
-RUN = "data=digits_model=Mlp_optimizer=SFW_constraint=k_sparse_constraints_epoch_num=2"
 EMPTIED = "warning: nothing passes through layers"  # as may be after so few epochs
 SCRIPTS = ("train_prune.py", "test_prune.py", "test_weight_distribution.py")
-
-
-def files_in(folder):
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def read_csv(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_three_commands_train_prune_and_inspect(script, tmp_path):

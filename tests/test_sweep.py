@@ -1,11 +1,11 @@
 """What test_prune.py's options print and write."""
 
-import csv
 import json
 import re
 
 import pytest
 import torch
+from runs import DIGITS, RUN, read_csv
 from safetensors import safe_open
 
 from models import build_model
@@ -13,14 +13,6 @@ from utils.checkpoint import model_contents, write_contents
 from utils.config import Config
 from utils.errors import RunError
 from utils.prune import RATIOS, load_pruned
-
-DIGITS = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "2")
-RUN = "data=digits_model=Mlp_optimizer=SFW_constraint=k_sparse_constraints_epoch_num=2"
-
-
-def read_csv(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture

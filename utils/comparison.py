@@ -33,8 +33,9 @@ def compare(given: dict[str, Any]) -> None:
         raise UserError(f"--{next(iter(given))}: --compare takes the settings from its runs' logs")
     found = {}  # one, where several tables have the same
     for path in paths:
-        for column, accuracies in read_table(path).items():
-            settings = settings_of(path)
+        table, told = read_table(path), settings_of(path)
+        for column, accuracies in table.items():
+            settings = dict(told)
             for word, flag in CORRECTIONS.items():  # a curve's own settings, not its table's
                 if word != column:
                     settings[flag] = plain(SETTINGS[flag].default)
