@@ -69,7 +69,7 @@ def train_on(dataset: Dataset, config: Config, resume: ResumeFile, signals: Stop
     train_batches = dataset.train_batches(config.train_batchsize, generator)
     test_batches = dataset.test_batches(config.test_batchsize)
 
-    model = new_model(config).to(device)
+    model = placed(new_model(config), device, config.precision)
     constraints = build_constraints(
         model, config.constraint, config.k_sparseness, config.k_frac, config.tau, config.mode
     )
@@ -82,7 +82,6 @@ def train_on(dataset: Dataset, config: Config, resume: ResumeFile, signals: Stop
         scales = learn_initial_scales(config, model, dataset, constraints, log)
         metrics["sfw_init_scales"] = scales
 
-    model = placed(model, device, config.precision)
     network = compiled(model, config.train_batchsize) if config.compile else model
     optimizer = build_optimizer(config, model, constraints)
     state = RunState(model, optimizer, generator, metrics, log)

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from timing import describe, synchronise, time_in_turns
 
-from constraints import build_constraints, make_feasible
+from constraints import Region, build_constraints, make_feasible
 from models import ARCHITECTURES, build_model
 from optim import SFW, sfw_init
 from train_prune import train_step
@@ -41,6 +41,7 @@ CIFAR10 = DATASETS["cifar10"]
 BATCH_SIZE = 128
 BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
 PRECISIONS = ("fp32", "bf16")
+INIT_ITERATIONS = 10
 
 
 def main() -> int:
@@ -118,7 +119,8 @@ def plain_throughput(gpu: int, steps: int) -> float:
 
 def our_throughput(device: torch.device, precision: str, batch_size: int, steps: int) -> float:
     """Images a second of train_prune.py's steps, after one of two steps."""
-    model, optimizer = prepared(device, precision)
+    model, regions = prepared(device, precision)
+    optimizer = SFW(model.parameters(), regions)
     for count in (2, steps):
         batches = our_batches(device, batch_size, count)
         start = time.perf_counter()
@@ -139,7 +141,8 @@ def parts(device: torch.device, steps: int) -> None:
 
 def step_parts(device: torch.device, precision: str, steps: int) -> dict[str, float]:
     """The shares of a step that its parts take, each waited for."""
-    model, optimizer = prepared(device, precision)
+    model, regions = prepared(device, precision)
+    optimizer = SFW(model.parameters(), regions)
     batches = iter(our_batches(device, BATCH_SIZE, steps + 2))
     taken: dict[str, float] = {}
     now = time.perf_counter()
@@ -184,22 +187,19 @@ def initialisation(device: torch.device, steps: int) -> None:
     print("| SFW-Init | forward and backward, ms | iteration / forward and backward |")
     print("| --- | --- | --- |")
     for arch, entry in ARCHITECTURES.items():
-        side = entry.image_size or 32
-        model = build_model(arch, CIFAR10.classes, 3, side).to(device)
-        regions = build_constraints(model, "k_sparse_constraints", tau=15.0, mode="diameter")
-        make_feasible(model, regions)
+        model, regions = prepared(device, "fp32", arch, entry.image_size or 32)
         halves = our_batches(device, BATCH_SIZE // 2, 3)
         three = [(inputs, targets) for inputs, targets in halves]
         whole = [torch.cat(tensors) for tensors in zip(*three[:2], strict=True)]
         plain, ours = time_in_turns(
             [
                 partial(forward_backward, model, *whole),
-                partial(sfw_init, model, three, regions, iterations=1),
+                partial(sfw_init, model, three, regions, iterations=INIT_ITERATIONS),
             ],
             steps,
             device.type,
         )
-        print(f"| {arch} | {plain * 1e3:.1f} | {ours / plain:.2f} |", flush=True)
+        print(f"| {arch} | {plain * 1e3:.1f} | {ours / INIT_ITERATIONS / plain:.2f} |", flush=True)
 
 
 def forward_backward(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
@@ -207,11 +207,13 @@ def forward_backward(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
     F.cross_entropy(model(inputs), targets).backward()
 
 
-def prepared(device: torch.device, precision: str) -> tuple[nn.Module, SFW]:
-    model = placed(build_model("ResNet18", CIFAR10.classes, 3, 32), device, precision).train()
+def prepared(
+    device: torch.device, precision: str, arch: str = "ResNet18", side: int = 32
+) -> tuple[nn.Module, list[Region]]:
+    model = placed(build_model(arch, CIFAR10.classes, 3, side), device, precision).train()
     regions = build_constraints(model, "k_sparse_constraints", tau=15.0, mode="diameter")
     make_feasible(model, regions)
-    return model, SFW(model.parameters(), regions)
+    return model, regions
 
 
 def our_batches(device: torch.device, batch_size: int, count: int) -> Batches:

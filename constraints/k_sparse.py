@@ -38,8 +38,11 @@ class KSparsePolytope(Region):
         self._check(g)
         magnitude = g.detach().abs().flatten()
         threshold = _kth_largest(magnitude, self.k)
-        above, tied = magnitude > threshold, magnitude == threshold
-        chosen = above | (tied & (tied.cumsum(0, dtype=torch.int32) <= self.k - above.sum()))
+        # 1 and 0 as numbers: to multiply by booleans is slow.
+        chosen = torch.ge(magnitude, threshold, out=torch.empty_like(magnitude))
+        if _may_exceed(chosen, self.k):
+            above, tied = magnitude > threshold, magnitude == threshold
+            chosen = above | (tied & (tied.cumsum(0, dtype=torch.int32) <= self.k - above.sum()))
         return g.sign().mul_(chosen.view(g.shape)).mul_(-self.radius)
 
     def shift_inside(self, x: Tensor) -> Tensor:
@@ -58,6 +61,11 @@ class KSparsePolytope(Region):
         """The nearest point of the intersection of the two balls, exact up to rounding."""
         self._check(x)
         return project_capped_l1_ball(x, total=self.radius * self.k, cap=self.radius)
+
+
+def _may_exceed(chosen: Tensor, k: int) -> bool:
+    """Whether more than K may be chosen, as far as is known without waiting for a GPU."""
+    return not chosen.is_cpu or bool(chosen.count_nonzero() > k)
 
 
 def _kth_largest(values: Tensor, k: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from constraints import Region
+from optim.double_backward import CheapDoubleBackward
 
 REPORT_EVERY = 10
 SCALE_LR = 1e-3
@@ -75,7 +76,8 @@ def sfw_init(
         for iteration in range(1, iterations + 1):
             shared, first, second = (next(supply) for _ in range(3))
             theta = [(w * s).requires_grad_() for w, s in zip(initial, scales, strict=True)]
-            before = loss_at(theta, shared, first)
+            with CheapDoubleBackward(theta):
+                before = loss_at(theta, shared, first)
             halves = shared, second
             after, gradients = _after_step(theta, before, regions, lr, loss_at, halves)
             scales.grad = (_dots(gradients, initial).to(scales) / lr).clamp_(-1, 1)
@@ -105,7 +107,8 @@ def _after_step(
 
         (1 - alpha) h + (c ||g|| / ||d||^2) d + H u,    u = c (g / ||g||).
 
-    It is written out because autograd would go over the weights many times more.
+    It is written out because autograd would go over the weights many times more. Where `loss` was
+    computed with CheapDoubleBackward, only the component of H u along theta is right.
     """
     g = torch.autograd.grad(loss, theta, create_graph=True, materialize_grads=True)
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """Regions against the authors' numbers, against plain references, and as mathematics."""
 
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from constraints import KSparsePolytope, LpBall, Unconstrained, projection
+from constraints import KSparsePolytope, LpBall, Unconstrained, k_sparse, projection
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -99,9 +100,12 @@ def test_lp_ball_shift_and_projection_are_the_authors(golden):
 def test_k_sparse_lmo_equals_a_stable_sort(data):
     g = data.draw(tensors())
     k = data.draw(st.integers(1, g.numel()))
-    v = KSparsePolytope(g.numel(), k, radius=1.5).lmo(g)
+    region = KSparsePolytope(g.numel(), k, radius=1.5)
+    v = region.lmo(g)
     assert torch.equal(v, plain_k_sparse_lmo(g, k, 1.5))
     assert v.dtype == g.dtype and v.shape == g.shape
+    with patch.object(k_sparse, "_may_exceed", return_value=True):  # as on a GPU
+        assert torch.equal(region.lmo(g), v)
 
 
 @given(st.data())
@@ -185,6 +189,7 @@ class WaitsForDevice(TorchDispatchMode):
 @pytest.mark.parametrize("p", [None, 1, 2, 3, math.inf])
 def test_nothing_waits_for_the_device(p, method, monkeypatch):
     monkeypatch.setattr(projection, "shift_by_newton", projection.shift_by_sorting)  # as on a GPU
+    monkeypatch.setattr(k_sparse, "_may_exceed", lambda chosen, k: True)
     region = LpBall(40, p, radius=0.1) if p else KSparsePolytope(40, 3, radius=0.1)
     x = torch.randn(40)
     with WaitsForDevice():

@@ -42,10 +42,7 @@ def keep_freed_memory() -> None:
 
 
 def placed(model: nn.Module, device: torch.device, precision: str) -> nn.Module:
-    """The model on the device, in the memory format in which its convolutions are fastest there.
-
-    Channels-last slows double differentiation down on a CPU: SFW-Init comes before.
-    """
+    """The model on the device, in the memory format in which its convolutions are fastest there."""
     if device.type == "cpu" or precision == "bf16":
         return model.to(device, memory_format=torch.channels_last)
     return model.to(device)
