@@ -38,9 +38,8 @@ class KSparsePolytope(Region):
         self._check(g)
         magnitude = g.detach().abs().flatten()
         threshold = _kth_largest(magnitude, self.k)
-        # 1 and 0 as numbers: to multiply by booleans is slow.
-        chosen = torch.ge(magnitude, threshold, out=torch.empty_like(magnitude))
-        if _may_exceed(chosen, self.k):
+        chosen = _without_ties(magnitude, threshold, self.k)
+        if chosen is None:
             above, tied = magnitude > threshold, magnitude == threshold
             chosen = above | (tied & (tied.cumsum(0, dtype=torch.int32) <= self.k - above.sum()))
         return g.sign().mul_(chosen.view(g.shape)).mul_(-self.radius)
@@ -63,9 +62,15 @@ class KSparsePolytope(Region):
         return project_capped_l1_ball(x, total=self.radius * self.k, cap=self.radius)
 
 
-def _may_exceed(chosen: Tensor, k: int) -> bool:
-    """Whether more than K may be chosen, as far as is known without waiting for a GPU."""
-    return not chosen.is_cpu or bool(chosen.count_nonzero() > k)
+def _without_ties(magnitude: Tensor, threshold: Tensor, k: int) -> Tensor | None:
+    """1 from the threshold on and 0 below, as numbers, which multiply faster than booleans.
+
+    None if those are more than K, or on a GPU, which would have to be waited for to tell.
+    """
+    if not magnitude.is_cpu:
+        return None
+    chosen = torch.ge(magnitude, threshold, out=torch.empty_like(magnitude))
+    return chosen if chosen.count_nonzero() <= k else None
 
 
 def _kth_largest(values: Tensor, k: int) -> Tensor:

@@ -1,11 +1,11 @@
 """Convolutions and BatchNorm with a double backward that costs little beyond its arithmetic.
 
-PyTorch's own passes over the activations dozens of times for a BatchNorm. And for a gradient that
-is needed only in its inner product with the weights, a convolution has that number already, but
-PyTorch computes the whole.
+For a BatchNorm, PyTorch's goes over the activations dozens of times. And where a gradient by the
+weights is needed only in its inner product with them, a convolution has that number already from
+its other gradients, while PyTorch computes the whole.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -25,14 +25,14 @@ CONVOLUTIONS = {
 
 
 class CheapDoubleBackward(TorchFunctionMode):
-    """A context in which layers with one of `weights` are computed so that this is cheap.
+    """Within it, convolutions and BatchNorms with one of `weights` have a cheap double backward.
 
-    Results and first derivatives (with `create_graph=True`) are as ever. Of a second derivative by
-    a tensor w of `weights` only the component along w is right, and so its inner product with w.
-    What cannot be made cheap, and layers with other weights, PyTorch computes.
+    Outputs are PyTorch's, and so are gradients taken with `create_graph=True`. Every other gradient
+    by the weights w of a convolution, plain `backward()` included, is right only in its component
+    along w, and so in its inner product with w. What cannot be made cheap, PyTorch computes.
     """
 
-    def __init__(self, weights: Collection[Tensor]) -> None:
+    def __init__(self, weights: Iterable[Tensor]) -> None:
         super().__init__()
         self.weights = {id(w) for w in weights}
 
@@ -40,38 +40,48 @@ class CheapDoubleBackward(TorchFunctionMode):
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs, result = kwargs or {}, None
-        if func in CONVOLUTIONS:
-            result = self.convolution(func, *args, **kwargs)
-        elif func is F.batch_norm:
-            result = self.batch_norm(*args, **kwargs)
+        # vmap and the like do not take autograd Functions such as these.
+        if not torch._C._are_functorch_transforms_active():
+            if func in CONVOLUTIONS:
+                result = self.convolution(func, *args, **kwargs)
+            elif func is F.batch_norm:
+                result = self.batch_norm(*args, **kwargs)
         return func(*args, **kwargs) if result is None else result
 
     def convolution(
         self, func: Callable, input: Tensor, weight: Tensor, bias: Tensor | None = None,
         stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
     ) -> Tensor | None:  # fmt: skip
-        """The convolution, or None where it is PyTorch's to compute."""
-        one_image = input.dim() < weight.dim()
-        if id(weight) not in self.weights or one_image or isinstance(padding, str):
+        """The convolution, or None where it is PyTorch's to compute, or to refuse."""
+        if id(weight) not in self.weights or isinstance(padding, str):
             return None
-        if torch.is_autocast_enabled(input.device.type):
-            input = input.to(torch.get_autocast_dtype(input.device.type))
-        product = Product(func, (stride, padding, dilation, groups))
-        return Convolution.apply(input, weight, bias, product)
+        dtype, double = weight.dtype, torch.float64 in (weight.dtype, input.dtype)
+        if torch.is_autocast_enabled(input.device.type) and not double:
+            dtype = torch.get_autocast_dtype(input.device.type)
+            input = input.to(dtype)
+        fits = bias is None or len(bias) == len(weight)
+        if input.dim() != weight.dim() or input.dtype != dtype or not fits:
+            return None
+        convolve = Convolve(func, (stride, padding, dilation, groups))
+        return Convolution.apply(input, weight, bias, convolve)
 
     def batch_norm(
         self, input: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
         weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,
         momentum: float = 0.1, eps: float = 1e-5,
     ) -> Tensor | None:  # fmt: skip
-        """The normalisation, or None where it is PyTorch's to compute."""
-        if id(weight) not in self.weights or bias is None or not training:
+        """The normalisation, or None where it is PyTorch's to compute, or to refuse."""
+        if id(weight) not in self.weights or bias is None or not training or eps <= 0:
+            return None
+        given = [x for x in (running_mean, running_var, weight, bias) if x is not None]
+        channels = input.shape[1] if input.dim() > 1 else 0
+        if any(len(x) != channels for x in given) or input.numel() <= channels:
             return None
         return BatchNorm.apply(input, weight, bias, running_mean, running_var, momentum, eps)
 
 
-class Product(NamedTuple):
-    """The convolution x * w without a bias, and the gradients of <g, x * w>."""
+class Convolve(NamedTuple):
+    """x * w without a bias, and the gradients of <g, x * w>."""
 
     func: Callable
     settings: tuple
@@ -91,22 +101,22 @@ class Convolution(Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, x: Tensor, w: Tensor, bias: Tensor | None, product: Product
+        ctx: FunctionCtx, x: Tensor, w: Tensor, bias: Tensor | None, convolve: Convolve
     ) -> Tensor:
         ctx.save_for_backward(x, w)
-        ctx.product = product
-        y = product(x, w)
+        ctx.convolve = convolve
+        y = convolve(x, w)
         return y if bias is None else y.add_(per_channel(bias, y))
 
     @staticmethod
     def backward(ctx: FunctionCtx, g: Tensor) -> tuple[Tensor | None, ...]:
-        (x, w), product = ctx.saved_tensors, ctx.product
-        by_bias = over_channels(g) if ctx.needs_input_grad[2] else None
-        if torch.is_grad_enabled():  # a first derivative
-            return *ConvolutionBackward.apply(g, x, w, product), by_bias, None
+        (x, w), convolve = ctx.saved_tensors, ctx.convolve
+        by_bias = channel_sums(g) if ctx.needs_input_grad[2] else None
+        if torch.is_grad_enabled():  # create_graph=True: to be differentiated again
+            return *ConvolutionBackward.apply(g, x, w, convolve), by_bias, None
         if not ctx.needs_input_grad[0]:
-            return None, product.by_weight(g, x, w), by_bias, None
-        by_x = product.by_input(g, x, w)
+            return None, convolve.by_weight(g, x, w), by_bias, None
+        by_x = convolve.by_input(g, x, w)
         return by_x, along(w, by_x, x), by_bias, None
 
 
@@ -115,27 +125,28 @@ class ConvolutionBackward(Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, g: Tensor, x: Tensor, w: Tensor, product: Product
+        ctx: FunctionCtx, g: Tensor, x: Tensor, w: Tensor, convolve: Convolve
     ) -> tuple[Tensor | None, Tensor]:
         ctx.save_for_backward(g, x, w)
-        ctx.product = product
+        ctx.convolve = convolve
         ctx.set_materialize_grads(False)
-        by_x = product.by_input(g, x, w) if ctx.needs_input_grad[1] else None
-        return by_x, product.by_weight(g, x, w)
+        by_x = convolve.by_input(g, x, w) if ctx.needs_input_grad[1] else None
+        return by_x, convolve.by_weight(g, x, w)
 
     @staticmethod
     def backward(
         ctx: FunctionCtx, x_cotangent: Tensor | None, w_cotangent: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        (g, x, w), product = ctx.saved_tensors, ctx.product
+        (g, x, w), convolve = ctx.saved_tensors, ctx.convolve
         by_g = by_x = by_w = None
         if x_cotangent is not None:
-            by_g = product(x_cotangent, w)
-            by_w = along(w, by_g, g)
+            by_g = convolve(x_cotangent, w)
+            again = torch.is_grad_enabled()  # the network itself holds a first derivative
+            by_w = convolve.by_weight(g, x_cotangent, w) if again else along(w, by_g, g)
         if w_cotangent is not None:
-            term = product(x, w_cotangent)
+            term = convolve(x, w_cotangent)
             by_g = term if by_g is None else by_g.add_(term)
-            by_x = product.by_input(g, x, w_cotangent) if ctx.needs_input_grad[1] else None
+            by_x = convolve.by_input(g, x, w_cotangent) if ctx.needs_input_grad[1] else None
         return by_g, by_x, by_w, None
 
 
@@ -182,11 +193,13 @@ class BatchNormBackward(Function):
 
         since the derivative of x̂ along z is r P(z), and that of r is -r^2 mean(x̂ z).
         """
+        if torch.is_grad_enabled():  # mean and r are taken for constants
+            raise RuntimeError("there is no third derivative of BatchNorm, as in PyTorch")
         g, x, weight, mean, r, g_dot, g_sum = ctx.saved_tensors
         count = x.numel() // len(weight)
         by_g, a_dot, a_sum = normalisation_backward(a, x, weight, mean, r)
         g_dot, g_mean, a_dot, a_mean = (s / count for s in (g_dot, g_sum, a_dot, a_sum))
-        both = over_channels(a * g).to(r) / count - a_mean * g_mean - a_dot * g_dot
+        both = channel_sums(a * g).to(r) / count - a_mean * g_mean - a_dot * g_dot
         # As sums of multiples of a, g and x̂.
         of_a = -weight * r**2 * g_dot
         of_g = r * b - weight * r**2 * a_dot
@@ -217,13 +230,13 @@ def per_channel(values: Tensor, x: Tensor) -> Tensor:
     return values.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
 
 
-def over_channels(x: Tensor) -> Tensor:
+def channel_sums(x: Tensor) -> Tensor:
     """The sum of each channel of x."""
     return x.sum([0, *range(2, x.dim())])
 
 
 def along(w: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """The multiple of w whose inner product with w is <a, b>; w = 0 has none but 0."""
-    flat = w.reshape(-1)
+    a, b, flat = (x.reshape(-1).to(w.dtype) for x in (a, b, w))
     square = torch.dot(flat, flat).clamp_(min=torch.finfo(w.dtype).tiny)
-    return w * (torch.dot(a.reshape(-1), b.reshape(-1)) / square)
+    return w * (torch.dot(a, b) / square)

@@ -56,7 +56,8 @@ def sfw_init(
     keeps 1. `report` is called every 10 iterations. Buffers, modes, gradients, frozen parameters
     and the global random state stay as they are. Raises ValueError when the constraints do not fit
     or have no LMO, or `batches` is empty, and FloatingPointError when the loss is not finite; the
-    model is unchanged then.
+    model is unchanged then. Activation checkpointing, which recomputes with weights that have not
+    been scaled, must be off.
     """
     _check(model, constraints, lr, iterations)
     named = zip(model.named_parameters(), constraints, strict=True)

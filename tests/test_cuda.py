@@ -1,11 +1,13 @@
 """What only a GPU can show: steps that are captured, and that never wait for the device."""
 
+import warnings
+
 import pytest
 import torch
 
-from constraints import build_constraints
+from constraints import build_constraints, make_feasible
 from models import build_model
-from optim import SFW
+from optim import SFW, sfw_init
 
 pytestmark = pytest.mark.cuda
 
@@ -45,3 +47,24 @@ def test_an_sfw_step_never_waits_for_the_device(kind, rescale):
         optimizer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_sfw_init_waits_for_the_device_only_to_report():
+    model = build_model("ResNet18", 10, 3, 32).cuda()
+    regions = build_constraints(model, "k_sparse_constraints", tau=5.0, mode="diameter")
+    make_feasible(model, regions)
+    images, targets = torch.randn(3, 8, 3, 32, 32).cuda(), torch.arange(8).cuda()
+    halves = [(inputs, targets) for inputs in images]
+
+    def waits(iterations):
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                sfw_init(model, halves, regions, iterations=iterations)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in caught)
+
+    waits(1)  # loads libraries
+    assert waits(3) == waits(8) > 0

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from constraints import build_constraints
+from optim import sfw_init
 from optim.double_backward import CheapDoubleBackward
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
@@ -136,6 +138,86 @@ def test_what_cannot_be_cheap_is_pytorchs(layer, shape):
     assert_same(layer, x)
 
 
+def broken_norm():
+    norm = nn.BatchNorm2d(4)
+    norm.running_mean = torch.zeros(2)
+    return norm
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (broken_norm(), torch.ones(2, 4, 3, 3)),
+        (nn.BatchNorm2d(3), torch.ones(2, 4, 3, 3)),
+        (nn.BatchNorm1d(3), torch.ones(1, 3)),
+        (nn.BatchNorm2d(3, eps=0), torch.ones(2, 3, 3, 3)),
+        (nn.Conv2d(3, 4, 3), torch.ones(2, 3, 5, 5, dtype=torch.float64)),
+    ],
+)
+def test_what_pytorch_refuses_is_refused_in_its_words(layer, x):
+    with pytest.raises((RuntimeError, ValueError)) as theirs:
+        layer(x)
+    with CheapDoubleBackward(list(layer.parameters())), pytest.raises(theirs.type) as ours:
+        layer(x)
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_autocast_leaves_float64_alone():
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(3, 4, 3).double(), torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(layer, x)
+
+
+def test_layers_under_vmap_are_pytorchs():
+    class PerImage(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return torch.vmap(self.layer)(x.unsqueeze(1))
+
+    assert_same(PerImage(), torch.randn(2, 3, 5, 5))
+
+
+def test_weights_can_be_used_twice_and_activations_work_in_place():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.norm = nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return F.celu_(self.norm(F.celu_(self.layer(F.celu_(self.layer(x))))))
+
+    torch.manual_seed(0)
+    assert_same(Twice().double(), torch.randn(2, 3, 5, 5, dtype=torch.float64))
+
+
+class Energy(nn.Module):
+    """Puts out how a network's sum grows with the input."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.network = nn.Sequential(*layers)
+
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(self.network(x).sum(), x, create_graph=True)[0]
+
+
+def test_networks_that_differentiate_can_be_differentiated():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3), nn.Softplus(), nn.Conv2d(4, 4, 2, bias=False), nn.Softplus()
+    assert_same(Energy(*layers).double(), torch.randn(2, 3, 5, 5, dtype=torch.float64))
+
+
+def test_a_third_derivative_of_batch_norm_is_refused():
+    network = Energy(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Softplus())
+    with pytest.raises(RuntimeError, match="no third derivative of BatchNorm"):
+        derivatives(network, torch.randn(2, 3, 5, 5), True)
+
+
 class Tanh(nn.Module):
     def forward(self, raw):
         return raw.tanh()
@@ -173,6 +255,16 @@ def test_second_derivatives_cost_no_gradient_by_a_weight():
     with WeightGradients() as second:
         torch.autograd.grad(gradients, learned, [torch.ones_like(g) for g in gradients])
     assert (first.count, second.count) == (1, 0)
+
+
+def test_an_iteration_of_sfw_init_computes_each_gradient_by_weights_twice():
+    """And once more that of the first convolution, whose input has no gradient to save it."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten())
+    regions = build_constraints(model, "k_sparse_constraints", tau=15.0, mode="diameter")
+    batches = [(torch.randn(2, 3, 5, 5), torch.arange(2))]
+    with WeightGradients() as gradients:
+        sfw_init(model, batches, regions, iterations=1)
+    assert gradients.count == 5
 
 
 def test_a_weight_of_zeros_has_finite_derivatives():
