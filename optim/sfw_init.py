@@ -80,8 +80,8 @@ def sfw_init(
             with CheapDoubleBackward(theta):
                 before = loss_at(theta, shared, first)
             halves = shared, second
-            after, gradients = _after_step(theta, before, regions, lr, loss_at, halves)
-            scales.grad = (_dots(gradients, initial).to(scales) / lr).clamp_(-1, 1)
+            after, slopes = _after_step(theta, initial, before, regions, lr, loss_at, halves)
+            scales.grad = (slopes.to(scales) / lr).clamp_(-1, 1)
             adam.step()
             torch.maximum(scales, least, out=scales)
             losses.append(torch.stack([before.detach(), after]))
@@ -97,10 +97,11 @@ def sfw_init(
 
 
 def _after_step(
-    theta: Sequence[Tensor], loss: Tensor, regions: Sequence[Region], lr: float,
-    loss_at: Callable[..., Tensor], halves: tuple[Batch, Batch],
-) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-    """The loss on `halves` after an SFW step along the gradient of `loss`, its gradient by theta.
+    theta: Sequence[Tensor], initial: Sequence[Tensor], loss: Tensor, regions: Sequence[Region],
+    lr: float, loss_at: Callable[..., Tensor], halves: tuple[Batch, Batch],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The loss on `halves` after an SFW step along the gradient g of `loss`, and its derivatives by
+    the scales: the inner products of its gradient by theta with `initial`.
 
     The step goes to theta + alpha d, with d = v - theta and alpha = min(lr ||g|| / ||d||, 1). With
     h the gradient there, H the Hessian of `loss` and c = lr <h, d> / ||d||, but 0 where alpha is
@@ -108,8 +109,7 @@ def _after_step(
 
         (1 - alpha) h + (c ||g|| / ||d||^2) d + H u,    u = c (g / ||g||).
 
-    It is written out because autograd would go over the weights many times more. Where `loss` was
-    computed with CheapDoubleBackward, only the component of H u along theta is right.
+    It is written out because autograd would go over the weights many times more.
     """
     g = torch.autograd.grad(loss, theta, create_graph=True, materialize_grads=True)
     with torch.no_grad():
@@ -121,16 +121,15 @@ def _after_step(
     after = loss_at([t.requires_grad_() for t in moved], *halves)
     h = torch.autograd.grad(after, moved, materialize_grads=True)
     c = torch.where(alpha < 1, lr * _dots(h, d) / distance, 0)
+    pull = torch.where(c == 0, 0, (c / distance) * (size / distance))
+    slopes = (1 - alpha) * _dots(h, initial) + pull * _dots(d, initial)
     lengths = zip(g, c, size, strict=True)
     curved = [(x, x.detach() / norm * y) for x, y, norm in lengths if x.requires_grad]
-    result = [torch.zeros_like(t) for t in theta]
     if curved:  # unless the loss is linear
         outputs, u = zip(*curved, strict=True)
-        result = list(torch.autograd.grad(outputs, theta, u, materialize_grads=True))
-    pull = torch.where(c == 0, 0, (c / distance) * (size / distance))
-    for term in (zip(h, 1 - alpha, strict=True), zip(d, pull, strict=True)):
-        result = [torch.addcmul(x, *factors) for x, factors in zip(result, term, strict=True)]
-    return after.detach(), result
+        hessian_u = torch.autograd.grad(outputs, theta, u, materialize_grads=True)
+        slopes += _dots(hessian_u, initial)
+    return after.detach(), slopes
 
 
 def _dots(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
