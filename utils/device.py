@@ -33,7 +33,7 @@ def keep_freed_memory() -> None:
     """Let this process use freed memory again rather than give it back, where it is glibc's.
 
     Else each step's large tensors are new memory, which the system hands out page by page, zeroed:
-    on a CPU that is a fifth of ResNet18's training time, and half of SFW-Init's.
+    on a CPU that is a fifth of ResNet18's training time, and a quarter of SFW-Init's.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
