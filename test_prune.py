@@ -7,7 +7,6 @@ saved_logs/layer_sparsity/. With --compare it shows such tables of several runs 
 """
 
 import copy
-import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from utils.batches import Batches
 from utils.checkpoint import load_trained, write_pruned
 from utils.cli import Parser
 from utils.comparison import compare
-from utils.config import CORRECTIONS, Config, PruneConfig, file_name, plain
+from utils.config import CORRECTIONS, Config, PruneConfig, plain
 from utils.datasets import Dataset, load_dataset
 from utils.device import pick_device, placed
 from utils.errors import RunError, UserError, exit_status, warn
@@ -32,12 +31,10 @@ from utils.sweep import PrunedResult, print_heading, print_result, write_results
 
 def test(given: dict) -> None:
     """Test the model of these settings at every pruning ratio."""
-    own = {f.name for f in dataclasses.fields(PruneConfig)} & given.keys()
-    prune = PruneConfig(**{name: given.pop(name) for name in own})
+    prune = PruneConfig.taken_from(given)
     trained = load_trained(given, given.pop("model_path", None))
     config, device = trained.config, pick_device(trained.config.gpu)
-    check_correction(prune, trained.model, config.arch)
-    files = RunFiles(config.output_dir, file_name(prune.in_name(), trained.files.run))
+    files = prune.files(trained.files)
     written = [files.prune_test(suffix) for suffix in TEST_SUFFIXES]
     written += [files.layer_sparsity(suffix) for suffix in (".csv", ".png")]
     written += [files.pruned(plain(ratio)) for ratio in prune.save_pruned]
@@ -94,20 +91,23 @@ def sweep(
         yield PrunedResult(ratio, remaining, len(ranking.weights), zeros, accuracy, corrected, size)
 
 
-def check_correction(prune: PruneConfig, model: nn.Module, arch: str) -> None:
-    """Raise UserError for a correction that is not for this network."""
-    if prune.bn_recalibrate and not batch_norms(model):
-        raise UserError(f"--bn_recalibrate: {arch} has no BatchNorm; --repair is for such networks")
-    if prune.repair and batch_norms(model):
-        raise UserError(f"--repair: {arch} has BatchNorm, for which --bn_recalibrate does more")
-
-
 def correction(
     prune: PruneConfig, model: nn.Module, dataset: Dataset, config: Config
 ) -> Callable[[], None] | None:
-    """What --bn_recalibrate or --repair does to the model once it is pruned."""
+    """What --bn_recalibrate or --repair does to the model once it is pruned.
+
+    Raises UserError for one that is not for this network, or wants more images than there are.
+    """
     if prune.corrected is None:
         return None
+    if prune.bn_recalibrate and not batch_norms(model):
+        raise UserError(
+            f"--bn_recalibrate: {config.arch} has no BatchNorm; --repair is for such networks"
+        )
+    if prune.repair and batch_norms(model):
+        raise UserError(
+            f"--repair: {config.arch} has BatchNorm, for which --bn_recalibrate does more"
+        )
     flag = CORRECTIONS[prune.corrected]
     count = getattr(prune, flag)
     batches = calibration_batches(dataset, count, f"--{flag}")

@@ -2,23 +2,29 @@
 """Run the paper's main comparison, and draw accuracy against sparsity for all of its methods.
 
 Trains ResNet18 and VGG16 on CIFAR-10 with SGD, with SFW and with SFW after SFW-Init, and prunes
-each at 19 ratios. It takes the flags of train_prune.py, but for those that tell the methods apart.
-What is already there is not run again, so that the same command goes on where it was stopped.
-Writes one picture and one table to saved_logs/comparison/.
+each at 19 ratios. It takes the flags of train_prune.py, but for those that tell the methods apart,
+and those of test_prune.py. What is already there is not run again, so that the same command goes on
+where it was stopped. Writes one picture and one table to saved_logs/comparison/; with
+--bn_recalibrate or --repair, another two with it.
 """
 
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from models import ARCHITECTURES
-from test_prune import test
+from test_prune import correction, test
 from train_prune import train
+from utils.checkpoint import new_model
 from utils.cli import Parser
 from utils.comparison import comparison_files, read_table, write_comparison
-from utils.config import Config, file_name
+from utils.config import CORRECTIONS, Config, PruneConfig, file_name, plain
+from utils.datasets import load_dataset
 from utils.errors import UserError, exit_status
 from utils.files import RunFiles, check_writable
 from utils.plots import Curves
@@ -37,8 +43,8 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def compare(given: dict[str, Any]) -> None:
     """Train, prune and draw everything that `given`, the command line's flags, leaves open."""
-    archs, methods = given.pop("archs"), given.pop("methods")
-    seeds = given.pop("seeds")
+    lists = {name: given.pop(name) for name in ("archs", "methods", "seeds")}
+    prune = PruneConfig.taken_from(given)
     set_here = {"arch", "seed"} | {name for method in METHODS.values() for name in method}
     if refused := sorted(set_here & given.keys()):
         raise UserError(
@@ -46,28 +52,51 @@ def compare(given: dict[str, Any]) -> None:
         )
     configs = {
         (arch, method, seed): Config(**given, **METHODS[method], arch=arch, seed=seed)
-        for arch in archs for method in methods for seed in seeds
-    }  # fmt: skip
-    first = next(iter(configs.values()))
-    chosen = {name: given[name] for name in first.changing_weights() if name in given}
-    lists = {"archs": archs, "methods": methods, "seeds": seeds}
-    joined = {name: "+".join(map(str, values)).replace(" ", "-") for name, values in lists.items()}
-    name = file_name({"data": first.data} | chosen | joined)
-    files = RunFiles(first.output_dir, name)
-    check_writable(comparison_files(files), "--output_dir")
-    curves: Curves = {}
+        for arch, method, seed in product(*lists.values())
+    }
+    compared = comparisons(prune, next(iter(configs.values())), given, lists)
+    for files in compared.values():
+        check_writable(comparison_files(files), "--output_dir")
+    if prune.corrected:
+        check_correction(prune, configs.values())
+    curves: dict[str, Curves] = {column: {} for column in compared}
     for (arch, method, seed), config in configs.items():
         print(f"\n== {arch}, {method}, seed {seed} ==", flush=True)
         train(config)  # no finished model is trained again
-        tested = config.files.prune_test(".csv")
-        if not tested.is_file():
-            test(given | METHODS[method] | dict(arch=arch, seed=seed))
-        curves.setdefault(f"{arch}, {method}", []).append(read_table(tested)["accuracy"])
-    write_comparison(files, curves)
+        files = prune.files(config.files)
+        tested, saved = files.prune_test(".csv"), map(files.pruned, map(plain, prune.save_pruned))
+        if not all(path.is_file() for path in (tested, *saved)):
+            test(given | METHODS[method] | dict(arch=arch, seed=seed) | vars(prune))
+        for column, accuracies in read_table(tested).items():
+            curves[column].setdefault(f"{arch}, {method}", []).append(accuracies)
+    for column, files in compared.items():
+        write_comparison(files, curves[column])
+
+
+def comparisons(
+    prune: PruneConfig, first: Config, given: dict[str, Any], lists: dict[str, list]
+) -> dict[str, RunFiles]:
+    """The files of a comparison for each column of accuracies that pruning so gives."""
+    chosen = {name: given[name] for name in first.changing_weights() if name in given}
+    joined = {name: "+".join(map(str, values)).replace(" ", "-") for name, values in lists.items()}
+    files = RunFiles(first.output_dir, file_name({"data": first.data} | chosen | joined))
+    columns = {"accuracy": replace(prune, **dict.fromkeys(CORRECTIONS.values(), 0))}
+    if prune.corrected:
+        columns[prune.corrected] = prune
+    return {column: pruned_so.files(files) for column, pruned_so in columns.items()}
+
+
+def check_correction(prune: PruneConfig, configs: Iterable[Config]) -> None:
+    """Raise UserError, before hours of training, for a correction that is not for these runs."""
+    for config in {config.arch: config for config in configs}.values():
+        dataset = load_dataset(
+            config.data, config.data_dir, config.color_channel, config.image_size
+        )
+        correction(prune, new_model(config), dataset, config)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, Config, PruneConfig)
     group = parser.add_argument_group("comparison")
     for flag, names, default in (
         ("--archs", ARCHITECTURES, ARCHS),

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES
@@ -233,6 +233,12 @@ class PruneConfig:
         for setting in dataclasses.fields(self):
             _check(setting, getattr(self, setting.name))
 
+    @classmethod
+    def taken_from(cls, given: dict[str, Any]) -> Self:
+        """From the settings among `given`, which are then no longer there."""
+        own = {f.name for f in dataclasses.fields(cls)} & given.keys()
+        return cls(**{name: given.pop(name) for name in own})
+
     @property
     def corrected(self) -> str | None:
         """What was done to a pruned model that is tested once more, of CORRECTIONS."""
@@ -243,6 +249,10 @@ class PruneConfig:
         changing = [f for f in dataclasses.fields(self) if f.metadata["changes_weights"]]
         values = {f.name: getattr(self, f.name) for f in changing}
         return {f.name: values[f.name] for f in changing if values[f.name] != f.default}
+
+    def files(self, trained: RunFiles) -> RunFiles:
+        """Where the results of pruning the run `trained` so are."""
+        return RunFiles(trained.output_dir, file_name(self.in_name(), trained.run))
 
 
 SETTINGS = {f.name: f for kind in (Config, PruneConfig) for f in dataclasses.fields(kind)}
