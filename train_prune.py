@@ -8,6 +8,7 @@ test_prune.py, with the same flags, prunes it.
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from constraints import Region, build_constraints, make_feasible
 from optim import LR_SCHEMES, SFW, ProjectedSGD
 from optim.constrained import ConstrainedOptimizer
 from utils.batches import Batches
+from utils.captured import CapturedStep, Step
 from utils.checkpoint import model_contents, new_model, write_contents
 from utils.cli import Parser
 from utils.config import Config
@@ -84,6 +86,9 @@ def train_on(dataset: Dataset, config: Config, resume: ResumeFile, signals: Stop
 
     network = compiled(model, config.train_batchsize) if config.compile else model
     optimizer = build_optimizer(config, model, constraints)
+    step: Step = partial(train_step, network, optimizer, config.precision)
+    if config.compile and device.type == "cuda":
+        step = CapturedStep(step, optimizer, config.train_batchsize, device)
     state = RunState(model, optimizer, generator, metrics, log)
     if saved is not None:
         state.restore(saved, resume.newest)
@@ -93,7 +98,7 @@ def train_on(dataset: Dataset, config: Config, resume: ResumeFile, signals: Stop
         save_progress(resume, state)
     while state.epoch < config.epoch_num:
         with signals.deferred():
-            news = run_epoch(config, state, network, train_batches, test_batches, signals)
+            news = run_epoch(config, state, step, train_batches, test_batches, signals)
             save_progress(resume, state)
             print(news, end="", flush=True)
     try:
@@ -107,7 +112,7 @@ def train_on(dataset: Dataset, config: Config, resume: ResumeFile, signals: Stop
 def run_epoch(
     config: Config,
     state: RunState,
-    network: Callable[[Tensor], Tensor],
+    step: Step,
     train_batches: Batches,
     test_batches: Batches,
     signals: StopSignals,
@@ -128,8 +133,8 @@ def run_epoch(
     title = f"Epoch {state.epoch + 1}/{config.epoch_num}"
     state.model.train()
     with EpochProgress(title, len(train_batches), state.partial) as progress:
-        for batch in train_batches.rest_of_round(done, start if done else None):
-            train_step(network, *batch, state.optimizer, config.precision, progress)
+        for inputs, targets in train_batches.rest_of_round(done, start if done else None):
+            progress.record(*step(inputs, targets), targets)
             if signals.pending:
                 state.partial = progress.done() | {"start": start}
                 return ""
@@ -149,20 +154,19 @@ def run_epoch(
 
 def train_step(
     network: Callable[[Tensor], Tensor],
-    inputs: Tensor,
-    targets: Tensor,
     optimizer: torch.optim.Optimizer,
     precision: str,
-    progress: EpochProgress,
-) -> None:
-    """Forward, backward, step; the loss stays on the device until `progress` reads it back."""
+    inputs: Tensor,
+    targets: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Forward, backward, step; returns the batch's mean loss and logits, still on the device."""
     with autocast(inputs.device, precision):
         logits = network(inputs)
         loss = F.cross_entropy(logits, targets)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    progress.record(loss, logits, targets)
+    return loss.detach(), logits.detach()
 
 
 def save_progress(resume: ResumeFile, state: RunState) -> None:

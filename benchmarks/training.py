@@ -125,8 +125,9 @@ def our_throughput(device: torch.device, precision: str, batch_size: int, steps:
         batches = our_batches(device, batch_size, count)
         start = time.perf_counter()
         with EpochProgress("", len(batches)) as progress:
-            for batch in batches:
-                train_step(model, *batch, optimizer, precision, progress)
+            for inputs, targets in batches:
+                outputs = train_step(model, optimizer, precision, inputs, targets)
+                progress.record(*outputs, targets)
         synchronise(device.type)
     return count * batch_size / (time.perf_counter() - start)
 

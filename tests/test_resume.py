@@ -44,7 +44,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_within_it(
         calls.append(1)
         if len(calls) == steps:
             os.kill(os.getpid(), signal.SIGINT)
-        train_step(*arguments)
+        return train_step(*arguments)
 
     monkeypatch.setattr(train_prune, "train_step", signalled)
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)

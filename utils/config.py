@@ -120,7 +120,8 @@ class Config:
         "fp32", "machine", "arithmetic of the network; bf16 is automatic mixed precision",
         choices=("fp32", "bf16"))
     compile: bool = _setting(
-        False, "machine", "compile the network: about a minute more at the start, faster steps",
+        False, "machine", "compile the network, and on a GPU capture each step in a CUDA graph:"
+        " about a minute more at the start, faster steps",
         type=bool, choices=(False, True), changes_weights=False)
     resume: str = _setting(
         "auto", "machine", "auto goes on where a run of these settings was stopped, and trains no"
