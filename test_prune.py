@@ -34,6 +34,7 @@ def test(given: dict) -> None:
     prune = PruneConfig.taken_from(given)
     trained = load_trained(given, given.pop("model_path", None))
     config, device = trained.config, pick_device(trained.config.gpu)
+    check_correction(prune, trained.model, config.arch)
     files = prune.files(trained.files)
     written = [files.prune_test(suffix) for suffix in TEST_SUFFIXES]
     written += [files.layer_sparsity(suffix) for suffix in (".csv", ".png")]
@@ -91,23 +92,23 @@ def sweep(
         yield PrunedResult(ratio, remaining, len(ranking.weights), zeros, accuracy, corrected, size)
 
 
+def check_correction(prune: PruneConfig, model: nn.Module, arch: str) -> None:
+    """Raise UserError for a correction that is not for this network."""
+    if prune.bn_recalibrate and not batch_norms(model):
+        raise UserError(f"--bn_recalibrate: {arch} has no BatchNorm; --repair is for such networks")
+    if prune.repair and batch_norms(model):
+        raise UserError(f"--repair: {arch} has BatchNorm, for which --bn_recalibrate does more")
+
+
 def correction(
     prune: PruneConfig, model: nn.Module, dataset: Dataset, config: Config
 ) -> Callable[[], None] | None:
     """What --bn_recalibrate or --repair does to the model once it is pruned.
 
-    Raises UserError for one that is not for this network, or wants more images than there are.
+    Raises UserError when it wants more training images than there are.
     """
     if prune.corrected is None:
         return None
-    if prune.bn_recalibrate and not batch_norms(model):
-        raise UserError(
-            f"--bn_recalibrate: {config.arch} has no BatchNorm; --repair is for such networks"
-        )
-    if prune.repair and batch_norms(model):
-        raise UserError(
-            f"--repair: {config.arch} has BatchNorm, for which --bn_recalibrate does more"
-        )
     flag = CORRECTIONS[prune.corrected]
     count = getattr(prune, flag)
     batches = calibration_batches(dataset, count, f"--{flag}")

@@ -18,13 +18,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from models import ARCHITECTURES
-from test_prune import correction, test
+from test_prune import check_correction, correction, test
 from train_prune import train
 from utils.checkpoint import new_model
 from utils.cli import Parser
 from utils.comparison import comparison_files, read_table, write_comparison
 from utils.config import CORRECTIONS, Config, PruneConfig, file_name, plain
 from utils.datasets import load_dataset
+from utils.device import pick_device
 from utils.errors import UserError, exit_status
 from utils.files import RunFiles, check_writable
 from utils.plots import Curves
@@ -57,15 +58,14 @@ def compare(given: dict[str, Any]) -> None:
     compared = comparisons(prune, next(iter(configs.values())), given, lists)
     for files in compared.values():
         check_writable(comparison_files(files), "--output_dir")
-    if prune.corrected:
-        check_correction(prune, configs.values())
+    check_before_training(prune, configs.values())
     curves: dict[str, Curves] = {column: {} for column in compared}
     for (arch, method, seed), config in configs.items():
         print(f"\n== {arch}, {method}, seed {seed} ==", flush=True)
         train(config)  # no finished model is trained again
         files = prune.files(config.files)
         tested, saved = files.prune_test(".csv"), map(files.pruned, map(plain, prune.save_pruned))
-        if not all(path.is_file() for path in (tested, *saved)):
+        if config.resume == "never" or not all(path.is_file() for path in (tested, *saved)):
             test(given | METHODS[method] | dict(arch=arch, seed=seed) | vars(prune))
         for column, accuracies in read_table(tested).items():
             curves[column].setdefault(f"{arch}, {method}", []).append(accuracies)
@@ -86,13 +86,18 @@ def comparisons(
     return {column: pruned_so.files(files) for column, pruned_so in columns.items()}
 
 
-def check_correction(prune: PruneConfig, configs: Iterable[Config]) -> None:
-    """Raise UserError, before hours of training, for a correction that is not for these runs."""
-    for config in {config.arch: config for config in configs}.values():
-        dataset = load_dataset(
-            config.data, config.data_dir, config.color_channel, config.image_size
-        )
-        correction(prune, new_model(config), dataset, config)
+def check_before_training(prune: PruneConfig, configs: Iterable[Config]) -> None:
+    """Raise UserError for what the tests would refuse after hours of training."""
+    one_each = {config.arch: config for config in configs}.values()
+    for config in one_each:
+        pick_device(config.gpu)
+        check_correction(prune, new_model(config), config.arch)
+    if prune.corrected:
+        for config in one_each:
+            dataset = load_dataset(
+                config.data, config.data_dir, config.color_channel, config.image_size
+            )
+            correction(prune, new_model(config), dataset, config)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,8 +3,7 @@
 Whether a real graph computes what the step does is for a GPU to show, in test_cuda.py.
 """
 
-from contextlib import nullcontext
-from unittest.mock import MagicMock
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -23,11 +22,23 @@ def events(monkeypatch):
         def replay(self):
             noted.append("replay")
 
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            noted.append(f"{self.name} waits for {other.name}")
+
+    @contextmanager
+    def on(stream):
+        noted.append(f"on {stream.name}")
+        yield
+
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: nullcontext())
-    for name in ("Stream", "current_stream"):
-        monkeypatch.setattr(torch.cuda, name, MagicMock())
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: on(stream))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("side"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", on)
     return noted
 
 
@@ -52,9 +63,10 @@ def take(step, count, size=FULL):
     return inputs, targets, outputs
 
 
-def test_the_first_steps_are_taken_as_they_are_and_the_next_is_captured_once(step, events):
+def test_the_first_steps_are_taken_beside_and_the_next_is_captured_once(step, events):
     take(step, WARM_UP + 3)
-    assert events == [FULL] * WARM_UP + [FULL, "replay", "replay", "replay"]
+    first = ["side waits for main", "on side", FULL, "main waits for side"]
+    assert events == first * WARM_UP + ["on side", FULL, "replay", "replay", "replay"]
 
 
 def test_a_replay_has_its_own_batch(step):
@@ -75,4 +87,4 @@ def test_another_learning_rate_is_captured_anew(step, events, optimizer):
     events.clear()
     optimizer.param_groups[0]["lr"] = 0.01
     take(step, 2)
-    assert events == [FULL, "replay", "replay"]
+    assert events == ["on side", FULL, "replay", "replay"]

@@ -44,6 +44,14 @@ def test_what_is_there_is_not_run_again(compare, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_what_is_trained_anew_is_tested_anew(compare, tmp_path):
+    compare("--methods", "SGD")
+    (table,) = tmp_path.rglob("SFW_prune_test/*.csv")
+    before = table.stat().st_mtime_ns
+    assert compare("--methods", "SGD", "--resume", "never")[0] == 0
+    assert table.stat().st_mtime_ns > before
+
+
 def test_a_pruned_file_that_is_not_there_yet_is_written(compare, tmp_path):
     for flags, count in (((), 0), (("--save_pruned", "0.9", "0.95"), 2)):
         assert compare("--methods", "SGD", *flags)[0] == 0

@@ -8,7 +8,8 @@ from torch import Tensor
 # Takes inputs and targets; returns the mean loss and the logits.
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-# Steps before the capture, which load libraries and make the buffers that a run keeps.
+# Steps before the capture, in which libraries are loaded, the network is compiled, and the buffers
+# that a run keeps are made: none of that can be captured.
 WARM_UP = 3
 
 
@@ -17,8 +18,9 @@ class CapturedStep:
 
     One launch then takes the place of a thousand and more, each of which can cost the host more
     than its kernel costs the device. The first steps, and batches of another size, go without. A
-    graph holds the learning rates as numbers: it is captured anew when they change. The loss and
-    the logits that a call returns are overwritten by the next.
+    graph holds the learning rates as numbers: it is captured anew when they change. It also holds
+    where weights and momentum lie, so that neither is to be replaced after the first capture, and
+    keeps the memory of a step to itself. What a call returns is overwritten by the next.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class CapturedStep:
 
     def _capture(self, inputs: Tensor, targets: Tensor) -> None:
         """Record the step, which is not taken by that."""
-        self.graph = self.outputs = None  # a former graph's memory is free before the next's
+        # A former graph's memory is to be free before the next's.
+        self.graph = self.outputs = None
+        self.optimizer.zero_grad()
         self.inputs, self.targets = inputs.clone(), targets.clone()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=self.stream):

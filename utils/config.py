@@ -251,9 +251,9 @@ class PruneConfig:
         values = {f.name: getattr(self, f.name) for f in changing}
         return {f.name: values[f.name] for f in changing if values[f.name] != f.default}
 
-    def files(self, trained: RunFiles) -> RunFiles:
-        """Where the results of pruning the run `trained` so are."""
-        return RunFiles(trained.output_dir, file_name(self.in_name(), trained.run))
+    def files(self, unpruned: RunFiles) -> RunFiles:
+        """`unpruned`, named after this pruning, too."""
+        return RunFiles(unpruned.output_dir, file_name(self.in_name(), unpruned.run))
 
 
 SETTINGS = {f.name: f for kind in (Config, PruneConfig) for f in dataclasses.fields(kind)}

@@ -26,6 +26,7 @@ def pick_device(gpu: int) -> torch.device:
     if gpu >= found:
         there = f"devices 0 to {found - 1}" if found else "no CUDA device"
         raise UserError(f"--gpu {gpu}: PyTorch finds {there}; --gpu -1 runs on the CPU")
+    torch.cuda.set_device(gpu)  # what names no device then takes no memory on another
     return torch.device("cuda", gpu)
 
 
