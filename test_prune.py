@@ -17,12 +17,13 @@ from utils.batches import Batches
 from utils.checkpoint import load_trained, write_pruned
 from utils.cli import Parser
 from utils.comparison import compare
-from utils.config import CORRECTIONS, Config, PruneConfig, plain
-from utils.datasets import Dataset, load_dataset
+from utils.config import CORRECTIONS, Config, PruneConfig
+from utils.datasets import Dataset
 from utils.device import pick_device, placed
 from utils.errors import RunError, UserError, exit_status, warn
 from utils.evaluate import evaluate
 from utils.files import TEST_SUFFIXES, RunFiles, check_writable
+from utils.names import plain
 from utils.prune import RATIOS, MagnitudeRanking, zeros_by_parameter
 from utils.recalibrate import batch_norms, calibration_batches, recalibrate
 from utils.repair import layers_with_weights, measure_signals, repair
@@ -40,9 +41,7 @@ def test(given: dict) -> None:
     written += [files.layer_sparsity(suffix) for suffix in (".csv", ".png")]
     written += [files.pruned(plain(ratio)) for ratio in prune.save_pruned]
     check_writable(written, "--output_dir")
-    dataset = load_dataset(
-        config.data, config.data_dir, config.color_channel, config.image_size
-    ).to(device)
+    dataset = config.load_dataset().to(device)
     batches = dataset.test_batches(config.test_batchsize)
     model = placed(trained.model, device, config.precision)
     correct = correction(prune, model, dataset, config)

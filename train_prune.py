@@ -22,7 +22,7 @@ from utils.captured import CapturedStep, Step
 from utils.checkpoint import model_contents, new_model, write_contents
 from utils.cli import Parser
 from utils.config import Config
-from utils.datasets import Dataset, load_dataset
+from utils.datasets import Dataset
 from utils.device import autocast, check_compiler, compiled, pick_device, placed
 from utils.errors import RunError, exit_status, warn
 from utils.evaluate import evaluate
@@ -45,9 +45,7 @@ def train(config: Config) -> None:
     if config.compile:
         check_compiler()
     with StopSignals() as signals:
-        dataset = load_dataset(
-            config.data, config.data_dir, config.color_channel, config.image_size
-        ).to(device)
+        dataset = config.load_dataset().to(device)
         with run_lock(files.lock):
             if config.resume == "auto" and files.model.is_file() and not resume.exists():
                 print(f"Trained already; --resume never trains it anew:\n  {files.model}")
@@ -88,7 +86,7 @@ def train_on(dataset: Dataset, config: Config, resume: ResumeFile, signals: Stop
     optimizer = build_optimizer(config, model, constraints)
     step: Step = partial(train_step, network, optimizer, config.precision)
     if config.compile and device.type == "cuda":
-        step = CapturedStep(step, optimizer, config.train_batchsize, device)
+        step = CapturedStep(step, optimizer, config.train_batchsize)
     state = RunState(model, optimizer, generator, metrics, log)
     if saved is not None:
         state.restore(saved, resume.newest)

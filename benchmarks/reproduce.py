@@ -23,11 +23,11 @@ from train_prune import train
 from utils.checkpoint import new_model
 from utils.cli import Parser
 from utils.comparison import comparison_files, read_table, write_comparison
-from utils.config import CORRECTIONS, Config, PruneConfig, file_name, plain
-from utils.datasets import load_dataset
+from utils.config import CORRECTIONS, Config, PruneConfig
 from utils.device import pick_device
 from utils.errors import UserError, exit_status
 from utils.files import RunFiles, check_writable
+from utils.names import file_name, plain
 from utils.plots import Curves
 
 ARCHS = ("ResNet18", "VGG16")
@@ -94,10 +94,7 @@ def check_before_training(prune: PruneConfig, configs: Iterable[Config]) -> None
         check_correction(prune, new_model(config), config.arch)
     if prune.corrected:
         for config in one_each:
-            dataset = load_dataset(
-                config.data, config.data_dir, config.color_channel, config.image_size
-            )
-            correction(prune, new_model(config), dataset, config)
+            correction(prune, new_model(config), config.load_dataset(), config)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -36,8 +36,8 @@ def events(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: on(stream))
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("side"))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: Stream("side"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("main"))
     monkeypatch.setattr(torch.cuda, "stream", on)
     return noted
 
@@ -53,7 +53,7 @@ def step(events, optimizer):
         events.append(len(inputs))
         return inputs.sum(), targets
 
-    return CapturedStep(plain, optimizer, FULL, torch.device("cpu"))
+    return CapturedStep(plain, optimizer, FULL)
 
 
 def take(step, count, size=FULL):

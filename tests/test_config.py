@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES
 from optim import LR_SCHEMES, RESCALES
-from utils.config import Config, file_name
+from utils.config import Config
 from utils.datasets import DATASETS
 from utils.errors import UserError
+from utils.names import file_name
 
 # What changes the trained weights, over what the command line takes.
 SETTINGS = {

@@ -85,7 +85,7 @@ def test_captured_steps_train_as_plain_ones(monkeypatch):
         make_feasible(model, regions)
         optimizers.append(SFW(model.parameters(), regions, lr=0.1))
         steps.append(partial(train_step, model, optimizers[-1], "fp32"))
-    steps[1] = CapturedStep(steps[1], optimizers[1], 32, device)
+    steps[1] = CapturedStep(steps[1], optimizers[1], 32)
     former = None
     for size, lr in [(32, 0.1)] * 5 + [(8, 0.1), (32, 0.1)] + [(32, 0.01)] * 2 + [(8, 0.01)]:
         batch = torch.randn(size, 3, 32, 32, device=device), torch.arange(size, device=device) % 10

@@ -14,7 +14,7 @@ WARM_UP = 3
 
 
 class CapturedStep:
-    """A training step that, for batches of `batch_size`, is the replay of a CUDA graph.
+    """A training step on the current device that replays a CUDA graph for batches of `batch_size`.
 
     One launch then takes the place of a thousand and more, each of which can cost the host more
     than its kernel costs the device. The first steps, and batches of another size, go without. A
@@ -23,11 +23,9 @@ class CapturedStep:
     keeps the memory of a step to itself. What a call returns is overwritten by the next.
     """
 
-    def __init__(
-        self, step: Step, optimizer: torch.optim.Optimizer, batch_size: int, device: torch.device
-    ) -> None:
+    def __init__(self, step: Step, optimizer: torch.optim.Optimizer, batch_size: int) -> None:
         self.step, self.optimizer, self.batch_size = step, optimizer, batch_size
-        self.device, self.stream = device, torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream()
         self.warm_up = WARM_UP
         self.rates: list[float] = []
 
@@ -48,7 +46,7 @@ class CapturedStep:
 
     def _beside(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The step on the stream of the capture, where what it sets up is to be."""
-        current = torch.cuda.current_stream(self.device)
+        current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
             outputs = self.step(inputs, targets)

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from models import build_model
-from utils.config import Config, file_name, plain
+from utils.config import Config
 from utils.datasets import DATASETS
 from utils.errors import UserError
 from utils.files import RunFiles, atomic_write
+from utils.names import file_name, plain
 from utils.pruned_file import looks_packed, pack, unpack
 
 

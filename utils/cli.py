@@ -5,8 +5,9 @@ import dataclasses
 from pathlib import Path
 from typing import NoReturn
 
-from utils.config import Config, plain
+from utils.config import Config
 from utils.errors import UserError
+from utils.names import plain
 
 GROUPS = {
     "data": "data",

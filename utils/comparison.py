@@ -14,12 +14,11 @@ from utils.config import (
     SETTINGS,
     Config,
     default_of,
-    file_name,
-    plain,
 )
 from utils.errors import UserError
 from utils.files import RunFiles, atomic_write, check_writable
 from utils.logs import logged_settings
+from utils.names import file_name, plain
 from utils.plots import Curves, plot_comparison
 
 SHOWN = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)

@@ -1,7 +1,6 @@
 """A run's settings: frozen dataclasses, from which flags, names and the log are made."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +10,10 @@ from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES
 from optim import LR_SCHEMES, RESCALES
 from utils.allocation import ALLOCATIONS, SCOPES
-from utils.datasets import DATASETS
+from utils.datasets import DATASETS, Dataset, load_dataset
 from utils.errors import UserError
 from utils.files import RunFiles
+from utils.names import file_name, plain
 
 LARGEST_INT = 2**31 - 1
 LABELS = {"arch": "model"}  # in names and logs, where it is not the flag's
@@ -186,6 +186,10 @@ class Config:
     def files(self) -> RunFiles:
         return RunFiles(self.output_dir, self.run_name)
 
+    def load_dataset(self) -> Dataset:
+        """The run's data; raises UserError as `utils.datasets.load_dataset` does."""
+        return load_dataset(self.data, self.data_dir, self.color_channel, self.image_size)
+
     def changing_weights(self) -> dict[str, Any]:
         """The settings, by name, that change the trained weights."""
         fields = dataclasses.fields(self)
@@ -259,30 +263,9 @@ class PruneConfig:
 SETTINGS = {f.name: f for kind in (Config, PruneConfig) for f in dataclasses.fields(kind)}
 
 
-def file_name(parts: dict[str, Any], start: str | None = None) -> str:
-    """A name that spells out `parts`; a long one is cut and has a checksum of the whole.
-
-    `start`, another name, comes before them, and is then what is cut.
-    """
-    spelled = [f"{label}={plain(value)}" for label, value in parts.items()]
-    name = "_".join(spelled if start is None else [start, *spelled])
-    if len(name.encode()) > 184:
-        end = "" if start is None else "_".join(["", *spelled])
-        kept = name.encode()[: 160 - len(end)].decode(errors="ignore")
-        name = f"{kept}_sha256={hashlib.sha256(name.encode()).hexdigest()[:16]}{end}"
-    return name
-
-
 def default_of(setting: dataclasses.Field, data: str) -> Any:
     """A setting's default for a data set, which brings its own number of channels."""
     return DATASETS[data].channels if setting.name == "color_channel" else setting.default
-
-
-def plain(value: Any) -> str:
-    """A setting's value in the fewest characters that tell it from every other."""
-    if isinstance(value, float) and float(f"{value:g}") == value:
-        return f"{value + 0.0:g}"  # -0 is 0
-    return str(value)
 
 
 def _check(setting: dataclasses.Field, value: Any) -> None:

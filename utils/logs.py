@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from optim.sfw_init import Report
-from utils.config import LABELS, SETTINGS, Config, plain
+from utils.config import LABELS, SETTINGS, Config
 from utils.datasets import DATASETS
 from utils.files import atomic_write
+from utils.names import plain
 
 
 class TextLog:

@@ -11,9 +11,10 @@ import torch
 from torch import Generator, nn
 
 from utils.checkpoint import DamagedFileError, model_contents, read_contents, write_contents
-from utils.config import Config, plain
+from utils.config import Config
 from utils.errors import UserError, warn
 from utils.logs import TextLog
+from utils.names import plain
 
 FORMAT = 1
 WAY_OUT = "start over with --resume never, or move the file away"

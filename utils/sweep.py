@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from utils.checkpoint import TrainedModel
-from utils.config import PruneConfig, plain
+from utils.config import PruneConfig
 from utils.errors import warn
 from utils.files import RunFiles
 from utils.logs import (
@@ -18,6 +18,7 @@ from utils.logs import (
     pruning_line,
     write_csv,
 )
+from utils.names import plain
 from utils.plots import plot_layer_sparsity, plot_pruning
 from utils.prune import zeros_by_parameter
 
