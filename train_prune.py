@@ -121,17 +121,20 @@ def run_epoch(
     there it goes on the next time.
     """
     started, metrics, groups = time.monotonic(), state.metrics, state.optimizer.param_groups
+    rates = LR_SCHEMES[config.lr_scheme](
+        state.epoch, config.epoch_num, len(train_batches), metrics["train_loss"]
+    )
     if state.partial is None:
-        factor = LR_SCHEMES[config.lr_scheme](state.epoch, config.epoch_num, metrics["train_loss"])
-        for group in groups:
-            group["lr"] *= factor
         start, done = state.generator.get_state(), 0
     else:
         start, done = state.partial["start"], len(state.partial["losses"])
     title = f"Epoch {state.epoch + 1}/{config.epoch_num}"
     state.model.train()
     with EpochProgress(title, len(train_batches), state.partial) as progress:
-        for inputs, targets in train_batches.rest_of_round(done, start if done else None):
+        batches = train_batches.rest_of_round(done, start if done else None)
+        for rate, (inputs, targets) in zip(rates[done:], batches, strict=True):
+            for group in groups:
+                group["lr"] = config.lr * rate
             progress.record(*step(inputs, targets), targets)
             if signals.pending:
                 state.partial = progress.done() | {"start": start}

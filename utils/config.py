@@ -88,7 +88,8 @@ class Config:
         1.0, "training", "learning rate; at most 1 for SFW", type=float, allowed=POSITIVE)
     lr_scheme: str = _setting(
         "dynamic_change", "training", "learning rate over time: decrease_3 divides it by 10 after"
-        " one and two thirds of the epochs, dynamic_change also follows the training loss",
+        " one and two thirds of the epochs, dynamic_change also follows the training loss, keep"
+        " leaves it, cosine and linear lower it to 0 with every step",
         choices=LR_SCHEMES)
     momentum: float = _setting(
         0.9, "training", "weight of the past in the averaged gradient", type=float,
