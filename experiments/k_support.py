@@ -33,10 +33,11 @@ class KSupportBall(Region):
         """
         self._check(g)
         chosen = self._polytope.lmo(g).abs()
-        # Divided by the largest magnitude, squares neither overflow nor all vanish.
-        tiny = torch.finfo(g.dtype).tiny
-        scaled = g / g.abs().max().clamp(min=tiny) * chosen
-        norm = torch.linalg.vector_norm(scaled, dtype=torch.float64).clamp(min=tiny)
+        # Divided by the largest magnitude, squares neither overflow nor all vanish, and the norm is
+        # at least 1, unless g is all 0.
+        largest = g.abs().max()
+        scaled = g / (largest + (largest == 0)) * chosen
+        norm = torch.linalg.vector_norm(scaled, dtype=torch.float64).clamp(min=1)
         return scaled.mul_((-self.radius / norm).to(g.dtype))
 
     def norm(self, x: Tensor) -> Tensor:
