@@ -14,7 +14,7 @@ INPUTS = {"ResNet18": (3, 32), "VGG16": (3, 32), "Mlp": (1, 28)}
 
 
 def closed_form_model(arch):
-    """The model whose weights golden/README.md gives in closed form."""
+    """The model with the weights that tests/golden/README.md defines in closed form."""
     model = build_model(arch, 10, *INPUTS[arch])
     state = {}
     for j, (name, values) in enumerate(model.state_dict().items()):
