@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from constraints import Region
 from optim import sfw_init
-from optim.sfw_init import Report
+from optim.initialisation import Report
 from utils.config import Config
 from utils.datasets import Dataset
 from utils.device import autocast

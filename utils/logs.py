@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from optim.sfw_init import Report
+from optim.initialisation import Report
 from utils.config import LABELS, SETTINGS, Config
 from utils.datasets import DATASETS
 from utils.files import atomic_write

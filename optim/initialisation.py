@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from constraints import Region
-from optim.double_backward import CheapDoubleBackward
 
 REPORT_EVERY = 10
 SCALE_LR = 1e-3
@@ -56,8 +55,8 @@ def sfw_init(
     keeps 1. `report` is called every 10 iterations. Buffers, modes, gradients, frozen parameters
     and the global random state stay as they are. Raises ValueError when the constraints do not fit
     or have no LMO, or `batches` is empty, and FloatingPointError when the loss is not finite; the
-    model is unchanged then. Activation checkpointing, which recomputes with weights that have not
-    been scaled, must be off.
+    model is unchanged then. Activation checkpointing must be off: it recomputes activations with
+    the model's own weights instead of the scaled ones, and the scales are then wrong.
     """
     _check(model, constraints, lr, iterations)
     named = zip(model.named_parameters(), constraints, strict=True)
@@ -77,8 +76,7 @@ def sfw_init(
         for iteration in range(1, iterations + 1):
             shared, first, second = (next(supply) for _ in range(3))
             theta = [(w * s).requires_grad_() for w, s in zip(initial, scales, strict=True)]
-            with CheapDoubleBackward(theta):
-                before = loss_at(theta, shared, first)
+            before = loss_at(theta, shared, first)
             halves = shared, second
             after, slopes = _after_step(theta, initial, before, regions, lr, loss_at, halves)
             scales.grad = (slopes.to(scales) / lr).clamp_(-1, 1)
