@@ -5,23 +5,21 @@ import signal
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import DIGITS, FLAGS, SETTINGS, outcome
+from runs import DIGITS, FLAGS, ROOT, SETTINGS, outcome
 
 import train_prune
-from utils.config import Config
-from utils.signals import Stopped
+from utils.process.signals import Stopped
+from utils.settings.config import Config
 
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("fixed")
 
-ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 REAL_DATA = ROOT.parent / "shared" / "data"
 
