@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from constraints import CONSTRAINTS, build_constraints, make_feasible
 from experiments.k_support import KSupportBall
 from optim import SFW, sfw_init
-from utils.allocation import prunable
-from utils.batches import Batches
-from utils.recalibrate import batch_norms
+from utils.datasets.batches import Batches
+from utils.prune.allocation import prunable
+from utils.prune.recalibrate import batch_norms
 
 CONSTRAINTS["k_support_constraints"] = KSupportBall  # on trial
 

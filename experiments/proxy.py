@@ -27,14 +27,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from experiments.methods import METHODS
 from models import ResNet18
 from optim import LR_SCHEMES
-from utils.checkpoint import versions, write_contents
+from utils.compute.device import autocast, keep_freed_memory, placed
+from utils.compute.measure import evaluate
 from utils.datasets import Dataset, load_dataset
-from utils.device import autocast, keep_freed_memory, placed
-from utils.errors import exit_status
-from utils.evaluate import evaluate
-from utils.files import atomic_write
-from utils.prune import MagnitudeRanking
-from utils.recalibrate import calibration_batches, recalibrate
+from utils.outputs.model_file import versions, write_contents
+from utils.process.errors import exit_status
+from utils.process.writing import atomic_write
+from utils.prune.ranking import MagnitudeRanking
+from utils.prune.recalibrate import calibration_batches, recalibrate
 
 WIDTH, EPOCHS, BATCH_SIZE, PRECISION = 16, 12, 128, "bf16"
 TRAIN_IMAGES, HELD_OUT_IMAGES, CALIBRATION_IMAGES = 15_000, 5_000, 2_000
