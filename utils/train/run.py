@@ -178,9 +178,7 @@ class TrainingRun:
     def finish(self) -> None:
         """Write the model and the log, remove the resume file, and warn of a run that diverged."""
         config, state = self.config, self.state
-        contents = model_contents(state.model, config, state.epoch, self.metrics)
-        self._write_model(contents)
-        self.log.save()
+        self._write_results(model_contents(state.model, config, state.epoch, self.metrics))
         self.resume.remove()
         loss, guessing = self.metrics["train_loss"][-1], math.log(config.num_classes)
         if loss > DIVERGED * guessing:
@@ -190,15 +188,16 @@ class TrainingRun:
             )
         say(f"\nModel: {config.files.model}\nLog: {config.files.train_log}")
 
-    def _write_model(self, contents: dict[str, Any]) -> None:
-        """Write the finished model; wait for room on the disk where the run would else be lost."""
-        path, complete = self.config.files.model, self.state.position
+    def _write_results(self, contents: dict[str, Any]) -> None:
+        """Write model and log; wait for room on the disk where the run would otherwise be lost."""
         warned = False
         while True:
             try:
-                return write_contents(path, contents)
+                write_contents(self.config.files.model, contents)
+                self.log.save()
+                return
             except RunError as error:
-                if self.resume.position == complete:
+                if self.resume.position == self.state.position:
                     raise RunError(f"{error}; once it can, the same command ends the run") from None
                 if not warned:
                     warn(f"{error}; the run is kept in memory and tries again until it can")
