@@ -22,22 +22,22 @@ def assert_same_weights(folder, other):
 
 def test_training_goes_on_when_the_reader_of_its_output_has_gone(tmp_path, trained):
     process = subprocess.Popen(
-        command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(tmp_path / "unwatched"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     process.stdout.close()  # as `head` does, here before the first line
     err = process.stderr.read()
     assert process.wait() == 0
     assert err.startswith("warning: standard output cannot be written (Broken pipe)")
     assert err.count("\n") == 1
-    assert_same_weights(tmp_path, trained)
+    assert_same_weights(tmp_path / "unwatched", trained)
 
 
 def test_training_goes_on_with_standard_error_closed(tmp_path, trained):
-    line = " ".join(["exec", *command(tmp_path), "2>&-"])
+    line = " ".join(["exec", *command(tmp_path / "unwatched"), "2>&-"])
     process = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
     assert process.returncode == 0
     assert "Epoch 2/2" in process.stdout
-    assert_same_weights(tmp_path, trained)
+    assert_same_weights(tmp_path / "unwatched", trained)
 
 
 def test_a_run_that_ends_far_above_the_loss_of_guessing_warns(quick, tmp_path):
