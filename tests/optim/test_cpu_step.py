@@ -162,7 +162,7 @@ def test_a_gradient_whose_norm_overflows_is_a_large_one(fused, rescale):
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_learning_rate_of_zero_keeps_a_vertex(fused):
     p = nn.Parameter(torch.zeros(1))
-    p.grad = torch.ones(1)
+    p.grad = torch.full((1,), 100.0)
     optimizer = SFW([p], [KSparsePolytope(1, 1, radius=1.0)], fused=fused)
     optimizer.step()
     assert p.tolist() == [-1.0]
