@@ -55,7 +55,8 @@ class ConstrainedOptimizer(Optimizer):
 
     - A parameter's first step is the first with a learning rate other than 0: a step with
       learning rate 0 before it only makes the state. (That is how torch.distributed.checkpoint
-      reads a fresh optimizer's state, and it changes nothing.)
+      reads a fresh optimizer's state, and it changes nothing.) "step" in the state counts the
+      steps; replays of a CUDA graph do not advance it.
     - Parameters of half precision have a float32 copy in the state, which the steps move and which
       is rounded to the parameter. Without it small steps would be lost, and the iterates leave
       their region. Momentum buffers are float32, too. If the parameter has been changed by
