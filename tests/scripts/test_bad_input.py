@@ -179,7 +179,7 @@ class TestModelFiles:
     @pytest.mark.parametrize(
         "changed",
         [
-            {"lr": "1.0"}, {"lr": None}, {"seed": 1.5}, {"epoch_num": [2]}, {"arch": 3},
+            {"lr": "1.0"}, {"tau": None}, {"seed": 1.5}, {"epoch_num": [2]}, {"arch": 3},
             {"color_channel": 1.0}, {"momentum": torch.ones(2)}, {"lr": 7.0}, {"new_flag": 1},
             {"data": None},
         ],

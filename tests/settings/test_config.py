@@ -83,6 +83,22 @@ def test_defaults_are_the_papers():
     assert (config.weight_decay, config.sfw_init, config.gpu) == (0, 0, -1)
 
 
+def test_each_optimizer_has_its_own_default_learning_rate():
+    assert Config(optimizer="SFW").lr == 1.0
+    assert Config(optimizer="SGD").lr == 0.1
+    assert Config(optimizer="SGD", lr=1.0).lr == 1.0
+    assert Config(optimizer="SGD").as_dict()["lr"] == 0.1  # what a model file holds
+
+
+def test_files_of_sgd_runs_are_found_by_the_flags_that_made_them():
+    """These runs were named when the default learning rate was 1 for both optimizers."""
+    unnamed = "data=cifar10_model=ResNet18_optimizer=SGD_constraint=k_sparse_constraints"
+    assert Config(optimizer="SGD", lr=1.0).run_name == unnamed
+    assert Config(optimizer="SGD", lr=0.1).run_name == f"{unnamed}_lr=0.1"
+    assert Config(optimizer="SGD").run_name == f"{unnamed}_lr=0.1"
+    assert Config(optimizer="SFW", lr=0.1).run_name.endswith("k_sparse_constraints_lr=0.1")
+
+
 def test_where_a_run_is_kept_and_tested_does_not_change_its_name():
     other = Config(test_batchsize=7, data_dir="d", output_dir="o", color_channel=3)
     assert other.run_name == Config().run_name

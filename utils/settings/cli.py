@@ -48,8 +48,9 @@ class Parser(argparse.ArgumentParser):
                 f"--{setting.name}", action="store_true", help=setting.metadata["help"]
             )
             return
-        unstated = setting.name == "color_channel" or setting.metadata["several"]
-        stated = "" if unstated else f" (default: {plain(default)})"
+        stated = f" (default: {plain(default)})"
+        if default is None or setting.metadata["several"]:  # None depends on other settings
+            stated = ""
         group.add_argument(
             f"--{setting.name}",
             type=setting.metadata["type"],

@@ -23,6 +23,10 @@ from utils.settings.names import RunFiles, file_name
 
 LABELS = {"arch": "model"}  # in names and logs, where it is not the flag's
 NAMED_ALWAYS = ("data", "arch", "optimizer", "constraint")  # in names, defaults or not
+DEFAULT_LR = {"SFW": 1.0, "SGD": 0.1}
+# Names leave this learning rate out for every optimizer: it was the default of both when runs were
+# first named, and those runs are still to be found.
+UNNAMED_LR = 1.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Config:
     arch: str = setting("ResNet18", "training", "network", choices=ARCHITECTURES)
     optimizer: str = setting(
         "SFW", "method", "stochastic Frank-Wolfe, or SGD with momentum and projection onto the"
-        " region", choices=("SFW", "SGD"))
+        " region", choices=DEFAULT_LR)
     constraint: str = setting(
         "k_sparse_constraints", "method", "feasible region of each parameter tensor: K-sparse"
         " polytope, L2 ball, or none (SGD only)", choices=CONSTRAINTS)
@@ -44,8 +48,9 @@ class Config:
         128, "training", "images in a batch when testing", type=int, allowed=COUNT,
         changes_weights=False)
     epoch_num: int = setting(180, "training", "number of epochs", type=int, allowed=COUNT)
-    lr: float = setting(
-        1.0, "training", "learning rate; at most 1 for SFW", type=float, allowed=POSITIVE)
+    lr: float | None = setting(
+        None, "training", "learning rate, for SFW at most 1 (default: 1 for SFW, 0.1 for SGD)",
+        type=float, allowed=POSITIVE)
     lr_scheme: str = setting(
         "dynamic_change", "training", "learning rate over time: decrease_3 divides it by 10 after"
         " one and two thirds of the epochs, dynamic_change also follows the training loss, keep"
@@ -108,6 +113,8 @@ class Config:
         check_values(self)
         if self.color_channel is None:
             object.__setattr__(self, "color_channel", DATASETS[self.data].channels)
+        if self.lr is None:
+            object.__setattr__(self, "lr", DEFAULT_LR[self.optimizer])
         if self.optimizer == "SFW" and self.constraint == "unconstraints":
             raise UserError(
                 "--constraint unconstraints: SFW needs a bounded region;"
@@ -169,5 +176,11 @@ class Config:
 
 
 def default_of(field: dataclasses.Field, data: str) -> Any:
-    """A setting's default; that of color_channel is the data set's number of channels."""
-    return DATASETS[data].channels if field.name == "color_channel" else field.default
+    """The value of a setting that names leave out, for a run on this data set.
+
+    It is the default where that does not depend on other settings. For color_channel it is the data
+    set's number of channels, for lr the default of the first versions.
+    """
+    if field.name == "color_channel":
+        return DATASETS[data].channels
+    return UNNAMED_LR if field.name == "lr" else field.default

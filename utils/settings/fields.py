@@ -70,13 +70,13 @@ def check_values(settings: Any) -> None:
 
 
 def _check(field: dataclasses.Field, value: Any) -> None:
+    if value is None and field.default is None:  # to be filled in from other settings
+        return
     allowed, choices = field.metadata["allowed"], field.metadata["choices"]
     if allowed is not None and type(value) not in (int, field.metadata["type"]):
         raise UserError(f"--{field.name} {value!r}: must be a number {allowed}")
-    if (
-        value is not field.default
-        and choices is not None
-        and (not any(type(value) is type(choice) and value == choice for choice in choices))
+    if choices is not None and not any(
+        type(value) is type(choice) and value == choice for choice in choices
     ):
         names = ", ".join(map(str, choices))
         raise UserError(f"--{field.name} {value}: choose one of {names}")
