@@ -6,6 +6,11 @@ picture of accuracy against sparsity to saved_logs/SFW_prune_test/, and of where
 saved_logs/layer_sparsity/. With --compare it shows such tables of several runs together.
 """
 
+from utils.process.startup import start_script
+
+if __name__ == "__main__":
+    start_script()  # before imports that take seconds
+
 import copy
 import sys
 from collections.abc import Callable, Iterator
