@@ -18,7 +18,17 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def pick_device(gpu: int) -> torch.device:
-    """The CPU for -1, else that CUDA device; raises UserError when it is not there."""
+    """The CPU for -1, else that CUDA device.
+
+    Raises UserError when it is not there, and in one of several processes: all would use it.
+    """
+    processes = os.environ.get("WORLD_SIZE", "")
+    if processes.isdecimal() and int(processes) > 1:
+        raise UserError(
+            f"WORLD_SIZE={processes}: this is one of {processes} processes, as torchrun starts"
+            " them, but a run has one process and one device; start it with python, without"
+            " torchrun, and choose the device by --gpu"
+        )
     if gpu < 0:
         keep_freed_memory()
         return torch.device("cpu")

@@ -17,6 +17,7 @@ from utils.settings.fields import (
     Range,
     check_values,
     none_or_text,
+    path,
     setting,
 )
 from utils.settings.names import RunFiles, file_name
@@ -98,9 +99,9 @@ class Config:
         allowed=Range(0, LARGEST_INT))
     data_dir: Path = setting(
         Path("data"), "data", "folder that holds NAME.npz or the data set as torchvision keeps it;"
-        " what is missing is downloaded there", type=Path, changes_weights=False)
+        " what is missing is downloaded there", type=path, changes_weights=False)
     output_dir: Path = setting(
-        Path("."), "machine", "folder for saved_logs/ and saved_models/", type=Path,
+        Path("."), "machine", "folder for saved_logs/ and saved_models/", type=path,
         changes_weights=False)
     sfw_init_iters: int = setting(
         390, "method", "iterations of SFW-Init", type=int, allowed=COUNT)

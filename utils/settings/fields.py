@@ -1,8 +1,11 @@
 """How one setting is declared: its flag, its help text, and the values that it may have."""
 
 import dataclasses
+import os
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from utils.process.errors import UserError
@@ -59,6 +62,21 @@ def setting(
 
 def none_or_text(text: str) -> str | None:
     return None if text == "None" else text
+
+
+def path(text: str) -> Path:
+    """The path of this name; ~ is a home folder, also where the shell left it, as in --flag=~/x.
+
+    Raises ArgumentTypeError for an empty name, and for ~NAME where no user has that name.
+    """
+    if not text:
+        raise ArgumentTypeError("is empty, perhaps for want of a variable; . is the current folder")
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise ArgumentTypeError(
+            f"{text} names no user's home folder; ./{text} is in the current folder"
+        )
+    return Path(expanded)
 
 
 def check_values(settings: Any) -> None:
