@@ -1,10 +1,12 @@
 """Settings: names, defaults, and which combinations are refused."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import ROOT
 
 from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES
@@ -102,6 +104,20 @@ def test_files_of_sgd_runs_are_found_by_the_flags_that_made_them():
 def test_where_a_run_is_kept_and_tested_does_not_change_its_name():
     other = Config(test_batchsize=7, data_dir="d", output_dir="o", color_channel=3)
     assert other.run_name == Config().run_name
+
+
+def test_data_are_in_the_repository_unless_another_folder_is_given(
+    tmp_path, monkeypatch, write_npz
+):
+    monkeypatch.chdir(tmp_path)
+    assert Config().data_dir == ROOT / "data"
+    write_npz(tmp_path / "own", "mnist")
+    for folder in ("own", tmp_path / "own"):
+        assert len(Config(data="mnist", data_dir=folder).load_dataset().train_labels) == 40
+
+
+def test_a_model_file_names_no_folders_of_the_machine():
+    assert not {"data_dir", "output_dir"} & Config(output_dir=Path("o")).as_dict().keys()
 
 
 @pytest.mark.parametrize("mode", MODES)

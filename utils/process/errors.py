@@ -30,6 +30,11 @@ def warn(message: str) -> None:
     _print_error(f"warning: {message}")
 
 
+def notify(message: str) -> None:
+    """Report in one line, to people, what takes time or room; results go to standard output."""
+    _print_error(f"note: {message}")
+
+
 def exit_status(main: Callable[[], None]) -> int:
     """Run `main`; report what the user can put right in one line instead of a traceback."""
     end_start()

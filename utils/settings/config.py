@@ -28,6 +28,7 @@ DEFAULT_LR = {"SFW": 1.0, "SGD": 0.1}
 # Names leave this learning rate out for every optimizer: it was the default of both when runs were
 # first named, and those runs are still to be found.
 UNNAMED_LR = 1.0
+DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"  # wherever the scripts are started
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Config:
         0, "training", "seed of the initial weights, batches and augmentation", type=int,
         allowed=Range(0, LARGEST_INT))
     data_dir: Path = setting(
-        Path("data"), "data", "folder that holds NAME.npz or the data set as torchvision keeps it;"
+        DATA_FOLDER, "data", "folder that holds NAME.npz or the data set as torchvision keeps it;"
         " what is missing is downloaded there", type=path, changes_weights=False)
     output_dir: Path = setting(
         Path("."), "machine", "folder for saved_logs/ and saved_models/", type=path,
@@ -169,11 +170,8 @@ class Config:
         return {f.name: getattr(self, f.name) for f in fields if f.metadata["changes_weights"]}
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as plain types, for a model file."""
-        return {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in vars(self).items()
-        }
+        """The settings as plain types, for a model file: all but the folders of this machine."""
+        return {name: value for name, value in vars(self).items() if not isinstance(value, Path)}
 
 
 def default_of(field: dataclasses.Field, data: str) -> Any:
