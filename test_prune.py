@@ -6,10 +6,14 @@ picture of accuracy against sparsity to saved_logs/SFW_prune_test/, and of where
 saved_logs/layer_sparsity/. With --compare it shows such tables of several runs together.
 """
 
+from utils.process.startup import start_script
+
+if __name__ == "__main__":
+    start_script()  # before imports that take seconds
+
 import copy
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from torch import nn
 
@@ -26,6 +30,7 @@ from utils.prune.ranking import RATIOS, MagnitudeRanking
 from utils.prune.report import PrunedResult, print_heading, print_result, write_results
 from utils.settings.cli import Parser
 from utils.settings.config import Config
+from utils.settings.fields import path
 from utils.settings.names import TEST_SUFFIXES, RunFiles, plain
 
 
@@ -93,7 +98,7 @@ def sweep(
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(__doc__, Config, PruneConfig)
     parser.add_model_path()
-    parser.add_argument("--compare", nargs="+", type=Path, metavar="CSV",
+    parser.add_argument("--compare", nargs="+", type=path, metavar="CSV",
                         help="tables in saved_logs/SFW_prune_test/: draw them in one picture and"
                         " print one table, instead; goes with --output_dir alone")  # fmt: skip
 

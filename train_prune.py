@@ -5,6 +5,11 @@ Writes the model to saved_models/ and a text log to saved_logs/SFW_one_shot_prun
 test_prune.py, with the same flags, prunes it.
 """
 
+from utils.process.startup import start_script
+
+if __name__ == "__main__":
+    start_script()  # before imports that take seconds
+
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -56,6 +56,52 @@ def test_damaged_tiny_folders_are_named_and_leave_no_cache(damage, message, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["tiny_imagenet_200"]
 
 
+@pytest.mark.parametrize("name", ["cifar10", "mnist", "digits"])
+def test_class_folders_are_refused_and_nothing_is_downloaded(name, tmp_path):
+    (tmp_path / name / "train" / "cat").mkdir(parents=True)
+    message = rf"--data {name}: {tmp_path / name} holds class folders, .* {tmp_path / name}.npz"
+    with pytest.raises(UserError, match=message):
+        load_dataset(name, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_class_folders_beside_a_data_set_are_left_alone(tmp_path, write_idx_mnist):
+    (tmp_path / "mnist" / "train" / "0").mkdir(parents=True)
+    write_idx_mnist(tmp_path)
+    assert len(load_dataset("mnist", tmp_path).train_labels) == 9
+
+
+@pytest.mark.parametrize("name", ["tiny-imagenet-200", "tiny_imagenet_200", "images"])
+def test_the_folder_of_tiny_itself_is_refused_with_the_one_that_is_due(name, tmp_path, write_tiny):
+    write_tiny(tmp_path / name)
+    message = rf"--data_dir {tmp_path / name} .* data set itself, give the folder .* {tmp_path}$"
+    with pytest.raises(UserError, match=message):
+        load_dataset("tiny", tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["Tiny-ImageNet-200", "tiny-imagenet", "tiny imagenet", "tiny"])
+def test_another_spelling_of_tiny_is_refused_with_the_right_one(name, tmp_path, write_tiny):
+    write_tiny(tmp_path / name)
+    message = (
+        rf"--data_dir {tmp_path} .*; if {name}/ is the data set, rename it to tiny_imagenet_200$"
+    )
+    with pytest.raises(UserError, match=message):
+        load_dataset("tiny", tmp_path)
+
+
+def test_a_folder_called_npz_is_refused(tmp_path):
+    (tmp_path / "mnist.npz").mkdir()
+    with pytest.raises(UserError, match=r"mnist.npz: is a folder where a file is to be"):
+        load_dataset("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
+def test_messages_name_the_whole_path_of_a_relative_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"--data_dir {tmp_path / 'here'} "):
+        load_dataset(name, "here")
+
+
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
 def test_absent_data_are_named_with_what_to_do_and_nothing_is_written(name, tmp_path):
     folder = tmp_path / "new" / "deep"

@@ -160,6 +160,20 @@ def test_tiny_is_decoded_once_until_its_files_change(tmp_path, monkeypatch, writ
     assert len(load_dataset("tiny", tmp_path).train_images) == 5
 
 
+def test_decoding_tiny_is_told_once_in_one_line(tmp_path, capsys, write_tiny):
+    write_tiny(tmp_path / "tiny_imagenet_200")
+    load_dataset("tiny", tmp_path)
+    cache = tmp_path / "tiny_imagenet_200.cache.npz"
+    size = f"{cache.stat().st_size / 1e6:,.1f} MB"
+    assert capsys.readouterr() == (
+        "",
+        f"note: decoding the 10 images of {tmp_path}/tiny_imagenet_200 once; {cache} will keep"
+        f" them, in {size}\n",
+    )
+    load_dataset("tiny", tmp_path)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_real_cifar10_loads_and_gives_batches(real_data, tmp_path):
     unpack = real_data("unpack_cifar10.py")
     subprocess.run([sys.executable, unpack, tmp_path], check=True, stdout=subprocess.DEVNULL)

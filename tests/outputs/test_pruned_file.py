@@ -1,5 +1,6 @@
 """Files of pruned models: small, exact, and refused when they are damaged."""
 
+import itertools
 import json
 import math
 import re
@@ -16,7 +17,7 @@ from models import build_model
 from utils.outputs import pruned_file
 from utils.outputs.model_file import read_contents, write_pruned
 from utils.outputs.pruned_file import pack, unpack
-from utils.process.errors import UserError
+from utils.process.errors import RunError, UserError
 from utils.prune import load_pruned
 from utils.prune.ranking import MagnitudeRanking
 from utils.settings.config import Config
@@ -62,6 +63,35 @@ def test_odd_values_and_memory_formats_come_back():
     odd[0, 1, 2, :4] = torch.tensor([-0.0, math.inf, math.nan, 1e-45])
     (back,) = unpack(pack({"state_dict": {"w": odd}}))["state_dict"].values()
     assert same_bits(back, odd)
+
+
+def assert_comes_back(state):
+    back = unpack(pack({"state_dict": state}))["state_dict"]
+    assert list(back) == list(state)
+    assert all(same_bits(back[name], values) for name, values in state.items())
+
+
+@pytest.mark.parametrize("density", [0.1, 1])
+def test_tensors_that_share_memory_come_back(density):
+    values = torch.rand(40, 40)
+    values = values.where(torch.rand(40, 40) < density, 0)
+    assert_comes_back({"one": values, "same": values, "rows": values[3:5], "turned": values.T})
+
+
+def test_tensors_named_as_parts_of_another_come_back():
+    """In all combinations of tensors stored as gaps, as a mask, as they are, and absent."""
+    generator = torch.Generator().manual_seed(0)
+    values, chance = torch.rand(2, 900, generator=generator)
+    stored = [values.where(chance < density, 0) for density in (0.02, 0.5, 1)]
+    names = ("w", "w:values", "w:gaps", "w:mask", "w:values:values")
+    for tensors in itertools.product([*stored, None], repeat=len(names)):
+        pairs = zip(names, tensors, strict=True)
+        assert_comes_back({name: tensor for name, tensor in pairs if tensor is not None})
+
+
+def test_a_name_that_safetensors_keeps_for_itself_is_refused():
+    with pytest.raises(RunError, match="__metadata__"):
+        pack({"state_dict": {"__metadata__": torch.ones(3)}})
 
 
 @pytest.mark.parametrize("distance", [1, 254, 255, 256, 509, 510, 511, 1021])

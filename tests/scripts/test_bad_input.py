@@ -56,7 +56,13 @@ BAD_FLAGS = {
     "--epochs 3": "unrecognized arguments: --epochs 3",
     "--epoch 3": "unrecognized arguments: --epoch 3",
     "--lr": "--lr: expected one argument",
-    "digits": "unrecognized arguments: digits",
+    "--seed 0 1 2": "--seed 0 1 2: takes one value; give the command once for each",
+    "--seed=0 1 2": "--seed 0 1 2: takes one value; give the command once for each",
+    "--tau 15 -1 --lr 1": "--tau 15 -1: takes one value; give the command once for each",
+    "--compile yes": "--compile yes: takes no value",
+    "--data_dir=": "--data_dir: is empty, perhaps for want of a variable; . is the current folder",
+    "--output_dir=": "--output_dir: is empty, perhaps for want of a variable",
+    "--output_dir=~no_such_user/x": "--output_dir: ~no_such_user/x names no user's home folder;",
 }
 
 
@@ -81,6 +87,38 @@ def test_bad_flags_are_refused_in_one_line(flags, quick, tmp_path):
     result = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path, *flags.split())
     assert_refused(result, BAD_FLAGS[flags], tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_word_that_is_no_flag_is_refused(quick, tmp_path):
+    result = quick("train_prune.py", "digits", *DIGITS, "--output_dir", tmp_path)
+    assert_refused(result, "unrecognized arguments: digits", tmp_path)
+
+
+def test_a_folder_with_spaces_that_was_not_quoted_is_refused(quick, tmp_path):
+    result = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path / "my", "results")
+    message = f"--output_dir {tmp_path / 'my'} results: takes one value; give the command"
+    assert_refused(result, message, tmp_path)
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_folder(quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    status, _, err = quick("train_prune.py", *DIGITS, "--output_dir=~/out")
+    assert status == 0, err
+    assert (tmp_path / "out" / "saved_models" / f"{RUN}.pt").is_file()
+    path = f"--model_path=~/out/saved_models/{RUN}.pt"
+    assert quick("test_weight_distribution.py", path, "--output_dir=~/out")[0] == 0
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_several_processes_on_one_device_are_refused(name, quick, trained, monkeypatch):
+    """As torchrun starts them; one process works as without it."""
+    before = files_in(trained)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    flags = (*DIGITS, "--resume", "never", "--output_dir", trained)
+    message = "WORLD_SIZE=2: this is one of 2 processes, as torchrun starts them"
+    assert_refused(quick(name, *flags), message, trained, before)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert quick(name, *flags)[0] == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -179,7 +217,7 @@ class TestModelFiles:
     @pytest.mark.parametrize(
         "changed",
         [
-            {"lr": "1.0"}, {"lr": None}, {"seed": 1.5}, {"epoch_num": [2]}, {"arch": 3},
+            {"lr": "1.0"}, {"tau": None}, {"seed": 1.5}, {"epoch_num": [2]}, {"arch": 3},
             {"color_channel": 1.0}, {"momentum": torch.ones(2)}, {"lr": 7.0}, {"new_flag": 1},
             {"data": None},
         ],

@@ -172,6 +172,18 @@ def test_settings_train_and_test(flags, quick, tmp_path):
         assert status == 0, err
 
 
+def test_sgd_without_a_learning_rate_learns_and_its_model_is_found(quick, tmp_path):
+    flags = (*DIGITS, "--optimizer", "SGD", "--output_dir", tmp_path)
+    assert quick("train_prune.py", *flags)[0] == 0
+    (path,) = (tmp_path / "saved_models").glob("*.pt")
+    contents = torch.load(path, weights_only=True)
+    assert contents["config"]["lr"] == 0.1
+    assert contents["metrics"]["test_accuracy"][-1] > 50
+    assert quick("test_prune.py", *flags, "--lr", 0.1)[0] == 0
+    status, _, err = quick("test_prune.py", *flags, "--lr", 1)
+    assert status == 2 and "no such model" in err
+
+
 @pytest.mark.parametrize("data", ["cifar10", "cifar100", "mnist", "svhn", "tiny", "digits"])
 @pytest.mark.parametrize("arch", ["ResNet18", "VGG16", "Mlp"])
 def test_every_network_trains_on_every_data_set(arch, data, quick, tmp_path, write_npz):
@@ -190,7 +202,9 @@ def test_help_states_every_flag_and_default(script):
         assert done.returncode == 0 and done.stderr == ""
         for setting in vars(Config()):
             assert f"--{setting}" in done.stdout
-        assert "(default: k_sparse_constraints)" in " ".join(done.stdout.split())
+        text = " ".join(done.stdout.split())
+        assert "(default: k_sparse_constraints)" in text
+        assert "(default: 1 for SFW, 0.1 for SGD)" in text and "default: None" not in text
         assert ("--model_path" in done.stdout) == (name != "train_prune.py")
 
 

@@ -1,10 +1,12 @@
 """Settings: names, defaults, and which combinations are refused."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import ROOT
 
 from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES
@@ -83,9 +85,39 @@ def test_defaults_are_the_papers():
     assert (config.weight_decay, config.sfw_init, config.gpu) == (0, 0, -1)
 
 
+def test_each_optimizer_has_its_own_default_learning_rate():
+    assert Config(optimizer="SFW").lr == 1.0
+    assert Config(optimizer="SGD").lr == 0.1
+    assert Config(optimizer="SGD", lr=1.0).lr == 1.0
+    assert Config(optimizer="SGD").as_dict()["lr"] == 0.1  # what a model file holds
+
+
+def test_files_of_sgd_runs_are_found_by_the_flags_that_made_them():
+    """These runs were named when the default learning rate was 1 for both optimizers."""
+    unnamed = "data=cifar10_model=ResNet18_optimizer=SGD_constraint=k_sparse_constraints"
+    assert Config(optimizer="SGD", lr=1.0).run_name == unnamed
+    assert Config(optimizer="SGD", lr=0.1).run_name == f"{unnamed}_lr=0.1"
+    assert Config(optimizer="SGD").run_name == f"{unnamed}_lr=0.1"
+    assert Config(optimizer="SFW", lr=0.1).run_name.endswith("k_sparse_constraints_lr=0.1")
+
+
 def test_where_a_run_is_kept_and_tested_does_not_change_its_name():
     other = Config(test_batchsize=7, data_dir="d", output_dir="o", color_channel=3)
     assert other.run_name == Config().run_name
+
+
+def test_data_are_in_the_repository_unless_another_folder_is_given(
+    tmp_path, monkeypatch, write_npz
+):
+    monkeypatch.chdir(tmp_path)
+    assert Config().data_dir == ROOT / "data"
+    write_npz(tmp_path / "own", "mnist")
+    for folder in ("own", tmp_path / "own"):
+        assert len(Config(data="mnist", data_dir=folder).load_dataset().train_labels) == 40
+
+
+def test_a_model_file_names_no_folders_of_the_machine():
+    assert not {"data_dir", "output_dir"} & Config(output_dir=Path("o")).as_dict().keys()
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -24,8 +24,15 @@ def pick_device(gpu: int) -> torch.device:
 
     On CUDA, fp32 is PyTorch's own: convolutions multiply in TF32, whose factors have 10 bits of
     mantissa, and linear layers in full precision. Raises UserError when the device is not there or
-    cannot be used.
+    cannot be used, and in one of several processes: all would use it.
     """
+    processes = os.environ.get("WORLD_SIZE", "")
+    if processes.isdecimal() and int(processes) > 1:
+        raise UserError(
+            f"WORLD_SIZE={processes}: this is one of {processes} processes, as torchrun starts"
+            " them, but a run has one process and one device; start it with python, without"
+            " torchrun, and choose the device by --gpu"
+        )
     if gpu < 0:
         keep_freed_memory()
         return torch.device("cpu")

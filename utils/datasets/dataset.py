@@ -104,7 +104,7 @@ def load_dataset(
     """
     if name not in DATASETS:
         raise ValueError(f"name must be one of {', '.join(DATASETS)}, not {name!r}")
-    info, data_dir = DATASETS[name], Path(data_dir)
+    info, data_dir = DATASETS[name], Path(data_dir).absolute()  # for messages, too
     channels = color_channel or info.channels
     packed = data_dir / f"{name}.npz"
     try:

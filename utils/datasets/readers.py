@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils.process.errors import RunError, UserError
+from utils.process.errors import RunError, UserError, notify, warn
 from utils.process.writing import atomic_write
 
 # x_train and x_test: uint8 (images, side, side, channels) or, grey, (images, side, side);
@@ -33,6 +33,8 @@ LARGEST_NPZ = 1 << 33  # bytes unpacked, six times Tiny-ImageNet
 
 def read_npz(path: Path, keys: tuple[str, ...] = KEYS) -> Arrays:
     """Read the arrays called `keys`; raises UserError if the file is not such an .npz file."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder where a file is to be; move it away")
     try:
         with zipfile.ZipFile(path) as archive:
             declared = sum(member.file_size for member in archive.infolist())
@@ -57,6 +59,9 @@ def read_npz(path: Path, keys: tuple[str, ...] = KEYS) -> Arrays:
 
 def read_torchvision(name: str, data_dir: Path) -> Arrays:
     """Read the data set from torchvision's own layout, which torchvision downloads if absent."""
+    layout = data_dir / LAYOUTS[name]
+    if not layout.exists():
+        _refuse_class_folders(name, data_dir)
     from torchvision import datasets  # seconds to import, and .npz files do without it
 
     build = {
@@ -65,7 +70,6 @@ def read_torchvision(name: str, data_dir: Path) -> Arrays:
         "mnist": lambda train: datasets.MNIST(data_dir, train, download=True),
         "svhn": lambda train: datasets.SVHN(data_dir, "train" if train else "test", download=True),
     }[name]
-    layout = data_dir / LAYOUTS[name]
     damaged, new = layout.exists(), _missing_folders(data_dir / "MNIST" / "raw")
     try:
         # torchvision tells its user what it does on standard output, where our results go.
@@ -91,6 +95,16 @@ def read_torchvision(name: str, data_dir: Path) -> Arrays:
     return arrays
 
 
+def _refuse_class_folders(name: str, data_dir: Path) -> None:
+    """Raise UserError for images in DATA_DIR/NAME/train/CLASS/, which would be passed over."""
+    folder = data_dir / name
+    if any(path.is_dir() for path in folder.glob("train/*")):
+        raise UserError(
+            f"--data {name}: {folder} holds class folders, which cannot be read; put the images"
+            f" into {folder}.npz, as data/README.md says, or move the folder away"
+        )
+
+
 def _missing_folders(folder: Path) -> list[Path]:
     """`folder` and its parents as far as they do not exist, innermost first."""
     return [f for f in (folder, *folder.parents) if not f.exists()]
@@ -98,6 +112,7 @@ def _missing_folders(folder: Path) -> list[Path]:
 
 def read_digits(name: str, data_dir: Path) -> Arrays:
     """The UCI handwritten digits, embedded in scikit-learn: 1437 for training and 360 for test."""
+    _refuse_class_folders(name, data_dir)
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -115,13 +130,7 @@ def read_tiny_imagenet(name: str, data_dir: Path) -> Arrays:
     Classes are numbered in the order of their WordNet names. The validation images are the test
     set; their labels come from val/val_annotations.txt or from folders val/WNID.
     """
-    folders = [data_dir / folder for folder in TINY_FOLDERS if (data_dir / folder).is_dir()]
-    if not folders:
-        raise UserError(
-            f"--data tiny: --data_dir {data_dir} has neither tiny.npz nor {TINY_FOLDERS[0]}/;"
-            " unpack the data set's own archive there"
-        )
-    root = folders[0]
+    root = _tiny_root(data_dir)
     wnids = sorted(path.name for path in _listing(root / "train") if path.is_dir())
     if not 1 <= len(wnids) <= TINY_CLASSES:
         raise UserError(f"{root / 'train'}: has {len(wnids)} classes; 1 to {TINY_CLASSES} are due")
@@ -137,6 +146,12 @@ def read_tiny_imagenet(name: str, data_dir: Path) -> Arrays:
             arrays = read_npz(cache, (*KEYS, "fingerprint"))
             if str(arrays.pop("fingerprint")) == fingerprint:
                 return arrays
+    count = sum(len(items) for items in splits.values())
+    size = count * (TINY_SIDE**2 * 3 + np.dtype(np.int64).itemsize)
+    notify(
+        f"decoding the {count:,} images of {root} once; {cache} will keep them, in"
+        f" {size / 1e6:,.1f} MB"
+    )
     arrays = {}
     for split, items in splits.items():
         arrays[f"x_{split}"] = _decode([path for path, _ in items], f"Decoding tiny {split}")
@@ -145,8 +160,24 @@ def read_tiny_imagenet(name: str, data_dir: Path) -> Arrays:
         with atomic_write(cache, "wb") as file:
             np.savez(file, **arrays, fingerprint=np.array(fingerprint))
     except RunError as error:
-        print(f"warning: {error}; the images will be decoded again next time", file=sys.stderr)
+        warn(f"{error}; the images will be decoded again next time")
     return arrays
+
+
+def _tiny_root(data_dir: Path) -> Path:
+    """The data set's own folder in `data_dir`; raises UserError, with the way out, without one."""
+    for name in TINY_FOLDERS:
+        if (data_dir / name).is_dir():
+            return data_dir / name
+    way = "unpack the data set's own archive there"
+    alike = [f.parent for f in sorted(data_dir.glob("*/train")) if (f.parent / "val").is_dir()]
+    if (data_dir / "train").is_dir():
+        way = f"if it is the data set itself, give the folder that it is in: {data_dir.parent}"
+    elif alike:
+        way = f"if {alike[0].name}/ is the data set, rename it to {TINY_FOLDERS[0]}"
+    raise UserError(
+        f"--data tiny: --data_dir {data_dir} has neither tiny.npz nor {TINY_FOLDERS[0]}/; {way}"
+    )
 
 
 def _fingerprint(items: list[tuple[Path, int]]) -> str:

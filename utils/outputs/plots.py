@@ -1,25 +1,27 @@
-"""The pictures beside the logs."""
+"""The pictures beside the logs.
+
+matplotlib takes half a second to import, so each function imports what it needs of it.
+"""
 
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 import torch
-from cycler import cycler
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from utils.process.writing import atomic_write
 
-matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # By label, the accuracies of each run by pruning ratio.
 Curves = dict[str, list[dict[float, float]]]
 
-COLOURS = matplotlib.rcParams["axes.prop_cycle"]
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 BINS_PER_DECADE = 10
 SMALLEST_DECADE = -10
 
@@ -33,7 +35,7 @@ def plot_pruning(
     """
     sparsities = [100 * ratio for ratio in ratios]
     first = next(iter(curves.values()))[0]
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = _figure(10, 4.2)
     whole, high = figure.subplots(1, 2)
     for axes in (whole, high):
         axes.axhline(first, color="0.5", linestyle="--", label=f"at 0 %: {first:.2f} %")
@@ -42,18 +44,23 @@ def plot_pruning(
         axes.set_xlabel("sparsity: weights removed, %")
         axes.set_ylabel("test accuracy, %")
         axes.grid(alpha=0.3)
-    whole.set_ylim(0, 102)
+    _set_accuracy_limits(whole, [a for values in curves.values() for a in values])
     whole.legend()
     high.set_xlim(89.7, max(99, *sparsities) + 0.3)
     high.set_xticks(range(90, 100))
-    shown = [
+    from_90_on = [
         a for values in curves.values() for s, a in zip(sparsities, values, strict=True)
         if s >= 89.9
-    ] + [first]  # fmt: skip
-    margin = max(0.08 * (max(shown) - min(shown)), 0.5)
-    high.set_ylim(min(shown) - margin, max(shown) + margin)
+    ]  # fmt: skip
+    _set_accuracy_limits(high, [first, *from_90_on])
     high.set_title("from 90 % on", fontsize=9)
     _save(figure, path, run)
+
+
+def _set_accuracy_limits(axes: "Axes", shown: Sequence[float]) -> None:
+    """Fit the axes to these accuracies, with at least half a point on either side."""
+    margin = max(0.08 * (max(shown) - min(shown)), 0.5)
+    axes.set_ylim(min(shown) - margin, max(shown) + margin)
 
 
 def plot_comparison(path: Path, curves: Curves, title: str) -> None:
@@ -61,10 +68,14 @@ def plot_comparison(path: Path, curves: Curves, title: str) -> None:
 
     The right half shows 80 to 99 %.
     """
+    import matplotlib
+    from cycler import cycler
+
+    styles = cycler(linestyle=["-", "--", ":"]) * matplotlib.rcParams["axes.prop_cycle"]
     columns = 2 if len(curves) > 10 else 1
-    figure = Figure(figsize=(11, 4.6 + 0.2 * len(curves) / columns), layout="constrained")
+    figure = _figure(11, 4.6 + 0.2 * len(curves) / columns)
     for axes, low in zip(figure.subplots(1, 2, sharey=True), (0, 80), strict=True):
-        axes.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * COLOURS)
+        axes.set_prop_cycle(styles)
         for label, runs in curves.items():
             common = set.intersection(*(set(run) for run in runs))
             ratios = sorted(ratio for ratio in common if 100 * ratio >= low - 0.5)
@@ -94,8 +105,10 @@ def plot_layer_sparsity(
 
     A cross is where none is left.
     """
+    from matplotlib.colors import LogNorm
+
     values = np.array(list(left.values()))
-    figure = Figure(figsize=(9, 1.8 + 0.16 * len(left)), layout="constrained")
+    figure = _figure(9, 1.8 + 0.16 * len(left))
     axes = figure.subplots()
     least = min(values[values > 0].min(initial=0.1), 0.1)
     mesh = axes.pcolormesh(values, cmap="viridis", norm=LogNorm(least, 1))
@@ -123,7 +136,7 @@ def plot_distribution(path: Path, model: nn.Module, run: str) -> None:
     rows = torch.stack([torch.histc(values, bins, low, high) for values in logs.values()])
     zeros = sum(int((p == 0).sum()) for p in tensors.values())
 
-    figure = Figure(figsize=(9, 4 + 0.16 * len(tensors)), layout="constrained")
+    figure = _figure(9, 4 + 0.16 * len(tensors))
     overall, layers = figure.subplots(
         2, 1, sharex=True, height_ratios=(3, max(1, 0.16 * len(tensors)))
     )
@@ -139,7 +152,7 @@ def plot_distribution(path: Path, model: nn.Module, run: str) -> None:
 
 def plot_scales(path: Path, scales: dict[str, float], run: str) -> None:
     """A bar for each parameter tensor's SFW-Init scale, in the order of the network."""
-    figure = Figure(figsize=(7, 1.6 + 0.16 * len(scales)), layout="constrained")
+    figure = _figure(7, 1.6 + 0.16 * len(scales))
     axes = figure.subplots()
     colours = ["C1" if "bias" in name else "C0" for name in scales]
     axes.barh(list(scales), list(scales.values()), color=colours)
@@ -150,21 +163,28 @@ def plot_scales(path: Path, scales: dict[str, float], run: str) -> None:
     _save(figure, path, run)
 
 
-def _draw_rows(
-    axes: matplotlib.axes.Axes, rows: Tensor, edges: np.ndarray, names: list[str]
-) -> None:
+def _figure(width: float, height: float) -> "Figure":
+    """An empty figure of this size in inches."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update(STYLE)
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _draw_rows(axes: "Axes", rows: Tensor, edges: np.ndarray, names: list[str]) -> None:
     shares = (rows / rows.sum(1, keepdim=True).clamp(min=1)).numpy()
     mesh = axes.pcolormesh(edges, range(len(names) + 1), shares, cmap="viridis")
     _name_rows(axes, names)
     axes.figure.colorbar(mesh, ax=axes, label="share", pad=0.01)
 
 
-def _name_rows(axes: matplotlib.axes.Axes, names: list[str]) -> None:
+def _name_rows(axes: "Axes", names: list[str]) -> None:
     axes.set_yticks([i + 0.5 for i in range(len(names))], names, fontsize=6)
     axes.invert_yaxis()
 
 
-def _save(figure: Figure, path: Path, run: str) -> None:
+def _save(figure: "Figure", path: Path, run: str) -> None:
     # Breaks at underscores; a name of a file may hold what would be a formula.
     lines = textwrap.wrap(run.replace("_", "_ "), 110)
     title = "\n".join(line.replace("_ ", "_") for line in lines)

@@ -1,9 +1,10 @@
 """Files of pruned models: safetensors of the entries that are left, and of where they lie.
 
-A tensor NAME with enough zeros is stored as two: NAME:values, its other entries in order, and
-where they lie, as NAME:mask, a bit for each entry of the tensor, or as NAME:gaps, a byte for each
-value and now and then one more, whichever is smaller. Other tensors are stored as they are.
-Settings and accuracy are JSON in the header; nothing in the file is ever executed.
+A tensor NAME with enough zeros is stored as two tensors. NAME:values holds its other entries in
+order. Where they lie is NAME:mask, with a bit for each entry of the tensor, or NAME:gaps, with a
+byte for each value and a few more for long gaps, whichever is smaller. Other tensors are stored as
+they are, and so is one beside which the file holds a tensor with one of these names. Settings and
+accuracy are JSON in the header; nothing in the file is ever executed.
 """
 
 import hashlib
@@ -17,6 +18,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from utils.process.errors import RunError
+
 FORMAT = "pruned model, version 1"
 LARGEST_GAP = 254
 SKIP = 255  # among gaps: so many zeros with no value after them
@@ -24,11 +27,21 @@ INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def pack(contents: dict[str, Any]) -> bytes:
-    """The bytes of a file that holds `contents`: "state_dict", and plain types by other keys."""
+    """The bytes of a file that holds `contents`: "state_dict", and plain types by other keys.
+
+    Raises RunError for a tensor whose name safetensors keeps for itself.
+    """
     state = contents["state_dict"]
+    if "__metadata__" in state:
+        raise RunError("a tensor called __metadata__ has no place in a safetensors file")
     tensors: dict[str, Tensor] = {}
     for name, values in state.items():
-        tensors |= _compressed(name, values.detach().cpu().contiguous())
+        values = values.detach().cpu().contiguous()
+        taken = state.keys() & {f"{name}:{part}" for part in ("values", "mask", "gaps")}
+        parts = None if taken else _compressed(name, values)
+        if parts is None:
+            parts = {name: values.clone()}  # safetensors refuses tensors that share memory
+        tensors |= parts
     header = {key: value for key, value in contents.items() if key != "state_dict"}
     header["shapes"] = {name: list(values.shape) for name, values in state.items()}
     metadata = {key: json.dumps(value) for key, value in header.items()} | {"format": FORMAT}
@@ -62,8 +75,8 @@ def unpack(content: bytes) -> dict[str, Any]:
         raise ValueError("is damaged: its parts do not fit together") from error
 
 
-def _compressed(name: str, values: Tensor) -> dict[str, Tensor]:
-    """The tensors that stand for a contiguous one called `name`."""
+def _compressed(name: str, values: Tensor) -> dict[str, Tensor] | None:
+    """The parts, by name, that a contiguous tensor is stored as; None if they are no smaller."""
     # As integers, so that -0 is kept.
     filled = values.reshape(-1).view(INTEGERS[values.element_size()]).numpy() != 0
     gaps, mask = _gaps(filled), np.packbits(filled)
@@ -71,7 +84,7 @@ def _compressed(name: str, values: Tensor) -> dict[str, Tensor]:
     left = values.reshape(-1)[torch.from_numpy(filled)]
     parts = {key: torch.from_numpy(where) for key, where in places.items()} | {"values": left}
     if sum(part.nbytes for part in parts.values()) >= values.nbytes:
-        return {name: values}
+        return None
     return {f"{name}:{key}": part for key, part in parts.items()}
 
 

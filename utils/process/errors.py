@@ -1,12 +1,14 @@
-"""Mistakes of the user's, told in one line."""
+"""User errors, reported in one line."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 
 import torch
 
 from utils.process.signals import Stopped
+from utils.process.startup import end_start
 
 
 class UserError(Exception):
@@ -24,14 +26,21 @@ class RunError(UserError):
 
 
 def warn(message: str) -> None:
-    """Tell in one line what went wrong without ending the run."""
-    print(f"warning: {message}", file=sys.stderr)
+    """Report in one line what went wrong without ending the run."""
+    _print_error(f"warning: {message}")
+
+
+def notify(message: str) -> None:
+    """Report in one line, to people, what takes time or room; results go to standard output."""
+    _print_error(f"note: {message}")
 
 
 def exit_status(main: Callable[[], None]) -> int:
     """Run `main`; report what the user can put right in one line instead of a traceback."""
+    end_start()
     try:
         main()
+        print(end="", flush=True)  # what fails at the end of the process cannot be reported
     except RunError as error:
         return _report(str(error), 1)
     except UserError as error:
@@ -44,8 +53,6 @@ def exit_status(main: Callable[[], None]) -> int:
         if error.filename is None:
             with contextlib.suppress(OSError):
                 sys.stdout.close()
-        if isinstance(error, BrokenPipeError):  # the reader has gone: nobody is left to be told
-            return 1
         return _report(f"cannot write {error.filename or 'the output'} ({error.strerror})", 1)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(
@@ -57,5 +64,13 @@ def exit_status(main: Callable[[], None]) -> int:
 
 
 def _report(message: str, status: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    _print_error(f"error: {message}")
     return status
+
+
+def _print_error(line: str) -> None:
+    """Write a line to standard error, or to nowhere when its reader has gone."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # ValueError: this process closed it
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open until the end

@@ -2,11 +2,13 @@
 
 import argparse
 import dataclasses
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from utils.process.errors import UserError
 from utils.settings.config import Config
+from utils.settings.fields import path
 from utils.settings.names import plain
 
 GROUPS = {
@@ -48,8 +50,9 @@ class Parser(argparse.ArgumentParser):
                 f"--{setting.name}", action="store_true", help=setting.metadata["help"]
             )
             return
-        unstated = setting.name == "color_channel" or setting.metadata["several"]
-        stated = "" if unstated else f" (default: {plain(default)})"
+        stated = f" (default: {plain(default)})"
+        if default is None or setting.metadata["several"]:  # None depends on other settings
+            stated = ""
         group.add_argument(
             f"--{setting.name}",
             type=setting.metadata["type"],
@@ -62,11 +65,38 @@ class Parser(argparse.ArgumentParser):
         """Add --model_path, for a script that tests a trained model."""
         self.groups["machine"].add_argument(
             "--model_path",
-            type=Path,
+            type=path,
             metavar="FILE",
             help="model file, pruned or not, which brings its own settings, or a bare state dict"
             " (default: the file that train_prune.py wrote with the same flags)",
         )
+
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        args = sys.argv[1:] if args is None else list(args)
+        if not {"-h", "--help"} & set(args):
+            self._check_numbers_of_values(args)
+        return super().parse_args(args, namespace)
+
+    def _check_numbers_of_values(self, args: Sequence[str]) -> None:
+        """Raise UserError for a flag with too many values, which it names.
+
+        argparse would name the values alone, as "unrecognized arguments".
+        """
+        starts = [i for i, word in enumerate(args) if word.startswith("--")]
+        for start, end in zip(starts, [*starts[1:], len(args)], strict=True):
+            flag, *values = [*args[start].split("=", 1), *args[start + 1 : end]]
+            known = self._option_string_actions.get(flag)
+            if known is None or known.nargs == "+":
+                continue
+            if known.nargs == 0 and values:
+                raise UserError(f"{flag} {' '.join(values)}: takes no value")
+            if len(values) > 1:
+                raise UserError(
+                    f"{flag} {' '.join(values)}: takes one value; give the command once for each,"
+                    " or put quotation marks around one that has spaces"
+                )
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help lists the flags and their values")

@@ -17,12 +17,18 @@ from utils.settings.fields import (
     Range,
     check_values,
     none_or_text,
+    path,
     setting,
 )
 from utils.settings.names import RunFiles, file_name
 
 LABELS = {"arch": "model"}  # in names and logs, where it is not the flag's
 NAMED_ALWAYS = ("data", "arch", "optimizer", "constraint")  # in names, defaults or not
+DEFAULT_LR = {"SFW": 1.0, "SGD": 0.1}
+# Names leave this learning rate out for every optimizer: it was the default of both when runs were
+# first named, and those runs are still to be found.
+UNNAMED_LR = 1.0
+DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"  # wherever the scripts are started
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Config:
     arch: str = setting("ResNet18", "training", "network", choices=ARCHITECTURES)
     optimizer: str = setting(
         "SFW", "method", "stochastic Frank-Wolfe, or SGD with momentum and projection onto the"
-        " region", choices=("SFW", "SGD"))
+        " region", choices=DEFAULT_LR)
     constraint: str = setting(
         "k_sparse_constraints", "method", "feasible region of each parameter tensor: K-sparse"
         " polytope, L2 ball, or none (SGD only)", choices=CONSTRAINTS)
@@ -44,8 +50,9 @@ class Config:
         128, "training", "images in a batch when testing", type=int, allowed=COUNT,
         changes_weights=False)
     epoch_num: int = setting(180, "training", "number of epochs", type=int, allowed=COUNT)
-    lr: float = setting(
-        1.0, "training", "learning rate; at most 1 for SFW", type=float, allowed=POSITIVE)
+    lr: float | None = setting(
+        None, "training", "learning rate, for SFW at most 1 (default: 1 for SFW, 0.1 for SGD)",
+        type=float, allowed=POSITIVE)
     lr_scheme: str = setting(
         "dynamic_change", "training", "learning rate over time: decrease_3 divides it by 10 after"
         " one and two thirds of the epochs, dynamic_change also follows the training loss, keep"
@@ -92,10 +99,10 @@ class Config:
         0, "training", "seed of the initial weights, batches and augmentation", type=int,
         allowed=Range(0, LARGEST_INT))
     data_dir: Path = setting(
-        Path("data"), "data", "folder that holds NAME.npz or the data set as torchvision keeps it;"
-        " what is missing is downloaded there", type=Path, changes_weights=False)
+        DATA_FOLDER, "data", "folder that holds NAME.npz or the data set as torchvision keeps it;"
+        " what is missing is downloaded there", type=path, changes_weights=False)
     output_dir: Path = setting(
-        Path("."), "machine", "folder for saved_logs/ and saved_models/", type=Path,
+        Path("."), "machine", "folder for saved_logs/ and saved_models/", type=path,
         changes_weights=False)
     sfw_init_iters: int = setting(
         390, "method", "iterations of SFW-Init", type=int, allowed=COUNT)
@@ -108,6 +115,8 @@ class Config:
         check_values(self)
         if self.color_channel is None:
             object.__setattr__(self, "color_channel", DATASETS[self.data].channels)
+        if self.lr is None:
+            object.__setattr__(self, "lr", DEFAULT_LR[self.optimizer])
         if self.optimizer == "SFW" and self.constraint == "unconstraints":
             raise UserError(
                 "--constraint unconstraints: SFW needs a bounded region;"
@@ -161,13 +170,16 @@ class Config:
         return {f.name: getattr(self, f.name) for f in fields if f.metadata["changes_weights"]}
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as plain types, for a model file."""
-        return {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in vars(self).items()
-        }
+        """The settings as plain types, for a model file: all but the folders of this machine."""
+        return {name: value for name, value in vars(self).items() if not isinstance(value, Path)}
 
 
 def default_of(field: dataclasses.Field, data: str) -> Any:
-    """A setting's default; that of color_channel is the data set's number of channels."""
-    return DATASETS[data].channels if field.name == "color_channel" else field.default
+    """The value of a setting that names leave out, for a run on this data set.
+
+    It is the default where that does not depend on other settings. For color_channel it is the data
+    set's number of channels, for lr the default of the first versions.
+    """
+    if field.name == "color_channel":
+        return DATASETS[data].channels
+    return UNNAMED_LR if field.name == "lr" else field.default

@@ -1,8 +1,11 @@
 """How one setting is declared: its flag, its help text, and the values that it may have."""
 
 import dataclasses
+import os
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from utils.process.errors import UserError
@@ -61,6 +64,21 @@ def none_or_text(text: str) -> str | None:
     return None if text == "None" else text
 
 
+def path(text: str) -> Path:
+    """The path of this name; ~ is a home folder, also where the shell left it, as in --flag=~/x.
+
+    Raises ArgumentTypeError for an empty name, and for ~NAME where no user has that name.
+    """
+    if not text:
+        raise ArgumentTypeError("is empty, perhaps for want of a variable; . is the current folder")
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise ArgumentTypeError(
+            f"{text} names no user's home folder; ./{text} is in the current folder"
+        )
+    return Path(expanded)
+
+
 def check_values(settings: Any) -> None:
     """Raise UserError unless every field of a settings dataclass has a value it may have."""
     for field in dataclasses.fields(settings):
@@ -70,13 +88,13 @@ def check_values(settings: Any) -> None:
 
 
 def _check(field: dataclasses.Field, value: Any) -> None:
+    if value is None and field.default is None:  # to be filled in from other settings
+        return
     allowed, choices = field.metadata["allowed"], field.metadata["choices"]
     if allowed is not None and type(value) not in (int, field.metadata["type"]):
         raise UserError(f"--{field.name} {value!r}: must be a number {allowed}")
-    if (
-        value is not field.default
-        and choices is not None
-        and (not any(type(value) is type(choice) and value == choice for choice in choices))
+    if choices is not None and not any(
+        type(value) is type(choice) and value == choice for choice in choices
     ):
         names = ", ".join(map(str, choices))
         raise UserError(f"--{field.name} {value}: choose one of {names}")

@@ -1,0 +1,47 @@
+"""Pictures: the limits of their axes."""
+
+import pytest
+from matplotlib.figure import Figure
+
+from utils.outputs.plots import plot_pruning
+
+RATIOS = [0, 0.3, 0.6, 0.9, 0.95, 0.99]
+
+
+@pytest.fixture
+def panels(monkeypatch, tmp_path):
+    """The panels of plot_pruning, left and right, for some curves."""
+    saved = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: saved.append(self))
+
+    def draw(curves):
+        plot_pruning(tmp_path / "a.png", RATIOS, curves, "run")
+        return saved.pop().axes
+
+    return draw
+
+
+@pytest.mark.parametrize("curves", [
+    {"a": [13.6, 13.5, 13.2, 12.0, 11.0, 10.0]},
+    {"a": [99.1, 99.1, 99.0, 99.0, 98.7, 97.9]},
+    {"a": [100.0, 100.0, 90.0, 60.0, 30.0, 0.0]},
+    {"a": [60.0, 59.0, 50.0, 10.0, 10.0, 10.0], "b": [60.0, 60.0, 59.0, 58.0, 50.0, 40.0]},
+])  # fmt: skip
+def test_limits_show_all_accuracies_and_little_else(curves, panels):
+    for axes in panels(curves):
+        first, last = axes.get_xlim()
+        seen = [
+            accuracy for values in curves.values()
+            for ratio, accuracy in zip(RATIOS, values, strict=True) if first <= 100 * ratio <= last
+        ]  # fmt: skip
+        low, high = axes.get_ylim()
+        dense = curves["a"][0]  # a line in both panels
+        spread = max(*seen, dense) - min(*seen, dense)
+        assert low < min(*seen, dense) and max(*seen, dense) < high
+        assert high - low <= 1.2 * spread + 1
+
+
+def test_a_curve_without_differences_is_drawn(panels):
+    for axes in panels({"a": [10.0] * len(RATIOS)}):
+        low, high = axes.get_ylim()
+        assert low < 10 < high
