@@ -46,8 +46,9 @@ BINS = tl.constexpr(2048)
 MAGNITUDE = tl.constexpr(0x7FFFFFFF)
 INFINITY = tl.constexpr(0x7F800000)
 
-# Flipped in each word on its way to `write`: it makes every argument 64 bits wide.
-WIDE = tl.constexpr(1 << 62)
+# A word w is passed to `write` as 2 w + 1 with the highest bit set: whatever w is, that takes 64
+# bits and is odd, and so Triton does not compile a kernel of its own for it.
+HIGHEST = tl.constexpr(1 << 62)
 
 
 @triton.jit
@@ -90,9 +91,9 @@ def reorder(i, inner, outer):
 
 @triton.jit
 def write(words, start, values):
-    """Write `values`, which come as arguments of the launch, from place `start` on."""
+    """Write what `values`, arguments of the launch, stand for, from place `start` on."""
     for i in tl.static_range(len(values)):
-        tl.store(words + start + i, values[i] ^ WIDE)
+        tl.store(words + start + i, (values[i] ^ HIGHEST) >> 1)
 
 
 @triton.jit
@@ -148,7 +149,9 @@ def select(rows, counts, state, BITS: tl.constexpr, FIRST: tl.constexpr, LAST: t
 
 
 @triton.jit
-def refine(rows, blocks, counts, state, BITS: tl.constexpr, SHIFT: tl.constexpr, BLOCK: tl.constexpr):
+def refine(
+    rows, blocks, counts, state, BITS: tl.constexpr, SHIFT: tl.constexpr, BLOCK: tl.constexpr
+):
     """Count the magnitudes that begin with the known bits by their next digit."""
     tensor, row, i, inside = entries(rows, blocks, BLOCK)
     m = tl.load(array(row + MOMENTUM) + i, mask=inside, other=0.0)
@@ -172,7 +175,7 @@ def tied(row, own, i):
 @triton.jit
 def count_ties(rows, blocks, state, ties, BLOCK: tl.constexpr):
     """Count by block, in the tensor's own order, the entries that tie where not all are chosen."""
-    tensor, row, i, inside = entries(rows, blocks, BLOCK)
+    tensor, row, i, _ = entries(rows, blocks, BLOCK)
     own = state + tensor * STATE
     if tl.load(own + LIMIT) < 0:
         tl.store(ties + tl.program_id(0), tl.sum(tied(row, own, i)))

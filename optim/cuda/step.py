@@ -117,7 +117,7 @@ class FusedStep:
     def _step(self, device: torch.device, slots: Sequence[Slot]) -> None:
         groups = list({id(slot.group): slot.group for slot in slots}.values())
         identity = [_identity(slot, groups) for slot in slots]
-        capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        capturing = _is_capturing(device)
         plan = self.plans.get(device)
         if plan is None or plan.identity != identity:
             if capturing:
@@ -128,6 +128,10 @@ class FusedStep:
             self.captured.append(plan)
         plan.write(list(_words(slots, groups)))
         plan.launch()
+
+
+def _is_capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _current(device: torch.device) -> AbstractContextManager:
@@ -171,7 +175,7 @@ class Plan:
         blocks = np.array([-(-slot.region.n // BLOCK) for slot in slots])
         ends = blocks.cumsum()
         rows = np.zeros((len(slots), kernels.COLUMNS.value), np.int64)
-        for i, (slot, known) in enumerate(zip(slots, identity, strict=True)):
+        for i, known in enumerate(identity):
             *addresses, n, k, radius, diameter, group, rescale, channels = known
             gamma = {"gradient": 0.0, "diameter": 1 / diameter, None: 1.0}[rescale]
             rows[i, :12] = (
@@ -202,8 +206,8 @@ class Plan:
         for start in range(0, len(words), WRITTEN):
             part = words[start : start + WRITTEN]
             if self.captured or part != self.written[start : start + WRITTEN]:
-                wide = tuple(word ^ kernels.WIDE.value for word in part)
-                kernels.write[(1,)](self.words, start, wide, **OPTIONS | {"num_warps": 1})
+                values = tuple(2 * word + 1 | kernels.HIGHEST.value for word in part)
+                kernels.write[(1,)](self.words, start, values, **OPTIONS | {"num_warps": 1})
         self.written = words
 
     def launch(self) -> None:

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, at
 
 
 def group_of(rescale="gradient", lr=0.5, momentum=0.9, weight_decay=0.0, **more):
-    return {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "rescale": rescale, **more}
+    known = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "rescale": rescale}
+    return known | more
 
 
 def slot_of(weights, region, group):
@@ -88,9 +89,8 @@ def test_steps_are_the_plain_ones_whatever_the_tensors():
 
 
 def test_lp_balls_with_sparse_vertices_are_taken_too():
-    slots = [
-        slot_of(torch.zeros(50), LpBall(50, p, radius=2.0), group_of()) for p in (1, math.inf)
-    ]
+    balls = [LpBall(50, p, radius=2.0) for p in (1, math.inf)]
+    slots = [slot_of(torch.zeros(50), ball, group_of()) for ball in balls]
     for slot in slots:
         slot.gradient.copy_(torch.linspace(-1, 0.9, 50))
     check_step(FusedStep(), slots)
@@ -125,7 +125,7 @@ def test_what_is_zero_tiny_huge_or_infinite_is_as_in_the_plain_step(rescale):
         [-0.0, 0.0, -0.0, 1e-45, -0.0, 0.0],
     ]
     group, slots = group_of(rescale, lr=0.25), []
-    for k in (1, 3, 6):
+    for k in (1, 4):
         for numbers in values:
             slot = slot_of(torch.linspace(-0.4, 0.5, 6), KSparsePolytope(6, k, radius=0.5), group)
             slot.gradient.copy_(torch.tensor(numbers))
