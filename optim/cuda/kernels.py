@@ -193,7 +193,7 @@ def limit_ties(rows, state, ties, BLOCK: tl.constexpr, CHUNK: tl.constexpr):
         for first in range(integer(row + FIRST_BLOCK), end, CHUNK):
             i = first + tl.arange(0, CHUNK)
             count = tl.load(ties + i, mask=i < end, other=0)
-            short = (i < end) & (total + tl.cumsum(count) < wanted)
+            short = total + tl.cumsum(count) < wanted
             full += tl.sum(short.to(tl.int32))  # blocks whose every tie is chosen, and not the last
             before += tl.sum(tl.where(short, count, 0))
             total += tl.sum(count)

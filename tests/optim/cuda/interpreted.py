@@ -13,7 +13,7 @@ import torch
 
 from constraints import KSparsePolytope, LpBall
 from optim import cuda
-from optim.cuda import self_test
+from optim.cuda import self_test, step
 from optim.cuda.step import BLOCK, FusedStep, Slot
 from optim.sfw import plain_step
 
@@ -98,7 +98,7 @@ def test_lp_balls_with_sparse_vertices_are_taken_too():
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_the_first_of_many_that_tie_are_chosen_over_several_blocks(channels_last):
+def test_the_first_of_many_that_tie_are_chosen_over_many_blocks(channels_last, monkeypatch):
     weights = torch.zeros(7, 40, 6, 6)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     weights = weights.contiguous(memory_format=layout)
@@ -106,6 +106,7 @@ def test_the_first_of_many_that_tie_are_chosen_over_several_blocks(channels_last
     slots = [slot_of(weights.clone(), region, group_of(None, lr=1.0)) for region in regions]
     for slot in slots:
         slot.gradient.fill_(-0.25)[0, 0, 0, 3] = -0.5
+    monkeypatch.setattr(step, "CHUNK", 2)  # as if there were a thousand times as many
     FusedStep()(slots)
     for slot in slots:
         chosen = slot.weights.flatten().nonzero().flatten().tolist()
@@ -154,6 +155,22 @@ def test_what_is_not_a_number_in_a_gradient_is_seen_in_buffer_and_weights(rescal
             expected = [x if i < slot.region.k else 0.0 for i, x in enumerate(v)]
             assert slot.weights[1:].tolist() == [0.5 * x for x in expected[1:]]
     assert sound.weights.isfinite().all()
+
+
+def test_sums_are_over_all_of_many_blocks(monkeypatch):
+    monkeypatch.setattr(step, "CHUNK", 2)
+    n = 4 * BLOCK + 1
+    slot = slot_of(torch.linspace(-0.01, 0.02, n), KSparsePolytope(n, 9, radius=1.0), group_of())
+    slot.gradient.copy_(torch.linspace(-0.001, 0.002, n))
+    check_step(FusedStep(), [slot])
+
+
+def test_a_learning_rate_below_0_moves_nothing():
+    slot = slot_of(torch.linspace(0, 1, 9), KSparsePolytope(9, 2, radius=1.0), group_of(lr=-0.1))
+    before = slot.weights.clone()
+    slot.gradient.fill_(1.0)
+    FusedStep()([slot])
+    assert torch.equal(slot.weights, before)
 
 
 def test_a_vertex_stays_where_it_is():
