@@ -8,9 +8,11 @@ DEMO := --data digits --arch Mlp --train_batchsize 32 --epoch_num 60
 # The CUDA device; -1 is the CPU. Further flags of the comparison.
 GPU ?= -1
 ARGS ?= --precision bf16
+# Two runs side by side, of one thread each, take less time than one after the other.
+PROXY ?= --jobs 2 --threads 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench reproduce clean
+.PHONY: help demo test bench proxy reproduce clean
 
 help:  ## list what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -30,6 +32,9 @@ bench: $(VENV)/installed  ## time steps and training against their peers, about 
 	@$(BIN)/python benchmarks/optimizer_step.py
 	@$(BIN)/python benchmarks/training.py --gpu $(GPU)
 	@$(BIN)/python benchmarks/pruned_file.py
+
+proxy: $(VENV)/installed  ## SFW, SGD and CrAM+ tuned and compared on a small ResNet18, about 6 hours
+	@$(BIN)/python experiments/proxy.py $(PROXY)
 
 reproduce: $(VENV)/installed  ## the paper's comparison on CIFAR-10; GPU=0, ARGS="--seeds 0 1 2"
 	$(BIN)/python benchmarks/reproduce.py --gpu $(GPU) $(ARGS)

@@ -13,21 +13,20 @@ from pathlib import Path
 
 from torch import nn
 
-from utils.batches import Batches
-from utils.checkpoint import load_trained, write_pruned
-from utils.cli import Parser
-from utils.comparison import compare
-from utils.config import CORRECTIONS, Config, PruneConfig
-from utils.datasets import Dataset
-from utils.device import pick_device, placed
-from utils.errors import RunError, UserError, exit_status, warn
-from utils.evaluate import evaluate
-from utils.files import TEST_SUFFIXES, RunFiles, check_writable
-from utils.names import plain
-from utils.prune import RATIOS, MagnitudeRanking, zeros_by_parameter
-from utils.recalibrate import batch_norms, calibration_batches, recalibrate
-from utils.repair import layers_with_weights, measure_signals, repair
-from utils.sweep import PrunedResult, print_heading, print_result, write_results
+from utils.compute.device import pick_device, placed
+from utils.compute.measure import evaluate, zeros_by_parameter
+from utils.datasets.batches import Batches
+from utils.outputs.model_file import load_trained, write_pruned
+from utils.process.errors import RunError, exit_status, warn
+from utils.process.writing import check_writable
+from utils.prune.comparison import compare
+from utils.prune.config import PruneConfig
+from utils.prune.correction import check_correction, correction
+from utils.prune.ranking import RATIOS, MagnitudeRanking
+from utils.prune.report import PrunedResult, print_heading, print_result, write_results
+from utils.settings.cli import Parser
+from utils.settings.config import Config
+from utils.settings.names import TEST_SUFFIXES, RunFiles, plain
 
 
 def test(given: dict) -> None:
@@ -89,32 +88,6 @@ def sweep(
                 warn(str(error))
         zeros = zeros_by_parameter(model)
         yield PrunedResult(ratio, remaining, len(ranking.weights), zeros, accuracy, corrected, size)
-
-
-def check_correction(prune: PruneConfig, model: nn.Module, arch: str) -> None:
-    """Raise UserError for a correction that is not for this network."""
-    if prune.bn_recalibrate and not batch_norms(model):
-        raise UserError(f"--bn_recalibrate: {arch} has no BatchNorm; --repair is for such networks")
-    if prune.repair and batch_norms(model):
-        raise UserError(f"--repair: {arch} has BatchNorm, for which --bn_recalibrate does more")
-
-
-def correction(
-    prune: PruneConfig, model: nn.Module, dataset: Dataset, config: Config
-) -> Callable[[], None] | None:
-    """What --bn_recalibrate or --repair does to the model once it is pruned.
-
-    Raises UserError when it wants more training images than there are.
-    """
-    if prune.corrected is None:
-        return None
-    flag = CORRECTIONS[prune.corrected]
-    count = getattr(prune, flag)
-    batches = calibration_batches(dataset, count, f"--{flag}")
-    if prune.bn_recalibrate:
-        return lambda: recalibrate(model, batches, config.precision)
-    dense = measure_signals(model, batches, list(layers_with_weights(model)), config.precision)
-    return lambda: repair(model, dense, batches, config.precision)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,14 +7,15 @@ histogram of magnitudes to saved_logs/weight_distribution/. Needs no data set.
 
 import sys
 
-from utils.checkpoint import load_trained
-from utils.cli import Parser
-from utils.device import pick_device
-from utils.errors import exit_status
-from utils.files import TEST_SUFFIXES, check_writable
-from utils.logs import TextLog, configuration_line, weights_line, write_csv
-from utils.plots import plot_distribution
-from utils.prune import THRESHOLDS, count_above
+from utils.compute.device import pick_device
+from utils.compute.measure import THRESHOLDS, count_above
+from utils.outputs.logs import TextLog, configuration_line, weights_line, write_csv
+from utils.outputs.model_file import load_trained
+from utils.outputs.plots import plot_distribution
+from utils.process.errors import exit_status
+from utils.process.writing import check_writable
+from utils.settings.cli import Parser
+from utils.settings.names import TEST_SUFFIXES
 
 
 def test(given: dict) -> None:

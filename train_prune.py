@@ -17,23 +17,22 @@ from torch import Tensor, nn
 from constraints import Region, build_constraints, make_feasible
 from optim import LR_SCHEMES, SFW, ProjectedSGD
 from optim.constrained import ConstrainedOptimizer
-from utils.batches import Batches
-from utils.captured import CapturedStep, Step
-from utils.checkpoint import model_contents, new_model, write_contents
-from utils.cli import Parser
-from utils.config import Config
+from utils.compute.device import autocast, check_compiler, compiled, pick_device, placed
+from utils.compute.measure import THRESHOLDS, all_finite, count_above, evaluate
 from utils.datasets import Dataset
-from utils.device import autocast, check_compiler, compiled, pick_device, placed
-from utils.errors import RunError, exit_status, warn
-from utils.evaluate import evaluate
-from utils.files import check_writable, remove_leftovers
-from utils.initial_scales import learn_initial_scales
-from utils.lock import run_lock
-from utils.logs import TextLog, configuration_line, distribution_line, test_line, train_line
-from utils.progress import EpochProgress
-from utils.prune import THRESHOLDS, all_finite, count_above
-from utils.resume import ResumeFile, RunState
-from utils.signals import Stopped, StopSignals
+from utils.datasets.batches import Batches
+from utils.outputs.logs import TextLog, configuration_line, distribution_line, test_line, train_line
+from utils.outputs.model_file import model_contents, new_model, write_contents
+from utils.process.errors import RunError, exit_status, warn
+from utils.process.signals import Stopped, StopSignals
+from utils.process.writing import check_writable, remove_leftovers
+from utils.settings.cli import Parser
+from utils.settings.config import Config
+from utils.train.cuda_graph import CapturedStep, Step
+from utils.train.lock import run_lock
+from utils.train.progress import EpochProgress
+from utils.train.resume import ResumeFile, RunState
+from utils.train.sfw_init import learn_initial_scales
 
 
 def train(config: Config) -> None:
@@ -79,7 +78,10 @@ def train_on(dataset: Dataset, config: Config, resume: ResumeFile, signals: Stop
     print(introduction(config, model, len(dataset.train_labels), len(dataset.test_labels)))
     metrics = {"train_loss": [], "train_accuracy": [], "test_accuracy": []}
     if config.sfw_init and saved is None:
-        scales = learn_initial_scales(config, model, dataset, constraints, log)
+        # A generator of its own: training then sees the same batches with SFW-Init and without.
+        own = torch.Generator(device).manual_seed(config.seed + 1)
+        halves = dataset.train_batches((config.train_batchsize + 1) // 2, own)
+        scales = learn_initial_scales(config, model, halves, constraints, log)
         metrics["sfw_init_scales"] = scales
 
     network = compiled(model, config.train_batchsize) if config.compile else model
@@ -121,17 +123,20 @@ def run_epoch(
     there it goes on the next time.
     """
     started, metrics, groups = time.monotonic(), state.metrics, state.optimizer.param_groups
+    rates = LR_SCHEMES[config.lr_scheme](
+        state.epoch, config.epoch_num, len(train_batches), metrics["train_loss"]
+    )
     if state.partial is None:
-        factor = LR_SCHEMES[config.lr_scheme](state.epoch, config.epoch_num, metrics["train_loss"])
-        for group in groups:
-            group["lr"] *= factor
         start, done = state.generator.get_state(), 0
     else:
         start, done = state.partial["start"], len(state.partial["losses"])
     title = f"Epoch {state.epoch + 1}/{config.epoch_num}"
     state.model.train()
     with EpochProgress(title, len(train_batches), state.partial) as progress:
-        for inputs, targets in train_batches.rest_of_round(done, start if done else None):
+        batches = train_batches.rest_of_round(done, start if done else None)
+        for rate, (inputs, targets) in zip(rates[done:], batches, strict=True):
+            for group in groups:
+                group["lr"] = config.lr * rate
             progress.record(*step(inputs, targets), targets)
             if signals.pending:
                 state.partial = progress.done() | {"start": start}

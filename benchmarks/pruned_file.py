@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from timing import describe, time_in_turns
 
 from models import build_model
-from utils.checkpoint import new_model, write_pruned
-from utils.config import Config
-from utils.prune import MagnitudeRanking, load_pruned
+from utils.outputs.model_file import new_model, write_pruned
+from utils.prune import load_pruned
+from utils.prune.ranking import MagnitudeRanking
+from utils.settings.config import Config
 
 RATIOS = (0.9, 0.95, 0.99)
 

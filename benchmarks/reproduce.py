@@ -18,17 +18,19 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from models import ARCHITECTURES
-from test_prune import check_correction, correction, test
+from test_prune import test
 from train_prune import train
-from utils.checkpoint import new_model
-from utils.cli import Parser
-from utils.comparison import comparison_files, read_table, write_comparison
-from utils.config import CORRECTIONS, Config, PruneConfig
-from utils.device import pick_device
-from utils.errors import UserError, exit_status
-from utils.files import RunFiles, check_writable
-from utils.names import file_name, plain
-from utils.plots import Curves
+from utils.compute.device import pick_device
+from utils.outputs.model_file import new_model
+from utils.outputs.plots import Curves
+from utils.process.errors import UserError, exit_status
+from utils.process.writing import check_writable
+from utils.prune.comparison import comparison_files, read_table, write_comparison
+from utils.prune.config import CORRECTIONS, PruneConfig
+from utils.prune.correction import check_correction, correction
+from utils.settings.cli import Parser
+from utils.settings.config import Config
+from utils.settings.names import RunFiles, file_name, plain
 
 ARCHS = ("ResNet18", "VGG16")
 METHODS: dict[str, dict[str, Any]] = {

@@ -31,11 +31,11 @@ from constraints import Region, build_constraints, make_feasible
 from models import ARCHITECTURES, build_model
 from optim import SFW, sfw_init
 from train_prune import train_step
-from utils.batches import Batches
+from utils.compute.device import autocast, pick_device, placed
 from utils.datasets import DATASETS
-from utils.device import autocast, pick_device, placed
-from utils.errors import exit_status
-from utils.progress import EpochProgress
+from utils.datasets.batches import Batches
+from utils.process.errors import exit_status
+from utils.train.progress import EpochProgress
 
 CIFAR10 = DATASETS["cifar10"]
 BATCH_SIZE = 128

@@ -3,16 +3,18 @@
 import math
 from abc import ABC, abstractmethod
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 class Region(ABC):
-    """A convex region of tensors with `n` entries, centred on the origin.
+    """A convex region of tensors with `n` entries, centred on the origin; `n` may be 0.
 
     `radius` and `diameter` are in the units of the entries; `diameter` is the largest L2 distance
     between two points. The methods take a tensor of any shape with `n` entries, any memory format
     and any floating-point type, return a new one like it, and never make the host wait for the
-    device. They raise ValueError when the number of entries is not `n`.
+    device. What they return has NaN in it if the tensor has. They raise ValueError when the number
+    of entries is not `n`.
     """
 
     n: int
@@ -26,12 +28,12 @@ class Region(ABC):
         self, n: int, radius: float | None, diameter: float | None, diameter_per_radius: float
     ) -> None:
         """Set `n`, and `radius` and `diameter` from the one of them that is given."""
-        if n < 1:
-            raise ValueError(f"n must be at least 1, not {n}")
+        if n < 0:
+            raise ValueError(f"n must be at least 0, not {n}")
         if (radius is None) == (diameter is None):
             raise ValueError("give either radius or diameter")
-        self.n = n
-        self.radius = diameter / diameter_per_radius if radius is None else radius
+        self.n = int(n)
+        self.radius = float(diameter / diameter_per_radius if radius is None else radius)
         self.diameter = self.radius * diameter_per_radius
         if not 0 < self.radius < math.inf:
             name, value = ("diameter", diameter) if radius is None else ("radius", radius)
@@ -40,6 +42,10 @@ class Region(ABC):
     def _check(self, x: Tensor) -> None:
         if x.numel() != self.n:
             raise ValueError(f"the region has {self.n} entries, the tensor {x.numel()}")
+
+    def describe(self) -> dict[str, str | int | float]:
+        """The region's kind and sizes in plain types, as an optimizer's state dict holds them."""
+        return {"kind": type(self).__name__, "n": self.n, "radius": self.radius}
 
     @abstractmethod
     def lmo(self, g: Tensor) -> Tensor:
@@ -75,3 +81,20 @@ class Unconstrained(Region):
     def euclidean_project(self, x: Tensor) -> Tensor:
         self._check(x)
         return x.clone()
+
+
+def is_local(x: Tensor) -> bool:
+    """Whether reading the values of `x` costs nothing: it is in this CPU's memory, and no subclass
+    of Tensor that stands for entries elsewhere, as a DTensor's are."""
+    return x.is_cpu and type(x) in (Tensor, nn.Parameter)
+
+
+def sign(x: Tensor) -> Tensor:
+    """-1, 0 or 1 for each entry of `x`; NaN for NaN, for which torch.sign has 0."""
+    return torch.where(x.isnan(), x, x.sign())
+
+
+def scale(x: Tensor, factor: Tensor) -> Tensor:
+    """`x` times a number, rounded once: in half precision the number alone may not be finite."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return (x.to(dtype) * factor.to(dtype)).to(x.dtype)

@@ -33,17 +33,22 @@ def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
 
 
 class ResNet18(nn.Module):
-    """Four stages of two basic blocks; the first convolution is 3x3 and nothing is pooled early."""
+    """Four stages of two basic blocks; the first convolution is 3x3 and nothing is pooled early.
 
-    def __init__(self, num_classes: int, color_channel: int, image_size: int) -> None:
+    `width` is the number of channels in the first stage; each further stage has twice as many.
+    """
+
+    def __init__(
+        self, num_classes: int, color_channel: int, image_size: int, width: int = 64
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(color_channel, 64, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = _stage(64, 64, 1)
-        self.layer2 = _stage(64, 128, 2)
-        self.layer3 = _stage(128, 256, 2)
-        self.layer4 = _stage(256, 512, 2)
-        self.classifier = nn.Linear(512, num_classes)
+        self.conv1 = nn.Conv2d(color_channel, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(width, width, 1)
+        self.layer2 = _stage(width, 2 * width, 2)
+        self.layer3 = _stage(2 * width, 4 * width, 2)
+        self.layer4 = _stage(4 * width, 8 * width, 2)
+        self.classifier = nn.Linear(8 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))

@@ -1,40 +1,63 @@
-"""Learning-rate schemes: by what the learning rate is multiplied before an epoch.
+"""Learning-rate schemes: the learning rate of every step, as a multiple of the initial one.
 
-Each takes the epoch about to start (counting from 0), the number of epochs, and the mean training
-loss of each epoch so far.
+Each scheme is called once before an epoch with the epoch (counting from 0), the number of epochs,
+the number of steps in an epoch, and the mean training loss of each epoch so far. It returns one
+multiple for each step of the epoch.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-Scheme = Callable[[int, int, Sequence[float]], float]
+Scheme = Callable[[int, int, int, Sequence[float]], Sequence[float]]
 
 
-def keep(epoch: int, epochs: int, losses: Sequence[float]) -> float:
+def keep(epoch: int, epochs: int, steps: int, losses: Sequence[float]) -> Sequence[float]:
     """The learning rate stays as it is."""
-    return 1.0
+    return [1.0] * steps
 
 
-def decrease_3(epoch: int, epochs: int, losses: Sequence[float]) -> float:
-    """Divide by 10 after one third and again after two thirds of the epochs, rounded down."""
-    return 0.1 if epoch in (epochs // 3, 2 * epochs // 3) else 1.0
+def decrease_3(epoch: int, epochs: int, steps: int, losses: Sequence[float]) -> Sequence[float]:
+    """Divide by 10 after one third and again after two thirds of the epochs, rounded down.
 
-
-def dynamic_change(epoch: int, epochs: int, losses: Sequence[float]) -> float:
-    """`decrease_3`, and every 5 epochs from the 25th a step by the trend of the training loss.
-
-    Multiply by 0.7 when the mean loss of the last 5 epochs is greater than that of the last 10, by
-    1.06 when it is less (Miao et al., ICLR 2022).
+    The first epoch always runs at the initial rate, however few epochs there are.
     """
-    factor = decrease_3(epoch, epochs, losses)
-    if epoch >= 25 and epoch % 5 == 0:
-        recent, longer = fmean(losses[-5:]), fmean(losses[-10:])
-        factor *= 0.7 if recent > longer else 1.06 if recent < longer else 1.0
-    return factor
+    drops = [drop for drop in (epochs // 3, 2 * epochs // 3) if drop > 0]
+    return [0.1 ** sum(epoch >= drop for drop in drops)] * steps
+
+
+def dynamic_change(epoch: int, epochs: int, steps: int, losses: Sequence[float]) -> Sequence[float]:
+    """`decrease_3`, and every 5 epochs from the 25th a change by the trend of the training loss.
+
+    The rate is multiplied by 0.7 when the mean loss of the last 5 epochs is greater than that of
+    the last 10, and by 1.06 when it is less (Miao et al., ICLR 2022).
+    """
+    trend = 1.0
+    for end in range(25, epoch + 1, 5):
+        recent, longer = fmean(losses[end - 5 : end]), fmean(losses[end - 10 : end])
+        trend *= 0.7 if recent > longer else 1.06 if recent < longer else 1.0
+    return [trend * factor for factor in decrease_3(epoch, epochs, steps, losses)]
+
+
+def cosine(epoch: int, epochs: int, steps: int, losses: Sequence[float]) -> Sequence[float]:
+    """Half a cosine from 1 to 0 over all steps (Loshchilov and Hutter, ICLR 2017, no restarts)."""
+    return [(1 + math.cos(math.pi * done)) / 2 for done in _progress(epoch, epochs, steps)]
+
+
+def linear(epoch: int, epochs: int, steps: int, losses: Sequence[float]) -> Sequence[float]:
+    """A straight line from 1 to 0 over all steps."""
+    return [1 - done for done in _progress(epoch, epochs, steps)]
+
+
+def _progress(epoch: int, epochs: int, steps: int) -> list[float]:
+    """The fraction of all steps that is done before each step of the epoch."""
+    return [(epoch * steps + step) / (epochs * steps) for step in range(steps)]
 
 
 LR_SCHEMES: dict[str, Scheme] = {
     "dynamic_change": dynamic_change,
     "decrease_3": decrease_3,
     "keep": keep,
+    "cosine": cosine,
+    "linear": linear,
 }

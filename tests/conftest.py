@@ -1,28 +1,27 @@
-"""Fixtures: the files shared with the authors of the design, and the scripts' command line."""
+"""Fixtures: golden numbers and real data, small data sets, and the scripts' command line."""
 
 import importlib
 import signal
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import DIGITS, FLAGS, SETTINGS, outcome
+from runs import DIGITS, FLAGS, ROOT, SETTINGS, outcome
 
 import train_prune
-from utils.config import Config
-from utils.signals import Stopped
+from utils.process.signals import Stopped
+from utils.settings.config import Config
 
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("fixed")
 
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared"
+GOLDEN = ROOT / "tests" / "golden"
+REAL_DATA = ROOT.parent / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items):
@@ -32,23 +31,23 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
 
 
-def _shared(folder, name):
-    path = SHARED / folder / name
-    if not path.exists():
-        pytest.skip(f"needs the shared file {folder}/{name}")
-    return path
-
-
 @pytest.fixture
 def golden():
-    """Path of a file with the authors' numbers; skips the test where there is none."""
-    return lambda name: _shared("golden", name)
+    """Path of a file with the authors' numbers; tests/golden/README.md explains them."""
+    return lambda name: GOLDEN / name
 
 
 @pytest.fixture
 def real_data():
-    """Path of a file with real data; skips the test where there is none."""
-    return lambda name: _shared("data", name)
+    """Path of a file with real data, kept beside the checkout; skips the test without it."""
+
+    def path_of(name):
+        path = REAL_DATA / name
+        if not path.exists():
+            pytest.skip(f"needs real data: {name} in a folder shared/data beside the checkout")
+        return path
+
+    return path_of
 
 
 @pytest.fixture

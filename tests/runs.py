@@ -1,10 +1,13 @@
 """Short runs, and what they leave behind."""
 
 import csv
+from pathlib import Path
 
 import torch
 
-from utils.config import Config
+from utils.settings.config import Config
+
+ROOT = Path(__file__).parents[1]  # of the repository
 
 # A run that trains in a second, and its name.
 DIGITS = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "2")

@@ -10,7 +10,7 @@ from constraints import build_constraints, make_feasible
 from models import build_model
 from optim import SFW, sfw_init
 from train_prune import train_step
-from utils.captured import CapturedStep
+from utils.train.cuda_graph import CapturedStep
 
 pytestmark = pytest.mark.cuda
 

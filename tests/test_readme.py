@@ -1,14 +1,15 @@
 """What the README shows runs."""
 
 import re
-from pathlib import Path
 
 import torch
+from runs import ROOT
 
-from utils.cli import Parser
-from utils.config import Config, PruneConfig
+from utils.prune.config import PruneConfig
+from utils.settings.cli import Parser
+from utils.settings.config import Config
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_example_of_an_own_training_loop_runs_and_learns():

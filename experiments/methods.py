@@ -1,0 +1,124 @@
+"""The methods that the proxy compares: how each computes a gradient, and what steps along it.
+
+A method has one regularisation strength, which is tuned: SGD's weight decay, or tau, the size of
+SFW's regions. All other settings are the usual ones.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from constraints import CONSTRAINTS, build_constraints, make_feasible
+from experiments.k_support import KSupportBall
+from optim import SFW, sfw_init
+from utils.datasets.batches import Batches
+from utils.prune.allocation import prunable
+from utils.prune.recalibrate import batch_norms
+
+CONSTRAINTS["k_support_constraints"] = KSupportBall  # on trial
+
+WEIGHT_DECAYS = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+TAUS = (2.0, 3.5, 6.0, 11.0, 20.0)
+
+# CrAM+ as its authors set it for high sparsities on CIFAR-10.
+CRAM_RHO, CRAM_SPARSITIES = 0.15, (0.5, 0.7, 0.8, 0.9, 0.95)
+
+# Takes the model, a batch, and the number of the step; leaves gradients, returns the loss.
+Gradient = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
+
+
+def dense_gradient(model: nn.Module, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
+    """The gradient of the cross-entropy at the weights as they are."""
+    model.zero_grad()
+    loss = F.cross_entropy(model(inputs), targets)
+    loss.backward()
+    return loss.detach()
+
+
+def cram_plus_gradient(model: nn.Module, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
+    """The dense gradient g plus that at TopK(theta + rho g), on the entries that TopK keeps.
+
+    CrAM+ (Peste et al., ICLR 2023) with sparse gradients: the sparsity is drawn anew each step,
+    TopK is over all weights at once, and BatchNorm's running statistics see the dense pass alone.
+    It takes two forward and backward passes.
+    """
+    loss = dense_gradient(model, inputs, targets, step)
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    theta = [p.detach().clone() for p in parameters]
+    g = [p.grad for p in parameters]
+    norms = batch_norms(model)
+    momenta = [norm.momentum for norm in norms]
+    with torch.no_grad():
+        torch._foreach_add_(parameters, g, alpha=CRAM_RHO)
+        weights = list(prunable(model, "weights").values())
+        magnitudes = torch.cat([p.abs().flatten() for p in weights])
+        sparsity = random.Random(step).choice(CRAM_SPARSITIES)
+        threshold = magnitudes.kthvalue(max(1, int(sparsity * len(magnitudes)))).values
+        masks = {p: p.abs() > threshold for p in weights}
+        for p, mask in masks.items():
+            p.mul_(mask)
+    for norm in norms:
+        norm.momentum = 0.0
+    dense_gradient(model, inputs, targets, step)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    with torch.no_grad():
+        for p, mask in masks.items():
+            p.grad.mul_(mask)
+        torch._foreach_add_([p.grad for p in parameters], g)
+        torch._foreach_copy_(parameters, theta)
+    return loss
+
+
+def sgd(model: nn.Module, weight_decay: float, halves: Batches) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=weight_decay)
+
+
+def sfw(
+    model: nn.Module,
+    tau: float,
+    halves: Batches,
+    kind: str = "k_sparse_constraints",
+    init: bool = False,
+) -> torch.optim.Optimizer:
+    """SFW with regions of this kind; the model's weights are shifted into them.
+
+    With `init` SFW-Init scales the weights first; `halves` are its batches, half as large as
+    training's.
+    """
+    regions = build_constraints(model, kind, tau=tau)
+    make_feasible(model, regions)
+    if init:
+        sfw_init(model, halves, regions)
+    return SFW(model.parameters(), regions)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the comparison.
+
+    `optimizer` builds the optimizer from the model, a strength and SFW-Init's batches; all of
+    `strengths` are tried.
+    """
+
+    optimizer: Callable[[nn.Module, float, Batches], torch.optim.Optimizer]
+    strengths: tuple[float, ...]
+    gradient: Gradient = dense_gradient
+    scheme: str = "cosine"
+    epochs: float = 1.0  # in units of the comparison's
+
+
+METHODS = {
+    "SGD": Method(sgd, WEIGHT_DECAYS),
+    "SFW K-sparse": Method(sfw, TAUS),
+    "SFW K-support": Method(partial(sfw, kind="k_support_constraints"), TAUS),
+    "SFW L2": Method(partial(sfw, kind="l2_constraints"), TAUS),
+    "CrAM+ equal compute": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient, epochs=0.5),
+    "CrAM+ equal epochs": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient),
+    "SFW as in the paper": Method(sfw, (15.0,), scheme="dynamic_change"),
+}

@@ -1,0 +1,292 @@
+#!/usr/bin/env python3
+"""A fair comparison that two CPU cores finish in a night: SFW, SGD and CrAM+ on a small ResNet18.
+
+CIFAR-10, the first 15,000 training images, a ResNet18 with 16 channels in its first stage, 12
+epochs, cosine schedule. Every method's one regularisation strength is tuned with seed 0 on 5,000
+training images that are not trained on; then the best strength is trained with three seeds and
+tested on all test images. What is already done is not run again. Writes tables, and one JSON file
+a run, to saved_logs/proxy/.
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from experiments.methods import METHODS
+from models import ResNet18
+from optim import LR_SCHEMES
+from utils.compute.device import autocast, keep_freed_memory, placed
+from utils.compute.measure import evaluate
+from utils.datasets import Dataset, load_dataset
+from utils.outputs.model_file import versions, write_contents
+from utils.process.errors import exit_status
+from utils.process.writing import atomic_write
+from utils.prune.ranking import MagnitudeRanking
+from utils.prune.recalibrate import calibration_batches, recalibrate
+
+WIDTH, EPOCHS, BATCH_SIZE, PRECISION = 16, 12, 128, "bf16"
+TRAIN_IMAGES, HELD_OUT_IMAGES, CALIBRATION_IMAGES = 15_000, 5_000, 2_000
+# The ratios at which a strength is judged on held-out images, and those that the tables show.
+JUDGED, SHOWN = (0.0, 0.8, 0.9, 0.95, 0.98), (0.0, 0.8, 0.9, 0.95, 0.97, 0.98)
+SEEDS = (0, 1, 2)
+SCOPES = {"all": "all parameters", "weights": "weights alone"}
+
+# By ratio, the accuracies in percent as pruned and recalibrated.
+Accuracies = dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a method of METHODS, and where its files lie."""
+
+    method: str
+    strength: float
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.method.replace(' ', '-')}_strength={self.strength:g}_seed={self.seed}"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "saved_models" / "proxy" / f"{self.name}.pt"
+
+    def result(self, images: str) -> Path:
+        """Where the accuracies on these images, "held_out" or "test", are kept."""
+        return self.folder / "saved_logs" / "proxy" / f"{self.name}_{images}.json"
+
+    def read(self, images: str) -> dict:
+        return json.loads(self.result(images).read_text())
+
+
+def load_data(data_dir: Path) -> tuple[Dataset, Dataset]:
+    """The training images with the held-out ones for testing, and with the test images."""
+    whole = load_dataset("cifar10", data_dir)
+    images, labels = whole.train_images, whole.train_labels
+    tested = replace(whole, train_images=images[:TRAIN_IMAGES], train_labels=labels[:TRAIN_IMAGES])
+    held_out = replace(
+        tested, test_images=images[-HELD_OUT_IMAGES:], test_labels=labels[-HELD_OUT_IMAGES:]
+    )
+    return held_out, tested
+
+
+def train(run: Run, data: Dataset) -> nn.Module:
+    """The trained network, read from the run's file or trained on from what that holds."""
+    method = METHODS[run.method]
+    epochs, device = round(EPOCHS * method.epochs), torch.device("cpu")
+    torch.manual_seed(run.seed)
+    model = placed(ResNet18(10, 3, 32, width=WIDTH), device, PRECISION)
+    # From a generator of their own, as in train_prune.py.
+    halves = data.train_batches(BATCH_SIZE // 2, torch.Generator().manual_seed(run.seed + 1))
+    with autocast(device, PRECISION):
+        optimizer = method.optimizer(model, run.strength, halves)
+    lr = optimizer.param_groups[0]["lr"]
+    generator = torch.Generator().manual_seed(run.seed)
+    batches = data.train_batches(BATCH_SIZE, generator)
+    losses: list[float] = []
+    if run.model.is_file():
+        saved = torch.load(run.model, weights_only=True)
+        model.load_state_dict(saved["state_dict"])
+        optimizer.load_state_dict(saved["optimizer"])
+        generator.set_state(saved["generator"])
+        losses = saved["losses"]
+    for epoch in range(len(losses), epochs):
+        started = time.monotonic()
+        rates = LR_SCHEMES[method.scheme](epoch, epochs, len(batches), losses)
+        model.train()
+        total = 0.0
+        for i, (rate, (inputs, targets)) in enumerate(zip(rates, batches, strict=True)):
+            optimizer.param_groups[0]["lr"] = lr * rate
+            step = epoch * len(batches) + i
+            with autocast(device, PRECISION):
+                total += method.gradient(model, inputs, targets, step).item()
+            optimizer.step()
+        losses.append(total / len(batches))
+        contents = {
+            "state_dict": model.state_dict(), "optimizer": optimizer.state_dict(),
+            "generator": generator.get_state(), "losses": losses,
+        }  # fmt: skip
+        write_contents(run.model, contents)
+        seconds = time.monotonic() - started
+        print(f"{run.name}: epoch {epoch + 1}/{epochs}, loss {losses[-1]:.4f}, {seconds:.0f} s",
+              flush=True)  # fmt: skip
+    return model
+
+
+def accuracies(model: nn.Module, data: Dataset, ratios: Iterable[float], scope: str) -> Accuracies:
+    """The network's accuracies on `data`'s test images, pruned at each ratio."""
+    calibration = calibration_batches(data, CALIBRATION_IMAGES, "the proxy")
+    batches = data.test_batches(BATCH_SIZE)
+    dense = {name: values.clone() for name, values in model.state_dict().items()}
+    ranking = MagnitudeRanking(model, scope=scope)
+    found = {}
+    for ratio in ratios:
+        model.load_state_dict(dense)
+        ranking.prune(ratio)
+        pruned = evaluate(model, batches, PRECISION)
+        recalibrate(model, calibration, PRECISION)
+        found[str(ratio)] = pruned, evaluate(model, batches, PRECISION)
+    model.load_state_dict(dense)
+    return found
+
+
+def measure(run: Run, images: str, data_dir: Path) -> None:
+    """Train where need be, and write the accuracies on "held_out" or "test" images."""
+    if run.result(images).is_file():
+        return
+    held_out, tested = load_data(data_dir)
+    model = train(run, tested)
+    if images == "held_out":
+        found = {"all": accuracies(model, held_out, JUDGED, "all")}
+    else:
+        found = {scope: accuracies(model, tested, SHOWN, scope) for scope in SCOPES}
+    contents = {
+        "method": run.method, "strength": run.strength, "seed": run.seed, "images": images,
+        "precision": PRECISION, "threads": torch.get_num_threads(), "versions": versions(),
+        "accuracies": found,
+    }  # fmt: skip
+    with atomic_write(run.result(images)) as file:
+        json.dump(contents, file, indent=1)
+    print(f"{run.name}: measured on {images} images", flush=True)
+
+
+def judge(run: Run) -> float:
+    """The mean recalibrated accuracy on held-out images over the ratios JUDGED."""
+    return fmean(
+        recalibrated for _, recalibrated in run.read("held_out")["accuracies"]["all"].values()
+    )
+
+
+def best_strength(method: str, folder: Path) -> float:
+    strengths = METHODS[method].strengths
+    return max(strengths, key=lambda strength: judge(Run(method, strength, SEEDS[0], folder)))
+
+
+def tuning_table(methods: Sequence[str], folder: Path) -> str:
+    """The judgement of every strength; the best is in bold."""
+    lines = [
+        "| method | strength: mean recalibrated accuracy on held-out images |",
+        "| --- | --- |",
+    ]
+    for method in methods:
+        best = best_strength(method, folder)
+        cells = []
+        for strength in METHODS[method].strengths:
+            text = f"{strength:g}: {judge(Run(method, strength, SEEDS[0], folder)):.1f}"
+            cells.append(f"**{text}**" if strength == best else text)
+        lines.append(f"| {method} | {', '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def test_table(methods: Sequence[str], folder: Path, scope: str) -> str:
+    """Means over the seeds, as pruned and recalibrated, with the range of the latter."""
+    lines = ["| removed | " + " | ".join(f"{ratio:.0%}" for ratio in SHOWN) + " |"]
+    lines.append("| --- |" + " --- |" * len(SHOWN))
+    for method in methods:
+        strength = best_strength(method, folder)
+        runs = [Run(method, strength, seed, folder).read("test") for seed in SEEDS]
+        cells = []
+        for ratio in SHOWN:
+            pairs = [run["accuracies"][scope][str(ratio)] for run in runs]
+            pruned, recalibrated = zip(*pairs, strict=True)
+            spread = f"{min(recalibrated):.1f} to {max(recalibrated):.1f}"
+            cells.append(f"{fmean(pruned):.1f} / {fmean(recalibrated):.1f} ({spread})")
+        lines.append(f"| {method}, {strength:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Tune, train with three seeds, test, and write the tables."""
+    folder, methods = options.output_dir, options.methods
+    with ProcessPoolExecutor(
+        options.jobs, multiprocessing.get_context("spawn"), prepare_worker, (options.threads,)
+    ) as pool:
+
+        def measure_all(runs: Iterable[Run], images: str) -> None:
+            for done in [pool.submit(measure, run, images, options.data_dir) for run in runs]:
+                done.result()
+
+        measure_all(
+            [
+                Run(m, strength, SEEDS[0], folder)
+                for m in methods
+                for strength in METHODS[m].strengths
+            ],
+            "held_out",
+        )
+        print("\n" + tuning_table(methods, folder), flush=True)
+        measure_all(
+            [Run(m, best_strength(m, folder), seed, folder) for m in methods for seed in SEEDS],
+            "test",
+        )
+    parts = [tuning_table(methods, folder)]
+    for scope, text in SCOPES.items():
+        parts.append(f"Removed from {text}; as pruned / recalibrated (range of three seeds):")
+        parts.append(test_table(methods, folder, scope))
+    table = folder / "saved_logs" / "proxy" / "proxy.md"
+    with atomic_write(table) as file:
+        file.write("\n\n".join(parts) + "\n")
+    print("\n" + "\n\n".join(parts), f"\nWritten to {table}")
+
+
+def prepare_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--data_dir",
+        type=Path,
+        default=Path("data"),
+        metavar="FOLDER",
+        help="folder of cifar10.npz or torchvision's CIFAR-10 (default: data)",
+    )
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("."),
+        metavar="FOLDER",
+        help="folder for saved_logs/ and saved_models/ (default: .)",
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        default=list(METHODS),
+        metavar="NAME",
+        help=f"of {', '.join(METHODS)} (default: all)",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="runs side by side (default: 1)"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=torch.get_num_threads(),
+        metavar="N",
+        help="threads of each run (default: one a core)",
+    )
+    return exit_status(lambda: compare(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Compiled loops of SFW's step on the CPU (see `optim.cpu.step`).
+
+Slices are passed and looped over from 0 to their size: where an index might be negative Numba
+guards each access, and the loop is not vectorised. Scalars have the arrays' type.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+# A thread's share at a time, and the entries over which sums run in the tensors' own precision.
+CHUNK, BLOCK = 1 << 15, 1 << 10
+# A chunk has room for one candidate in so many entries.
+ROOM = 4
+# Neighbours that a sample takes together: a cache line. Between such runs the golden ratio's
+# multiples, modulo 1, spread evenly.
+RUN, GOLDEN = 16, 0.6180339887498949
+
+# Sums may be reordered into vector lanes; infinities and NaN keep their meaning.
+OPTIONS = dict(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+
+
+@njit(**OPTIONS)
+def sample(theta, m, g, momentum, gain, decay, magnitudes):
+    """Fill `magnitudes` with those that `advance` is going to give entries all over m."""
+    for r in range(magnitudes.size // RUN):
+        a = int((r * GOLDEN) % 1.0 * (theta.size - RUN))
+        theta_, m_, g_ = theta[a : a + RUN], m[a : a + RUN], g[a : a + RUN]
+        run = magnitudes[r * RUN : (r + 1) * RUN]
+        for i in range(run.size):
+            run[i] = abs(momentum * m_[i] + gain * (g_[i] + decay * theta_[i]))
+
+
+@njit(**OPTIONS)
+def advance(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
+    """Advance m, and settle all but the entries of magnitude low ... high.
+
+    m <- momentum m + gain (g + decay theta), where gain is 1 - momentum.
+    Of those, the candidates, m and theta are copied to the front of the two rows of `candidates`,
+    as far as there is room; where that is for fewer than all entries, the last place is a dump.
+    Returns ||m||^2; ||theta - v||^2 without the candidates; how many entries are above `high`, and
+    how many are candidates.
+    """
+    last = candidates.shape[1] - 1
+    one, zero = theta.dtype.type(1), theta.dtype.type(0)
+    words = np.empty(BLOCK // 8, np.uint64)  # eight flags each
+    flags = words.view(np.uint8)
+    hits = np.empty(BLOCK // 8, np.int64)
+    square, distance, above, found = 0.0, 0.0, 0, 0
+    for j in range(0, m.size, BLOCK):
+        theta_, m_, g_ = theta[j : j + BLOCK], m[j : j + BLOCK], g[j : j + BLOCK]
+        block_square, block_distance, block_above = zero, zero, zero
+        for i in range(m_.size):
+            weight = theta_[i]
+            x = momentum * m_[i] + gain * (g_[i] + decay * weight)
+            m_[i] = x
+            block_square += x * x
+            magnitude = abs(x)
+            minus_v = radius if x > zero else -radius
+            difference = weight + (minus_v if magnitude > high else zero)
+            inside = (magnitude >= low) & (magnitude <= high) & (magnitude > zero)
+            block_distance += zero if inside else difference * difference
+            block_above += one if magnitude > high else zero
+            flags[i] = np.uint8(1) if inside else np.uint8(0)
+        square += block_square
+        distance += block_distance
+        above += int(block_above)
+        # Lists are appended to without branches: what is not counted is overwritten.
+        count = 0
+        for w in range((m_.size + 7) // 8):
+            hits[count] = w
+            count += words[w] != 0
+        for w in hits[:count]:
+            for i in range(8 * w, min(8 * w + 8, m_.size)):
+                place = min(found, last)
+                candidates[0, place], candidates[1, place] = m_[i], theta_[i]
+                found += flags[i]
+    return square, distance, above, found
+
+
+@njit(parallel=True, **OPTIONS)
+def advance_chunks(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
+    """`advance` with a chunk a thread; its sums do not depend on the number of threads.
+
+    Says that there are -1 candidates when those of some chunk had no room.
+    """
+    chunks = (m.size + CHUNK - 1) // CHUNK
+    sums, counts = np.empty((chunks, 2)), np.empty((chunks, 2), np.int64)
+    for c in prange(chunks):
+        a, b = c * CHUNK, min(m.size, (c + 1) * CHUNK)
+        sums[c, 0], sums[c, 1], counts[c, 0], counts[c, 1] = advance(
+            theta[a:b], m[a:b], g[a:b], momentum, gain, decay, radius, low, high,
+            candidates[:, a // ROOM : (b + ROOM - 1) // ROOM],
+        )  # fmt: skip
+    square, distance, above, found = 0.0, 0.0, 0, 0
+    for c in range(chunks):
+        square += sums[c, 0]
+        distance += sums[c, 1]
+        above += counts[c, 0]
+        start = c * CHUNK // ROOM
+        if counts[c, 1] >= (min(m.size - c * CHUNK, CHUNK) + ROOM - 1) // ROOM:
+            return square, distance, above, -1
+        for i in range(start, start + counts[c, 1]):
+            candidates[0, found], candidates[1, found] = candidates[0, i], candidates[1, i]
+            found += 1
+    return square, distance, above, found
+
+
+@njit(**OPTIONS)
+def candidates_distance(candidates, count, threshold, radius):
+    """||theta - v||^2 over the candidates, of which v chooses those from the threshold on."""
+    distance = 0.0
+    m, theta = candidates[0, :count], candidates[1, :count]
+    for i in range(m.size):
+        minus_v = radius if m[i] > 0 else -radius
+        difference = float(theta[i]) + (minus_v if abs(m[i]) >= threshold else 0.0)
+        distance += difference * difference
+    return distance
+
+
+@njit(**OPTIONS)
+def move(theta, m, threshold, stay, step):
+    """theta <- stay theta - step sign(m) on the magnitudes from the threshold on."""
+    zero = theta.dtype.type(0)
+    for i in range(m.size):
+        x = m[i]
+        towards = -step if x > zero else (step if x < zero else zero)
+        theta[i] = stay * theta[i] + (towards if abs(x) >= threshold else zero)
+
+
+@njit(parallel=True, **OPTIONS)
+def move_chunks(theta, m, threshold, stay, step):
+    """`move` with a chunk a thread, from the end, which `advance` left in the caches."""
+    chunks = (m.size + CHUNK - 1) // CHUNK
+    for c in prange(chunks):
+        a = (chunks - 1 - c) * CHUNK
+        b = min(m.size, a + CHUNK)
+        move(theta[a:b], m[a:b], threshold, stay, step)

@@ -1,0 +1,243 @@
+"""SFW's step on the CPU in two passes over memory.
+
+For regions whose vertices are sparse sign vectors. The first pass advances the momentum buffer m
+and, with a bracket around its K-th largest magnitude that a sample gives, settles all entries but
+the few inside it. Among those the K-th magnitude is selected exactly. The second pass moves the
+weights theta. Neither v nor theta - v is ever stored.
+"""
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from constraints import Region
+from constraints.region import is_local
+from optim.constrained import TensorStep
+from optim.cpu import kernels
+
+# Smaller tensors are not worth waking a second thread, or sampling.
+PARALLEL_FROM, SAMPLE_FROM = 1 << 18, 1 << 13
+# The least and most entries in a sample; between them, one in SAMPLE_EVERY.
+SAMPLE_LEAST, SAMPLE_MOST, SAMPLE_EVERY = 1 << 11, 1 << 13, 1 << 5
+# The bracket reaches this many standard deviations of the K-th rank in a sample of independent
+# entries to either side. Neighbours are alike, but a missed bracket costs only a full selection.
+DEVIATIONS = 4.0
+
+
+class Settled(NamedTuple):
+    """What is known after the first pass: see `kernels.advance`."""
+
+    square: float
+    distance: float
+    above: int
+    count: int  # of candidates
+    tie: np.floating | None = None  # the magnitude of all candidates, which are not stored then
+
+
+# Numba's own threads take one task at a time.
+THREADS = threading.Lock()
+
+
+class CpuStep:
+    """Takes the step of one tensor at a time, and keeps scratch space from one to the next.
+
+    That is half of the largest tensor. Where the bracket misses, the step takes one tensor instead.
+    """
+
+    def __init__(self) -> None:
+        self.scratch = np.empty((2, 0))
+
+    def __call__(self, s: TensorStep, gamma: float | None) -> bool:
+        """Take the step; `gamma` None stands for ||m|| / ||theta - v||.
+
+        Returns False, with nothing done, for what only the plain step takes: see `obstacle`.
+        """
+        arrays = None if s.region.vertex_entries is None else _flat_arrays(s.tensors)
+        if arrays is None:
+            return False
+        threads = torch.get_num_threads()
+        with THREADS:
+            self._step(s, *arrays, gamma)
+        if torch.get_num_threads() != threads:  # Numba's threads set OpenMP's number as they start
+            torch.set_num_threads(threads)
+        torch.autograd.graph.increment_version(s.theta)
+        return True
+
+    @staticmethod
+    def obstacle(region: Region, tensors: Sequence[Tensor]) -> str | None:
+        """Why the step cannot be taken with this region and these tensors; None if it can be."""
+        if region.vertex_entries is None:
+            return f"the vertices of {region!r} are not sparse sign vectors"
+        if tensors and _flat_arrays(tensors) is None:
+            return (
+                "parameter, gradient and momentum buffer are not plain tensors that lie in memory"
+                " alike, contiguous or channels last"
+            )
+        return None
+
+    def _step(
+        self, s: TensorStep, theta: np.ndarray, g: np.ndarray, m: np.ndarray, gamma: float | None
+    ) -> None:
+        parallel = theta.size >= PARALLEL_FROM
+        if parallel:
+            numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        scalar, k = theta.dtype.type, s.region.vertex_entries
+        radius = scalar(s.region.radius)
+        settled = self._first_pass(theta, m, g, k, radius, s.momentum, s.group["weight_decay"])
+        if not math.isfinite(settled.square) and not np.isfinite(m).all():
+            theta.fill(math.nan)
+            return
+        threshold, tied = self._select(m, k, settled, s.theta)
+        if gamma is None:
+            distance = settled.distance + self._rest(theta, m, settled, threshold, radius)
+            if tied.size:
+                moved = theta[tied] + radius * np.sign(m[tied])
+                distance += float(np.sum(moved**2 - theta[tied] ** 2))
+            gamma = _ratio(settled.square, distance)
+        lr = float(s.group["lr"])
+        # A product of 0 and infinity, at a vertex, is 0.
+        alpha = min(lr * gamma, 1.0) if not (lr <= 0 or gamma == 0) else 0.0
+        move = kernels.move_chunks if parallel else kernels.move
+        move(theta, m, threshold, scalar(1 - alpha), scalar(alpha) * radius)
+        if tied.size:
+            theta[tied] -= scalar(alpha) * radius * np.sign(m[tied])
+
+    def _first_pass(
+        self, theta: np.ndarray, m: np.ndarray, g: np.ndarray, k: int, radius: np.floating,
+        momentum: float, decay: float,
+    ) -> Settled:  # fmt: skip
+        n, scalar = theta.size, theta.dtype.type
+        advance = kernels.advance_chunks if n >= PARALLEL_FROM else kernels.advance
+        weights = scalar(momentum), scalar(1 - momentum), scalar(decay)
+        tiny = np.nextafter(scalar(0), scalar(1))  # v is 0 where m is: nothing to choose there
+        low, high, room = tiny, scalar(math.inf), n + 1
+        if n >= SAMPLE_FROM:
+            size = min(max(n // SAMPLE_EVERY, SAMPLE_LEAST), SAMPLE_MOST)
+            magnitudes = np.empty(size // kernels.RUN * kernels.RUN, theta.dtype)
+            kernels.sample(theta, m, g, *weights, magnitudes)
+            low, high = np.maximum(_bracket(magnitudes, k / n), tiny)
+            room = n // kernels.ROOM + 1
+        self._make_room(room, theta.dtype)
+        result = advance(theta, m, g, *weights, radius, low, high, self.scratch)
+        above, found = result[2:]
+        complete = above < k and (above + found >= k or low == tiny)
+        if complete and 0 <= found < room:  # whatever room earlier tensors have left
+            return Settled(*result)
+        # The bracket missed, or holds too much: select from all entries.
+        self.scratch = np.empty((2, 0))
+        magnitudes = np.abs(m)
+        magnitudes.partition(n - k)
+        exact, magnitudes = np.maximum(magnitudes[n - k], tiny), None
+        self._make_room(room, theta.dtype)
+        same = scalar(1), scalar(0), scalar(0)
+        square, distance, above, _ = advance(theta, m, g, *same, radius, exact, exact, self.scratch)
+        ties = sum(np.count_nonzero(np.abs(piece) == exact) for _, piece in _pieces(m))
+        return Settled(square, distance, above, ties, exact)
+
+    def _make_room(self, room: int, dtype: np.dtype) -> None:
+        if self.scratch.shape[1] < room or self.scratch.dtype != dtype:
+            self.scratch = np.empty((2, room), dtype)
+
+    def _select(
+        self, m: np.ndarray, k: int, settled: Settled, p: Tensor
+    ) -> tuple[np.floating, np.ndarray]:
+        """The magnitude from which on v chooses entries, and entries below it that it also chooses.
+
+        There are some of those only where more tie at the K-th magnitude than v has room for: the
+        first in the tensor's order, whatever its memory format.
+        """
+        none, scalar = np.empty(0, np.int64), m.dtype.type
+        wanted = k - settled.above
+        threshold, surplus = settled.tie, settled.count - wanted
+        if surplus < 0:  # there is room for all that is not 0
+            return np.nextafter(scalar(0), scalar(1)), none
+        if threshold is None:
+            magnitudes = np.abs(self.scratch[0, : settled.count])
+            magnitudes.partition(surplus)
+            threshold = magnitudes[surplus]
+            wanted -= np.count_nonzero(magnitudes > threshold)
+            surplus = np.count_nonzero(magnitudes[:surplus] == threshold)
+        if surplus == 0:
+            return threshold, none
+        # Nothing is as large as NaN: it stands for what lies above infinity.
+        above = np.nextafter(threshold, scalar(math.inf)) if threshold < math.inf else math.nan
+        return scalar(above), _first_tied(m, threshold, wanted, p)
+
+    def _rest(
+        self, theta: np.ndarray, m: np.ndarray, settled: Settled, threshold: np.floating,
+        radius: np.floating,
+    ) -> float:  # fmt: skip
+        """||theta - v||^2 over the candidates, of which v chooses those from the threshold on."""
+        if settled.tie is None:
+            return kernels.candidates_distance(self.scratch, settled.count, threshold, radius)
+        distance, step = 0.0, radius if settled.tie >= threshold else 0
+        for start, piece in _pieces(m):
+            tied = np.abs(piece) == settled.tie
+            difference = theta[start : start + piece.size][tied] + step * np.sign(piece[tied])
+            distance += float(np.sum(difference.astype(np.float64) ** 2))
+        return distance
+
+
+def _pieces(m: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The array in small pieces, each with its start, so that temporaries stay small."""
+    for start in range(0, m.size, kernels.CHUNK):
+        yield start, m[start : start + kernels.CHUNK]
+
+
+def _first_tied(m: np.ndarray, threshold: np.floating, count: int, p: Tensor) -> np.ndarray:
+    """Where in m the first `count` entries of magnitude `threshold` are, in the order of `p`."""
+    found, total = [], 0
+    for start, piece in _pieces(m):
+        found.append(start + np.flatnonzero(np.abs(piece) == threshold))
+        total += found[-1].size
+        if p.is_contiguous() and total >= count:
+            break
+    tied = np.concatenate(found)
+    if not p.is_contiguous():
+        order = np.arange(p.numel()).reshape(p.shape).transpose(0, 2, 3, 1).reshape(-1)
+        tied = tied[np.argsort(order[tied])]
+    return tied[:count]
+
+
+def _flat_arrays(tensors: Sequence[Tensor]) -> list[np.ndarray] | None:
+    """Views of the tensors' entries in the order of memory; None if they are not laid out alike."""
+    if not all(map(is_local, tensors)):
+        return None
+    arrays = [t.detach().numpy() for t in tensors]
+    if not all(a.flags.c_contiguous for a in arrays):
+        if arrays[0].ndim != 4:
+            return None
+        arrays = [a.transpose(0, 2, 3, 1) for a in arrays]
+        if not all(a.flags.c_contiguous for a in arrays):
+            return None
+    return [a.reshape(-1) for a in arrays]
+
+
+def _bracket(magnitudes: np.ndarray, share: float) -> tuple[np.floating, np.floating]:
+    """Two sampled magnitudes, very likely around the one that `share` of all entries reach."""
+    scalar, count = magnitudes.dtype.type, magnitudes.size
+    rank = count * (1 - share)
+    margin = DEVIATIONS * math.sqrt(rank * share) + 1
+    below, above = int(rank - margin), int(rank + margin)
+    low, high = scalar(0), scalar(math.inf)
+    if above < count:
+        magnitudes.partition(above)
+        high = magnitudes[above]
+        magnitudes = magnitudes[:above]
+    if rank > margin:
+        magnitudes.partition(below)
+        low = magnitudes[below]
+    return low, high
+
+
+def _ratio(square: float, distance: float) -> float:
+    """||m|| / ||theta - v|| from the squares: 0 for m = 0, and infinite at a vertex."""
+    if square == 0:
+        return 0.0
+    return math.inf if distance <= 0 else math.sqrt(square / distance)

@@ -1,0 +1,194 @@
+"""SFW-Init: initial weights scaled, tensor by tensor, so that the first SFW step helps most."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from constraints import Region
+
+REPORT_EVERY = 10
+SCALE_LR = 1e-3
+# A scale of a weight tensor stays this far from 0, at which its layer would be dead.
+LEAST_SCALE = 0.01
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Report:
+    """How far SFW-Init is: iterations done, the last one's loss before and after the SFW step, and
+    the smallest, mean and largest scale."""
+
+    iteration: int
+    loss_before: float
+    loss_after: float
+    smallest: float
+    mean: float
+    largest: float
+
+
+def sfw_init(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    constraints: Sequence[Region],
+    lr: float = 1.0,
+    iterations: int = 390,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    report: Callable[[Report], None] | None = None,
+) -> dict[str, float]:
+    """Multiply each parameter of `model`, in place, by a learned scale (Miao et al., algorithm 3).
+
+    Every iteration draws three of `batches`, pairs (inputs, targets) of half a training batch, and
+    takes one SFW step with learning rate `lr` and rescale "gradient" along the gradient on the
+    first two. The loss after it, on the first and third, divided by `lr`, is minimised over the
+    scales by Adam. Gradients flow through the step and the gradient's norm, not through the LMO's
+    choice. `batches` is gone through again and again as need be; `constraints` has one region for
+    each of `model.parameters()`, which are shifted into them at the end.
+
+    Returns the scale of each trainable parameter by name; one that the loss does not depend on
+    keeps 1. `report` is called every 10 iterations. Buffers, modes, gradients, frozen parameters
+    and the global random state stay as they are. Raises ValueError when the constraints do not fit
+    or have no LMO, or `batches` is empty, and FloatingPointError when the loss is not finite; the
+    model is unchanged then. Activation checkpointing must be off: it recomputes activations with
+    the model's own weights instead of the scaled ones, and the scales are then wrong.
+    """
+    _check(model, constraints, lr, iterations)
+    named = zip(model.named_parameters(), constraints, strict=True)
+    learned = {name: (p, region) for (name, p), region in named if p.requires_grad}
+    initial, regions = [p.detach() for p, _ in learned.values()], [r for _, r in learned.values()]
+    scales = torch.ones(len(initial), device=initial[0].device)
+    least = torch.tensor([_least_scale(name) for name in learned], device=scales.device)
+    adam = torch.optim.Adam([scales], lr=SCALE_LR)
+    supply, losses = _endlessly(batches), []
+    with _training_on_copies(model) as buffers:
+
+        def loss_at(weights: Sequence[Tensor], *halves: Batch) -> Tensor:
+            inputs, targets = (torch.cat(parts) for parts in zip(*halves, strict=True))
+            state = dict(zip(learned, weights, strict=True)), buffers
+            return loss(functional_call(model, state, (inputs,)), targets)
+
+        for iteration in range(1, iterations + 1):
+            shared, first, second = (next(supply) for _ in range(3))
+            theta = [(w * s).requires_grad_() for w, s in zip(initial, scales, strict=True)]
+            before = loss_at(theta, shared, first)
+            halves = shared, second
+            after, slopes = _after_step(theta, initial, before, regions, lr, loss_at, halves)
+            scales.grad = (slopes.to(scales) / lr).clamp_(-1, 1)
+            adam.step()
+            torch.maximum(scales, least, out=scales)
+            losses.append(torch.stack([before.detach(), after]))
+            if iteration % REPORT_EVERY == 0 or iteration == iterations:
+                latest = _read_back(iteration, losses, scales)
+                losses.clear()
+                if report is not None:
+                    report(latest)
+    with torch.no_grad():
+        for (p, region), scale in zip(learned.values(), scales, strict=True):
+            p.copy_(region.shift_inside(scale * p))
+    return dict(zip(learned, scales.tolist(), strict=True))
+
+
+def _after_step(
+    theta: Sequence[Tensor], initial: Sequence[Tensor], loss: Tensor, regions: Sequence[Region],
+    lr: float, loss_at: Callable[..., Tensor], halves: tuple[Batch, Batch],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The loss on `halves` after an SFW step along the gradient g of `loss`, and its derivatives by
+    the scales: the inner products of its gradient by theta with `initial`.
+
+    The step goes to theta + alpha d, with d = v - theta and alpha = min(lr ||g|| / ||d||, 1). With
+    h the gradient there, H the Hessian of `loss` and c = lr <h, d> / ||d||, but 0 where alpha is
+    cut to 1, the gradient by theta is
+
+        (1 - alpha) h + (c ||g|| / ||d||^2) d + H u,    u = c (g / ||g||).
+
+    It is written out because autograd would go over the weights many times more.
+    """
+    g = torch.autograd.grad(loss, theta, create_graph=True, materialize_grads=True)
+    with torch.no_grad():
+        d = [region.lmo(x).sub_(t) for region, x, t in zip(regions, g, theta, strict=True)]
+        norms = (torch.stack([x.norm() for x in tensors]) for tensors in (g, d))
+        size, distance = (norm.clamp_(min=torch.finfo(norm.dtype).tiny) for norm in norms)
+        alpha = (lr * size / distance).clamp_(max=1)
+        moved = [torch.addcmul(t, x, a) for t, x, a in zip(theta, d, alpha, strict=True)]
+    after = loss_at([t.requires_grad_() for t in moved], *halves)
+    h = torch.autograd.grad(after, moved, materialize_grads=True)
+    c = torch.where(alpha < 1, lr * _dots(h, d) / distance, 0)
+    pull = torch.where(c == 0, 0, (c / distance) * (size / distance))
+    slopes = (1 - alpha) * _dots(h, initial) + pull * _dots(d, initial)
+    lengths = zip(g, c, size, strict=True)
+    curved = [(x, x.detach() / norm * y) for x, y, norm in lengths if x.requires_grad]
+    if curved:  # unless the loss is linear
+        outputs, u = zip(*curved, strict=True)
+        hessian_u = torch.autograd.grad(outputs, theta, u, materialize_grads=True)
+        slopes += _dots(hessian_u, initial)
+    return after.detach(), slopes
+
+
+def _dots(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
+    """The inner product of each pair."""
+    pairs = zip(left, right, strict=True)
+    return torch.stack([torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in pairs])
+
+
+def _least_scale(name: str) -> float:
+    return 0.0 if "bias" in name.rpartition(".")[2] else LEAST_SCALE
+
+
+def _check(model: nn.Module, constraints: Sequence[Region], lr: float, iterations: int) -> None:
+    sizes = [p.numel() for p in model.parameters()]
+    if [region.n for region in constraints] != sizes:
+        raise ValueError("constraints must have one region, of its size, for each parameter")
+    if any(math.isinf(region.diameter) for region in constraints):
+        raise ValueError("SFW-Init needs bounded regions: an unconstrained one has no LMO")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("all parameters are frozen: there is nothing to scale")
+    if not lr > 0:
+        raise ValueError(f"lr must be greater than 0, not {lr}")
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, not {iterations}")
+
+
+def _endlessly(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, from the start again whenever they end."""
+    while True:
+        empty = True
+        for batch in batches:
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError("batches has no more: give a collection, or a long enough iterator")
+
+
+@contextmanager
+def _training_on_copies(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """The model in training mode, and copies of its buffers; afterwards all is as before."""
+    modes = {module: module.training for module in model.modules()}
+    devices = {p.device for p in model.parameters() if p.is_cuda}
+    with torch.random.fork_rng(devices=[device.index for device in devices]):
+        model.train()
+        try:
+            yield {name: buffer.clone() for name, buffer in model.named_buffers()}
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+
+def _read_back(iteration: int, losses: list[Tensor], scales: Tensor) -> Report:
+    """Wait for the device, for the latest losses and scales, which must be finite."""
+    values = torch.stack(losses).tolist()
+    for i, pair in enumerate(values):
+        if not all(map(math.isfinite, pair)):
+            at = iteration - len(values) + i + 1
+            raise FloatingPointError(
+                f"the loss is {pair[0]} before and {pair[1]} after the step of iteration {at}"
+            )
+    smallest, mean, largest = torch.stack([scales.min(), scales.mean(), scales.max()]).tolist()
+    if not math.isfinite(mean):
+        raise FloatingPointError(f"a scale is {mean} after iteration {iteration}")
+    return Report(iteration, *values[-1], smallest, mean, largest)

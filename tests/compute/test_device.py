@@ -1,0 +1,70 @@
+"""Memory formats, compilation, and what is saved of them."""
+
+import shutil
+
+import pytest
+import torch
+from runs import DIGITS
+
+from models import build_model
+from utils.compute.device import compiled, placed
+from utils.datasets.batches import Batches
+
+CPU = torch.device("cpu")
+
+
+def test_convolutions_are_channels_last_on_the_cpu():
+    model = placed(build_model("VGG16", 10, 3, 32), CPU, "fp32")
+    kernels = [p for p in model.parameters() if p.dim() == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+
+
+def test_a_model_file_has_plain_tensors_whatever_the_memory_format(quick, write_npz, tmp_path):
+    write_npz(tmp_path, "cifar10")
+    flags = ("--data", "cifar10", "--arch", "VGG16", "--epoch_num", "1", "--train_batchsize", 20)
+    quick("train_prune.py", *flags, "--data_dir", tmp_path, "--output_dir", tmp_path)
+    (path,) = (tmp_path / "saved_models").glob("*.pt")
+    state = torch.load(path, weights_only=True)["state_dict"]
+    assert all(values.is_contiguous() for values in state.values())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compiled_network_is_the_network_for_batches_of_any_size():
+    model = build_model("Mlp", 10, 1, 8)
+    network = compiled(model, 16)
+    for size in (16, 5):
+        inputs = torch.randn(size, 1, 8, 8)
+        torch.testing.assert_close(network(inputs), model(inputs))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compiled_run_trains_as_a_plain_one(quick, tmp_path):
+    outputs = {}
+    for name, flags in (("plain", ()), ("compiled", ("--compile",))):
+        quick("train_prune.py", *DIGITS, *flags, "--output_dir", tmp_path / name)
+        (path,) = (tmp_path / name / "saved_models").glob("*.pt")
+        outputs[name] = torch.load(path, weights_only=True)["metrics"]["train_loss"]
+    assert outputs["compiled"] == pytest.approx(outputs["plain"], rel=1e-3)
+
+
+def test_a_missing_compiler_is_told_before_any_work(quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no_such_compiler")
+    status, out, err = quick("train_prune.py", *DIGITS, "--compile", "--output_dir", tmp_path)
+    assert (status, out) == (2, "") and list(tmp_path.iterdir()) == []
+    assert err == (
+        "error: --compile: needs a C++ compiler, and there is no no_such_compiler; install it\n"
+    )
+
+
+@pytest.mark.parametrize("done", [1, 3])
+def test_a_round_goes_on_where_it_was_left(done):
+    images, labels = torch.zeros(20, 1, 2, 2, dtype=torch.uint8), torch.arange(20)
+
+    def batches(generator):
+        return Batches(images, labels, 6, (0.0,), (1.0,), None, generator)
+
+    generator = torch.Generator().manual_seed(0)
+    start = generator.get_state()
+    whole = [targets.tolist() for _, targets in batches(generator)]
+    rest = [targets.tolist() for _, targets in batches(generator).rest_of_round(done, start)]
+    assert rest == whole[done:]

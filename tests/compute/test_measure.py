@@ -1,0 +1,23 @@
+"""What is measured of a network."""
+
+import torch
+from torch import nn
+
+from utils.compute.measure import count_above, evaluate
+
+
+def test_accuracy_is_over_images_and_in_evaluation_mode():
+    """Batches of two and one: a mean over batches would give 75 %, and dropout almost nothing."""
+    model = nn.Sequential(nn.Dropout(1.0), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.eye(2))
+    rows = torch.eye(2)
+    batches = [(rows, torch.tensor([0, 0])), (rows[:1], torch.tensor([0]))]
+    assert evaluate(model.train(), batches) == 100 * 2 / 3
+
+
+def test_count_above_counts_magnitudes_strictly_above():
+    model = nn.Linear(4, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([-2.0, 1.0, 0.5, 0.0]))
+    assert count_above(model, (2.0, 1.0, 0.5, 0.0)) == [0, 1, 2, 3]

@@ -1,0 +1,115 @@
+"""The proxy: its runs, its choice of a strength, and CrAM+'s gradient."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from experiments import methods, proxy
+from experiments.proxy import Run
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """CIFAR-10 of 80 images and a proxy of two epochs; returns the data's folder."""
+    for name, value in dict(
+        WIDTH=2, EPOCHS=2, BATCH_SIZE=16, TRAIN_IMAGES=48, HELD_OUT_IMAGES=16, SEEDS=(0, 1),
+        CALIBRATION_IMAGES=16, PRECISION="fp32",
+    ).items():  # fmt: skip
+        monkeypatch.setattr(proxy, name, value)
+    draw = np.random.default_rng(0).integers
+    images = {f"x_{s}": draw(256, size=(n, 32, 32, 3), dtype=np.uint8)
+              for s, n in (("train", 64), ("test", 16))}  # fmt: skip
+    labels = {f"y_{s}": np.arange(n) % 10 for s, n in (("train", 64), ("test", 16))}
+    np.savez(tmp_path / "cifar10.npz", **images, **labels)
+    return tmp_path
+
+
+def weights_of(run):
+    return torch.load(run.model, weights_only=True)["state_dict"]
+
+
+def test_held_out_images_are_not_trained_on(small):
+    held_out, tested = proxy.load_data(small)
+    whole = np.load(small / "cifar10.npz")
+    expected = whole["x_train"].transpose(0, 3, 1, 2)
+    assert np.array_equal(tested.train_images.numpy(), expected[:48])
+    assert np.array_equal(held_out.test_images.numpy(), expected[-16:])
+    assert np.array_equal(held_out.train_images.numpy(), expected[:48])
+
+
+@pytest.mark.parametrize("method", ["SGD", "SFW K-support", "CrAM+ equal epochs"])
+def test_a_stopped_run_goes_on_bit_for_bit(method, small, monkeypatch):
+    whole, stopped = (Run(method, 5e-3, 1, small / name) for name in ("whole", "stopped"))
+    _, data = proxy.load_data(small)
+    proxy.train(whole, data)
+    once = []
+
+    def stop_in_the_second_epoch(*arguments):
+        once.append(arguments)
+        if len(once) == 2:
+            raise KeyboardInterrupt
+        return write(*arguments)
+
+    write = proxy.write_contents
+    monkeypatch.setattr(proxy, "write_contents", stop_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        proxy.train(stopped, data)
+    monkeypatch.setattr(proxy, "write_contents", write)
+    proxy.train(stopped, data)
+    for name, values in weights_of(whole).items():
+        assert torch.equal(values, weights_of(stopped)[name]), name
+
+
+def test_the_strength_with_the_best_mean_on_held_out_images_is_chosen(small):
+    for strength in proxy.METHODS["SGD"].strengths:
+        run = Run("SGD", strength, 0, small)
+        run.result("held_out").parent.mkdir(parents=True, exist_ok=True)
+        # The best one is worst as pruned, which must not count.
+        recalibrated = 50 if strength == 2e-3 else 40
+        run.result("held_out").write_text(
+            f'{{"accuracies": {{"all": {{"0.0": [{1000 * strength}, {recalibrated}]}}}}}}'
+        )
+    assert proxy.best_strength("SGD", small) == 2e-3
+
+
+def test_cram_plus_is_the_dense_gradient_plus_the_pruned_ones_on_what_is_kept(monkeypatch):
+    monkeypatch.setattr(methods, "CRAM_SPARSITIES", (0.5,))
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
+    inputs, targets = torch.randn(8, 6), torch.arange(8) % 3
+    before = [p.detach().clone() for p in model.parameters()]
+
+    def gradient_at(weights):
+        leaves = [w.clone().requires_grad_() for w in weights]
+        state = dict(zip(dict(model.named_parameters()), leaves, strict=True))
+        loss = F.cross_entropy(torch.func.functional_call(model, state, (inputs,)), targets)
+        return torch.autograd.grad(loss, leaves)
+
+    dense = gradient_at(before)
+    climbed = [w + methods.CRAM_RHO * g for w, g in zip(before, dense, strict=True)]
+    magnitudes = torch.cat([w.abs().flatten() for w in climbed if w.dim() > 1])
+    threshold = magnitudes.sort().values[len(magnitudes) // 2 - 1]
+    masks = [w.abs() > threshold if w.dim() > 1 else torch.ones_like(w) for w in climbed]
+    sparse = gradient_at([w * mask for w, mask in zip(climbed, masks, strict=True)])
+
+    methods.cram_plus_gradient(model, inputs, targets, step=0)
+    for p, w, g, s, mask in zip(model.parameters(), before, dense, sparse, masks, strict=True):
+        assert torch.equal(p, w)
+        torch.testing.assert_close(p.grad, g + s * mask)
+
+
+def test_cram_plus_keeps_the_pruned_pass_out_of_the_running_statistics():
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(4, 3, 8, 8), torch.arange(4)
+    running = []
+    for gradient in (methods.dense_gradient, methods.cram_plus_gradient):
+        torch.manual_seed(1)
+        model = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Flatten(),
+        )  # fmt: skip
+        gradient(model, inputs, targets, 0)
+        running.append((model[1].running_mean.clone(), model[1].running_var.clone()))
+        assert model[1].momentum == 0.1
+    assert all(torch.equal(a, b) for a, b in zip(*running, strict=True))

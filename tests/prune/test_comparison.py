@@ -1,0 +1,165 @@
+"""Several runs in one picture and one table."""
+
+import re
+
+import pytest
+from runs import DIGITS
+
+from utils.outputs.logs import configuration_line, pruning_line
+from utils.prune.comparison import labels_of, settings_of
+from utils.prune.config import PruneConfig
+from utils.prune.ranking import RATIOS
+from utils.settings.config import Config
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes what test_prune.py would: table(name, accuracy, **settings) gives the table's path."""
+
+    def write(name, accuracy=90.0, prune=None, recalibrated=None, **settings):
+        path = tmp_path / f"{name}.csv"
+        lines = [configuration_line(Config(**settings))]
+        if prune is not None:
+            lines.append(pruning_line("Pruning", PruneConfig(**prune).in_name()))
+        path.with_suffix(".log").write_text("\n".join([*lines, "Prune Ratio 0 Test Accuracy 1"]))
+        columns = {"accuracy": accuracy} | ({"recalibrated": recalibrated} if recalibrated else {})
+        rows = [",".join(["sparsity", "remaining", "parameters", *columns])]
+        rows += [",".join(map(str, [ratio, 1, 2, *columns.values()])) for ratio in RATIOS]
+        path.write_text("\n".join(rows) + "\n")
+        return path
+
+    return write
+
+
+def labels(*paths):
+    return labels_of([settings_of(path) for path in paths], paths)
+
+
+def test_runs_are_labelled_by_what_differs(table):
+    sgd = dict(optimizer="SGD", constraint="unconstraints", lr=0.1, mode=None)
+    assert labels(table("a", seed=3), table("b", seed=3, tau=5.0)) == ["tau=15", "tau=5"]
+    assert labels(table("a"), table("b", **sgd)) == [
+        "SFW k_sparse_constraints", "SGD unconstraints lr=0.1 mode=None",
+    ]  # fmt: skip
+    pruned = table("c", prune=dict(allocation="lamp", bn_recalibrate=9))
+    assert labels(table("a", arch="Mlp"), pruned) == [
+        "Mlp", "ResNet18 allocation=lamp bn_recalibrate=9",
+    ]  # fmt: skip
+
+
+def test_what_does_not_change_a_result_is_no_label(table):
+    paths = table("a", test_batchsize=7, resume="never"), table("b", tau=5.0, seed=1)
+    assert labels(*paths) == ["tau=15", "tau=5"]
+
+
+def test_runs_that_differ_in_the_seed_alone_share_a_label(table):
+    paths = table("a"), table("b", tau=5.0, seed=2), table("c", seed=1)
+    assert labels(*paths) == ["tau=15, 2 seeds", "tau=5", "tau=15, 2 seeds"]
+    same = "cifar10 ResNet18 SFW k_sparse_constraints, 2 seeds"
+    assert labels(*paths[::2]) == [same, same]
+
+
+def test_the_channels_of_a_data_set_are_no_label(table):
+    assert labels(table("a", data="mnist"), table("b")) == ["mnist", "cifar10"]
+
+
+def test_runs_of_the_same_settings_and_seed_are_told_apart_by_their_names(table):
+    paths = table("run_one"), table("run_two"), table("three", tau=5.0)
+    assert labels(*paths) == ["tau=15 (one)", "tau=15 (two)", "tau=5"]
+
+
+def test_one_picture_and_one_table_are_made(quick, table, tmp_path):
+    tables = (
+        table("a", 91.25),
+        table("c", 90, seed=1),
+        table("b", 85.5, dict(bn_recalibrate=9), recalibrated=88.0, tau=5.0),
+    )
+    status, out, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
+    assert (status, err) == (0, "")
+    (path,) = (tmp_path / "saved_logs" / "comparison").glob("*.md")
+    assert path.read_text() in out
+    rows = path.read_text().splitlines()[2:]
+    assert [row.split(" | ")[:2] for row in rows] == [
+        ["| tau=15, 2 seeds", "90.62 (90.00 to 91.25)"], ["| tau=5", "85.50"],
+        ["| tau=5 bn_recalibrate=9", "88.00"],
+    ]  # fmt: skip
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_network_is_drawn_once_though_several_tables_have_it(quick, table, tmp_path):
+    tables = table("a"), table("b", prune=dict(repair=9), recalibrated=None)
+    status, out, _ = quick("test_prune.py", "--compare", *tables, *tables, "--output_dir", tmp_path)
+    assert status == 0
+    assert len(re.findall("^[|] .* 90.00 ", out, re.M)) == 1
+
+
+def test_tables_of_one_name_in_several_folders_are_all_drawn(quick, table, tmp_path):
+    tables = []
+    for folder, accuracy in (("run", 90.0), ("run_", 80.0)):
+        (tmp_path / folder).mkdir()
+        path = table("x", accuracy)
+        tables.append(tmp_path / folder / "x.csv")
+        for suffix in (".csv", ".log"):
+            path.with_suffix(suffix).rename(tables[-1].with_suffix(suffix))
+    for order in (tables, tables[::-1]):
+        status, out, _ = quick("test_prune.py", "--compare", *order, "--output_dir", tmp_path)
+        assert status == 0 and " 90.00 " in out and " 80.00 " in out
+
+
+@pytest.mark.parametrize("path", [".", "/", ""])
+def test_a_folder_is_no_table(path, quick):
+    result = quick("test_prune.py", "--compare", path)
+    assert result[0] == 2 and "cannot be read (Is a directory)" in result[2]
+
+
+def test_many_runs_are_compared(quick, table, tmp_path):
+    tables = [table(f"run{i}", 50 + i, tau=i + 1.0) for i in range(25)]
+    status, _, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
+    assert (status, err) == (0, "")
+
+
+def test_tables_that_test_prune_wrote_are_compared(quick, trained):
+    flags = (*DIGITS, "--output_dir", trained)
+    for allocation in ("global", "uniform"):
+        quick("test_prune.py", *flags, "--allocation", allocation)
+    tables = (trained / "saved_logs" / "SFW_prune_test").glob("*.csv")
+    status, out, _ = quick("test_prune.py", "--compare", *tables, "--output_dir", trained)
+    assert status == 0
+    assert "| allocation=global |" in out and "| allocation=uniform |" in out
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), "a.csv: cannot be read (No such file"),
+        (lambda path: path.with_suffix(".log").unlink(), "a.log: cannot be read (No such file"),
+        (lambda path: path.with_suffix(".log").write_text(""), "begins with no configuration"),
+        (
+            lambda path: path.with_suffix(".log").write_text("Configuration Data: none"),
+            "names no data set, but none",
+        ),
+        (lambda path: path.write_text(""), "a.csv: is no table of accuracy"),
+        (lambda path: path.write_text("threshold,above\n1,2\n"), "a.csv: is no table of accuracy"),
+        (lambda path: path.write_text("sparsity,accuracy\n0,90\n"), "is no table of accuracy"),
+        (lambda path: path.write_bytes(b"\xff\xfe\0"), "is no table of accuracy"),
+        (lambda path: path.write_text("x" * 200_000), "is no table of accuracy"),
+        (
+            lambda path: path.write_text(path.read_text().replace("90.0", "nan")),
+            "is no table of accuracy",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(spoil, message, quick, table, tmp_path):
+    path = table("a")
+    spoil(path)
+    result = quick("test_prune.py", "--compare", table("b"), path, "--output_dir", tmp_path / "new")
+    assert result[0] == 2
+    assert result[2].startswith("error: ") and result[2].count("\n") == 1
+    assert message in result[2]
+    assert not (tmp_path / "new").exists()
+
+
+def test_settings_beside_compare_are_refused(quick, table):
+    result = quick("test_prune.py", "--compare", table("a"), "--seed", 1)
+    assert result[0] == 2
+    assert result[2].startswith("error: --seed: --compare takes the settings from its runs' logs")

@@ -1,0 +1,85 @@
+"""Global magnitude pruning."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from utils.prune import global_prune
+from utils.prune.ranking import RATIOS, MagnitudeRanking
+
+
+def entries(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def network(seed, ties):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(7, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    if ties:
+        with torch.no_grad():
+            for p in model.parameters():
+                p.copy_((p * 4).round() / 4 + 0.125)
+    return model
+
+
+@given(
+    seed=st.integers(0, 99),
+    ratio=st.one_of(st.sampled_from(RATIOS), st.floats(0, 1), st.decimals(0, 1, places=2)),
+    ties=st.booleans(),
+)
+def test_exactly_the_smallest_entries_become_zero(seed, ratio, ties):
+    model = network(seed, ties)
+    with torch.no_grad():
+        model[1].bias.fill_(1e-3)  # not 0, so that every 0 afterwards is the pruning's
+    before = entries(model)
+    removed = global_prune(model, float(ratio))
+    after = entries(model)
+    zeros = after == 0
+    assert removed == math.floor(Fraction(str(float(ratio))) * len(before)) == zeros.sum()
+    assert torch.equal(after[~zeros], before[~zeros])
+    if 0 < removed < len(before):
+        assert before[zeros].abs().max() <= before[~zeros].abs().min()
+
+
+def test_ties_are_broken_by_position():
+    model = nn.Linear(4, 1, bias=False)
+    nn.init.ones_(model.weight)
+    global_prune(model, 0.5)
+    assert model.weight.tolist() == [[0, 0, 1, 1]]
+
+
+def test_ratios_are_read_in_decimal():
+    model = nn.Linear(100, 1, bias=False)
+    assert global_prune(model, 0.29) == 29  # 0.29 * 100 is 28.999999999999996
+
+
+def test_one_ranking_prunes_in_any_order():
+    model = network(0, False)
+    before, ranking = entries(model), MagnitudeRanking(model)
+    ranking.prune(0.9)
+    ranking.prune(0.0)
+    assert torch.equal(entries(model), before)
+    ranking.prune(0.5)
+    once = network(0, False)
+    global_prune(once, 0.5)
+    assert torch.equal(entries(model), entries(once))
+
+
+def test_channels_last_weights_lose_the_same_entries():
+    a, b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    b.load_state_dict(a.state_dict())
+    b = b.to(memory_format=torch.channels_last)
+    global_prune(a, 0.7)
+    global_prune(b, 0.7)
+    assert torch.equal(a.weight, b.weight)
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.1, math.nan])
+def test_ratios_outside_0_to_1_are_refused(ratio):
+    with pytest.raises(ValueError, match=str(ratio)):
+        global_prune(nn.Linear(2, 2), ratio)

@@ -1,0 +1,85 @@
+"""BatchNorm's statistics measured anew: the right ones, and nothing else changed."""
+
+import pytest
+import torch
+from torch import nn
+
+from utils.datasets import load_dataset
+from utils.process.errors import UserError
+from utils.prune.recalibrate import batch_norms, calibration_batches, recalibrate
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(),
+        nn.Linear(144, 5), nn.BatchNorm1d(5),
+    ).eval()  # fmt: skip
+
+
+def some_batches(*sizes):
+    torch.manual_seed(1)
+    return [3 + 2 * torch.randn(size, 3, 8, 8) for size in sizes]
+
+
+def test_the_first_layers_statistics_are_those_of_the_images():
+    model, (images,) = network(), some_batches(50)
+    recalibrate(model, [images])
+    features = model[0](images).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(model[1].running_mean, features.mean(1))
+    torch.testing.assert_close(model[1].running_var, features.var(1))
+
+
+def test_batches_count_by_their_sizes():
+    model, batches = network(), some_batches(30, 30, 6)
+    recalibrate(model, batches)
+    means = torch.stack([model[0](images).mean((0, 2, 3)) for images in batches])
+    variances = torch.stack([model[0](x).transpose(0, 1).flatten(1).var(1) for x in batches])
+    weights = torch.tensor([[30.0], [30.0], [6.0]]) / 66
+    torch.testing.assert_close(model[1].running_mean, (weights * means).sum(0))
+    torch.testing.assert_close(model[1].running_var, (weights * variances).sum(0))
+
+
+def test_later_layers_see_what_earlier_ones_normalise_anew():
+    model, (images,) = network(), some_batches(50)
+    recalibrate(model, [images])
+    features = nn.functional.batch_norm(model[0](images), None, None, *model[1].parameters(), True)
+    features = model[5](features.relu().flatten(1))  # dropout is off
+    torch.testing.assert_close(model[6].running_mean, features.mean(0))
+
+
+def test_the_old_statistics_play_no_part_and_weights_and_modes_stay():
+    model, other = network(), network()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for norm in batch_norms(other):
+            norm.running_mean.fill_(1e6)
+            norm.running_var.fill_(1e6)
+    for net in (model, other):
+        recalibrate(net, some_batches(20, 20))
+    for norm, same in zip(batch_norms(model), batch_norms(other), strict=True):
+        assert torch.equal(norm.running_mean, same.running_mean)
+        assert torch.equal(norm.running_var, same.running_var)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert not any(module.training for module in model.modules())
+    assert {norm.momentum for norm in batch_norms(model)} == {0.1}
+
+
+def test_the_images_are_the_same_every_time_and_as_many_as_asked_for(tmp_path, write_npz):
+    write_npz(tmp_path, "cifar10", train=240)
+    dataset = load_dataset("cifar10", tmp_path)
+    once, again = (calibration_batches(dataset, 200, "--x") for _ in range(2))
+    assert [len(inputs) for inputs in once] == [128, 72]
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+
+
+def test_images_of_tiny_imagenet_have_the_networks_size(tmp_path, write_npz):
+    write_npz(tmp_path, "tiny", train=10)
+    (inputs,) = calibration_batches(load_dataset("tiny", tmp_path), 4, "--x")
+    assert inputs.shape == (4, 3, 32, 32)
+
+
+def test_more_images_than_there_are_are_refused(tmp_path, write_npz):
+    write_npz(tmp_path, "cifar10", train=40)
+    with pytest.raises(UserError, match="--repair 41: there are 40 training images"):
+        calibration_batches(load_dataset("cifar10", tmp_path), 41, "--repair")

@@ -1,0 +1,86 @@
+"""Outputs of a pruned network's layers, brought back to the dense network's mean and deviation."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from utils.prune.ranking import MagnitudeRanking
+from utils.prune.repair import layers_with_weights, measure_signals, repair
+
+
+def network(convolutional):
+    torch.manual_seed(0)
+    if convolutional:
+        layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)
+    else:
+        layers = nn.Flatten(), nn.Linear(192, 30), nn.ReLU(), nn.Linear(30, 4, bias=False)
+    return nn.Sequential(*layers)
+
+
+def some_batches():
+    torch.manual_seed(1)
+    return [1 + torch.randn(size, 3, 8, 8) for size in (40, 40, 7)]
+
+
+@pytest.mark.parametrize("convolutional", [True, False])
+def test_signals_are_the_mean_and_deviation_of_each_channel(convolutional):
+    model, batches = network(convolutional), some_batches()
+    signals = measure_signals(model, batches, list(layers_with_weights(model)))
+    first, outputs = next(iter(signals)), torch.cat(batches)
+    for module in model[: int(first) + 1]:
+        outputs = module(outputs)
+    values = outputs.transpose(0, 1).flatten(1).double()
+    torch.testing.assert_close(signals[first][0], values.mean(1))
+    torch.testing.assert_close(signals[first][1], values.std(1, correction=0))
+
+
+@pytest.mark.parametrize("convolutional", [True, False])
+def test_repaired_layers_put_out_what_the_dense_ones_do(convolutional):
+    model, batches = network(convolutional), some_batches()
+    names = list(layers_with_weights(model))
+    dense = measure_signals(model, batches, names)
+    MagnitudeRanking(model, scope="weights").prune(0.7)
+    zeros = [p == 0 for p in model.parameters()]
+    repair(model, dense, batches)
+    assert all(torch.equal(p == 0, z) for p, z in zip(model.parameters(), zeros, strict=True))
+    for name, (mean, deviation) in measure_signals(model, batches, names).items():
+        torch.testing.assert_close(deviation, dense[name][1], rtol=1e-4, atol=1e-5)
+        if layers_with_weights(model)[name].bias is not None:
+            torch.testing.assert_close(mean, dense[name][0], rtol=1e-4, atol=1e-5)
+
+
+def test_entries_that_pruning_removed_stay_0_and_emptied_channels_stay_finite():
+    model, batches = network(True), some_batches()
+    dense = measure_signals(model, batches, list(layers_with_weights(model)))
+    with torch.no_grad():
+        model[0].weight[0] = 0
+        model[0].weight[1] *= 1e-9  # puts out its bias and rounding errors
+        model[0].bias[2] = 0
+    weak = model[0].weight[1].clone()
+    repair(model, dense, batches)
+    assert (model[0].weight[0] == 0).all() and model[0].bias[2] == 0
+    assert torch.equal(model[0].weight[1], weak)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_channel_that_is_constant_in_the_dense_network_keeps_its_weights():
+    model, batches = network(False), some_batches()
+    names = list(layers_with_weights(model))
+    weight = model[1].weight.detach().clone()
+    with torch.no_grad():
+        model[1].weight[0] = 0
+    dense = measure_signals(model, batches, names)
+    with torch.no_grad():
+        model[1].weight.copy_(weight)
+    repair(model, dense, batches)
+    assert (model[1].weight[0] != 0).all()
+
+
+def test_an_unpruned_network_stays_as_it_is():
+    model, batches = network(False), some_batches()
+    before = copy.deepcopy(model.state_dict())
+    repair(model, measure_signals(model, batches, list(layers_with_weights(model))), batches)
+    for name, values in model.state_dict().items():
+        torch.testing.assert_close(values, before[name])

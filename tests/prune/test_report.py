@@ -1,0 +1,229 @@
+"""What test_prune.py's options print and write."""
+
+import json
+import re
+
+import pytest
+import torch
+from runs import DIGITS, RUN, read_csv
+from safetensors import safe_open
+
+from models import build_model
+from utils.outputs.model_file import model_contents, write_contents
+from utils.process.errors import RunError
+from utils.prune import load_pruned
+from utils.prune.ranking import RATIOS
+from utils.settings.config import Config
+
+
+@pytest.fixture
+def folders(trained):
+    logs = trained / "saved_logs"
+    return logs / "SFW_prune_test", logs / "layer_sparsity", trained / "saved_models"
+
+
+@pytest.fixture
+def resnet(tmp_path, write_npz, monkeypatch):
+    """Flags for a ResNet18 with untrained weights, a data set of a few images, few ratios."""
+    monkeypatch.setattr("test_prune.RATIOS", (0.0, 0.1, 0.5))
+    write_npz(tmp_path / "data", "cifar10", train=30, test=10)
+    config = Config(epoch_num=1, output_dir=tmp_path)
+    torch.manual_seed(0)
+    model = build_model("ResNet18", 10, 3, 32)
+    write_contents(config.files.model, model_contents(model, config, 1, {}))
+    return "--epoch_num", 1, "--data_dir", tmp_path / "data", "--output_dir", tmp_path
+
+
+def test_pruned_models_are_saved_with_what_they_reached(quick, trained, folders):
+    status, out, err = quick(
+        "test_prune.py", *DIGITS, "--save_pruned", 0.955, 0.9, "--output_dir", trained
+    )
+    assert status == 0, err
+    results, _, models = folders
+    rows = read_csv(results / f"{RUN}.csv")
+    assert [float(row["sparsity"]) for row in rows] == sorted({*RATIOS, 0.955})
+    for ratio in ("0.9", "0.955"):
+        path = models / f"{RUN}_sparsity={ratio}.safetensors"
+        (row,) = [row for row in rows if row["sparsity"] == ratio]
+        assert int(row["file_bytes"]) == path.stat().st_size
+        with safe_open(path, "pt") as file:
+            pruning = json.loads(file.metadata()["pruning"])
+        assert pruning["sparsity"] == float(ratio)
+        assert pruning["accuracy"] == pytest.approx(float(row["accuracy"]), abs=1e-4)
+        left = sum(int((p != 0).sum()) for p in load_pruned(path).parameters())
+        assert left == int(row["remaining"])
+        assert f"{path}" in out
+    assert {row["file_bytes"] for row in rows if row["sparsity"] not in ("0.9", "0.955")} == {""}
+    share = r" +90% +2,613 +\d+\.\d\d % +\d+ kB, \d+\.\d % of dense"
+    assert re.search(share, out)
+    log = (results / f"{RUN}.log").read_text()
+    assert re.search(rf"^Pruned_Model 0.9 \d+ bytes {RUN}_sparsity=0.9.safetensors$", log, re.M)
+
+
+def test_a_saved_pruned_model_is_tested_under_its_own_name(quick, trained, folders):
+    results, _, models = folders
+    quick("test_prune.py", *DIGITS, "--save_pruned", 0.9, "--output_dir", trained)
+    before = (results / f"{RUN}.csv").read_bytes()
+    path = models / f"{RUN}_sparsity=0.9.safetensors"
+    for script in ("test_weight_distribution.py", "test_prune.py"):
+        status, out, err = quick(script, "--model_path", path, "--output_dir", trained)
+        assert status == 0, err
+        name = re.findall(rf"{RUN}_sparsity=0.9_sha256=[0-9a-f]{{16}}.csv", out)[0]
+    assert "It is pruned already: 2,613 of its parameters are left" in out
+    assert (results / f"{RUN}.csv").read_bytes() == before
+    log = (results / name).with_suffix(".log").read_text().splitlines()
+    assert log[1].startswith("Pruned_Before Sparsity: 0.9 Accuracy: ")
+    dense, pruned = (read_csv(results / csv_name) for csv_name in (f"{RUN}.csv", name))
+    for one, other in zip(dense, pruned, strict=True):
+        ratio = max(float(one["sparsity"]), 0.9)
+        (expected,) = [row["accuracy"] for row in dense if float(row["sparsity"]) == ratio]
+        assert other["accuracy"] == expected
+
+
+def test_a_pruned_model_of_other_settings_is_refused(quick, trained, folders):
+    quick("test_prune.py", *DIGITS, "--save_pruned", 0.9, "--output_dir", trained)
+    path = folders[2] / f"{RUN}_sparsity=0.9.safetensors"
+    result = quick("test_prune.py", "--model_path", path, "--lr", 0.5, "--output_dir", trained)
+    assert result[0] == 2 and result[2].startswith("error: --lr 0.5: ")
+
+
+def test_the_tables_of_layers_count_their_zeros(quick, trained, folders):
+    quick("test_prune.py", *DIGITS, "--output_dir", trained)
+    results, layers, models = folders
+    rows = read_csv(layers / f"{RUN}.csv")
+    assert list(rows[0]) == ["sparsity", "parameter", "entries", "zeros", "fraction"]
+    state = torch.load(models / f"{RUN}.pt", weights_only=True)["state_dict"]
+    assert [row["parameter"] for row in rows] == list(state) * len(RATIOS)
+    for row, test in zip(rows[:: len(state)], read_csv(results / f"{RUN}.csv"), strict=True):
+        same = [r for r in rows if r["sparsity"] == row["sparsity"]]
+        removed = int(test["parameters"]) - int(test["remaining"])
+        assert sum(int(r["zeros"]) for r in same) == removed
+        assert sum(int(r["entries"]) for r in same) == int(test["parameters"])
+    for row in rows:
+        assert float(row["fraction"]) == pytest.approx(int(row["zeros"]) / int(row["entries"]))
+    assert (layers / f"{RUN}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("flags", ["--allocation lamp", "--allocation erk --prune_scope weights"])
+def test_results_of_other_allocations_do_not_replace_the_papers(flags, quick, trained, folders):
+    quick("test_prune.py", *DIGITS, "--output_dir", trained)
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    status, out, err = quick("test_prune.py", *DIGITS, *flags.split(), "--output_dir", trained)
+    assert status == 0, err
+    assert {path: path.read_bytes() for path in before} == before
+    words = flags.replace("--", "").split()
+    parts = dict(zip(words[::2], words[1::2], strict=True))
+    name = "_".join([RUN, *(f"{k}={v}" for k, v in parts.items())])
+    log = (folders[0] / f"{name}.log").read_text().splitlines()
+    assert log[1] == "Pruning " + " ".join(f"{k.title()}: {v}" for k, v in parts.items())
+    assert ", ".join(f"{k} {v}" for k, v in parts.items()) in out
+
+
+def test_accuracy_is_told_with_and_without_recalibration(quick, resnet, tmp_path):
+    flags = ("--bn_recalibrate", 20, "--save_pruned", 0.5)
+    status, out, err = quick("test_prune.py", *resnet, *flags)
+    assert status == 0, err
+    dense = torch.load(next(tmp_path.rglob("*.pt")), weights_only=True)["state_dict"]
+    saved = load_pruned(next(tmp_path.rglob("*.safetensors"))).state_dict()
+    assert not torch.equal(saved["bn1.running_mean"], dense["bn1.running_mean"])
+    (path,) = tmp_path.rglob("SFW_prune_test/*_bn_recalibrate=20.csv")
+    rows = read_csv(path)
+    assert list(rows[0])[3:] == ["accuracy", "recalibrated", "file_bytes"]
+    log = path.with_suffix(".log").read_text().splitlines()
+    assert log[1] == "Pruning Bn_Recalibrate: 20"
+    for line, row in zip(log[2:], rows, strict=False):
+        expected = f"{float(row['accuracy']):.2f} Recalibrated {float(row['recalibrated']):.2f}"
+        assert line == f"Prune Ratio {float(row['sparsity']):g} Test Accuracy {expected}"
+    assert re.search(r"^sparsity +remaining +accuracy +recalibrated  file$", out, re.M)
+    quick("test_prune.py", *resnet)
+    plain = read_csv(path.with_name(path.name.replace("_bn_recalibrate=20", "")))
+    assert [row["accuracy"] for row in plain] == [row["accuracy"] for row in rows]
+
+
+def test_a_layer_that_is_emptied_is_named(quick, resnet, tmp_path):
+    model = next(tmp_path.rglob("*.pt"))
+    contents = torch.load(model, weights_only=True)
+    contents["state_dict"]["layer2.0.conv1.weight"].mul_(1e-6)
+    torch.save(contents, model)
+    status, _, err = quick("test_prune.py", *resnet)
+    assert status == 0
+    message = "warning: nothing passes through layers that pruning empties altogether: "
+    assert err.startswith(message) and "layer2.0.conv1.weight (from 10%)" in err
+    assert "bias" not in err  # those of BatchNorm begin as 0
+    assert err.count("\n") == 1
+    (log,) = tmp_path.rglob("SFW_prune_test/*.log")
+    assert "Emptied 0.1 layer2.0.conv1.weight" in log.read_text().splitlines()
+
+
+def test_a_network_without_batch_norm_cannot_be_recalibrated(quick, trained):
+    result = quick("test_prune.py", *DIGITS, "--bn_recalibrate", 20, "--output_dir", trained)
+    assert result[0] == 2
+    assert result[2].startswith("error: --bn_recalibrate: Mlp has no BatchNorm; ")
+
+
+def test_a_network_with_batch_norm_is_not_repaired(quick, resnet):
+    result = quick("test_prune.py", *resnet, "--repair", 20)
+    assert result[0] == 2
+    assert result[2].startswith("error: --repair: ResNet18 has BatchNorm, ")
+
+
+@pytest.mark.parametrize("scope", ["all", "weights"])
+def test_repairing_leaves_the_zeros_and_the_accuracies_without_it(scope, quick, trained, folders):
+    flags = (*DIGITS, "--prune_scope", scope, "--output_dir", trained)
+    assert quick("test_prune.py", *flags)[0] == 0
+    status, out, err = quick("test_prune.py", *flags, "--repair", 300)
+    assert status == 0, err
+    results, layers, _ = folders
+    for folder, columns in ((results, ["accuracy", "remaining"]), (layers, ["zeros", "parameter"])):
+        plain, repaired = (
+            read_csv(path) for path in sorted(folder.glob("*.csv"), key=lambda p: len(p.name))
+        )
+        for column in columns:
+            assert [row[column] for row in plain] == [row[column] for row in repaired]
+    (path,) = results.glob("*repair=300.csv")
+    assert list(read_csv(path)[0])[3:] == ["accuracy", "repaired"]
+    assert re.search(r"^sparsity +remaining +accuracy +repaired$", out, re.M)
+
+
+BAD_FLAGS = {
+    "--allocation local": "--allocation local: choose one of global, uniform, erk, lamp",
+    "--prune_scope some": "--prune_scope some: choose one of all, weights",
+    "--bn_recalibrate -1": "--bn_recalibrate -1: must be at least 0",
+    "--repair -1": "--repair -1: must be at least 0",
+    "--repair 9999": "--repair 9999: there are 1437 training images; choose fewer",
+    "--save_pruned 1": "--save_pruned 1: must be at least 0 and less than 1",
+    "--save_pruned 0.5 --save_pruned 1": "--save_pruned 1: must be at least 0 and less than 1",
+    "--save_pruned 1 --save_pruned 0.5": "--save_pruned 1: must be at least 0 and less than 1",
+    "--save_pruned 0.5 nan": "--save_pruned nan: must be at least 0",
+    "--save_pruned half": "--save_pruned: invalid float value: 'half'",
+    "--save_pruned": "--save_pruned: expected at least one argument",
+}
+
+
+@pytest.mark.parametrize("flags", BAD_FLAGS)
+def test_bad_flags_are_refused_in_one_line(flags, quick, trained):
+    before = sorted(trained.rglob("*"))
+    result = quick("test_prune.py", *DIGITS, "--output_dir", trained, *flags.split())
+    assert result[0] == 2 and result[2].startswith("error: ") and result[2].count("\n") == 1
+    assert BAD_FLAGS[flags] in result[2]
+    assert sorted(trained.rglob("*")) == before
+
+
+def test_pruning_flags_are_of_test_prune_alone(quick, tmp_path):
+    result = quick("train_prune.py", *DIGITS, "--allocation", "lamp", "--output_dir", tmp_path)
+    assert result[0] == 2 and "unrecognized arguments: --allocation" in result[2]
+
+
+def test_a_pruned_model_that_cannot_be_written_costs_nothing_else(
+    quick, trained, folders, monkeypatch
+):
+    def full(path, *_):
+        raise RunError(f"cannot write {path} (No space left on device)")
+
+    monkeypatch.setattr("utils.outputs.model_file.atomic_write", full)
+    status, _, err = quick("test_prune.py", *DIGITS, "--save_pruned", 0.9, "--output_dir", trained)
+    assert status == 1
+    warning, *_, error = err.splitlines()
+    assert warning.startswith("warning: cannot write") and "No space left" in warning
+    assert error.startswith("error: --save_pruned: not all is saved")
+    assert len(read_csv(folders[0] / f"{RUN}.csv")) == len(RATIOS)

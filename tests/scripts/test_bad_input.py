@@ -1,0 +1,284 @@
+"""What the scripts refuse, each in one line, before anything is written."""
+
+import math
+import re
+import resource
+import signal
+
+import numpy as np
+import pytest
+import torch
+from runs import DIGITS, RUN, files_in
+from torch import nn
+
+from models import build_model
+
+SCRIPTS = ("train_prune.py", "test_prune.py", "test_weight_distribution.py")
+
+
+BAD_FLAGS = {
+    "--data nothing": "--data nothing: choose one of cifar10, cifar100, mnist",
+    "--arch nothing": "--arch nothing: choose one of ResNet18",
+    "--optimizer Adam": "--optimizer Adam: choose one of SFW, SGD",
+    "--constraint l7": "--constraint l7: choose one of k_sparse_constraints",
+    "--lr_scheme up": "--lr_scheme up: choose one of dynamic_change",
+    "--mode size": "--mode size: choose one of initialization",
+    "--rescale size": "--rescale size: choose one of gradient",
+    "--precision fp8": "--precision fp8: choose one of fp32, bf16",
+    "--color_channel 2": "--color_channel 2: choose one of 1, 3",
+    "--sfw_init 2": "--sfw_init 2: choose one of 0, 1",
+    "--sfw_init_iters 0": "--sfw_init_iters 0: must be at least 1",
+    "--sfw_init 1 --optimizer SGD --constraint unconstraints": "--sfw_init 1: needs a bounded",
+    "--lr 0": "--lr 0: must be greater than 0",
+    "--lr -0.1": "--lr -0.1: must be greater than 0",
+    "--lr 1.01": "--lr 1.01: SFW takes a learning rate of at most 1",
+    "--lr nan": "--lr nan: must be greater than 0",
+    "--lr inf --optimizer SGD": "--lr inf: must be greater than 0",
+    "--lr much": "--lr: invalid float value: 'much'",
+    "--momentum 1": "--momentum 1: must be at least 0 and less than 1",
+    "--momentum -0.1": "--momentum -0.1: must be",
+    "--weight_decay -1": "--weight_decay -1: must be at least 0",
+    "--k_frac 0": "--k_frac 0: must be greater than 0 and at most 1",
+    "--k_frac 1.5": "--k_frac 1.5: must be greater than 0 and at most 1",
+    "--k_sparseness 0": "--k_sparseness 0: must be at least 1",
+    "--k_sparseness 1.5": "--k_sparseness: invalid int value: '1.5'",
+    "--tau 0": "--tau 0: must be greater than 0",
+    "--tau -3": "--tau -3: must be greater than 0",
+    "--train_batchsize 0": "--train_batchsize 0: must be at least 1",
+    "--test_batchsize 0": "--test_batchsize 0: must be at least 1",
+    "--epoch_num 0": "--epoch_num 0: must be at least 1",
+    "--epoch_num 99999999999": "--epoch_num 99999999999: must be at least 1 and at most",
+    "--seed -1": "--seed -1: must be at least 0",
+    "--gpu -2": "--gpu -2: must be at least -1",
+    "--gpu 99": "--gpu 99: PyTorch finds",
+    "--constraint unconstraints": "--constraint unconstraints: SFW needs a bounded region",
+    "--mode None": "--mode None: a region needs a size; choose initialization",
+    "--epochs 3": "unrecognized arguments: --epochs 3",
+    "--epoch 3": "unrecognized arguments: --epoch 3",
+    "--lr": "--lr: expected one argument",
+    "digits": "unrecognized arguments: digits",
+}
+
+
+def assert_failed(result, message, warnings=0):
+    status, _, err = result
+    assert status == 1
+    *before, last = err.splitlines()
+    assert last.startswith("error: ") and message in last
+    assert [line[:9] for line in before] == ["warning: "] * warnings
+
+
+def assert_refused(result, message, folder, before=()):
+    status, out, err = result
+    assert status == 2, (out, err)
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n")
+    assert message in err
+    assert files_in(folder) == list(before)
+
+
+@pytest.mark.parametrize("flags", BAD_FLAGS)
+def test_bad_flags_are_refused_in_one_line(flags, quick, tmp_path):
+    result = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path, *flags.split())
+    assert_refused(result, BAD_FLAGS[flags], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(quick, tmp_path):
+    result = quick("train_prune.py", *DIGITS, "--gpu", 0, "--output_dir", tmp_path)
+    assert_refused(result, "--gpu 0: PyTorch finds no CUDA device; --gpu -1 runs", tmp_path)
+
+
+def test_a_data_set_that_is_absent_offline_is_refused(script, tmp_path):
+    done = script("train_prune.py", "--data", "mnist", "--data_dir", tmp_path / "d",
+                  "--output_dir", tmp_path)  # fmt: skip
+    result = done.returncode, done.stdout, done.stderr
+    assert_refused(result, "--data mnist: absent from --data_dir", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_data_are_refused(quick, tmp_path, write_npz):
+    path = write_npz(tmp_path, "mnist", y_test=np.full(20, 11))
+    flags = ("--data", "mnist", "--data_dir", tmp_path, "--output_dir", tmp_path)
+    message = "mnist.npz: y_test must hold labels 0 ... 9"
+    assert_refused(quick("train_prune.py", *flags), message, tmp_path, [path])
+
+
+@pytest.mark.parametrize("flag", ["--output_dir", "--data_dir", "--model_path"])
+def test_an_over_long_name_is_refused(flag, quick, tmp_path):
+    flags = ("--data", "mnist", "--arch", "Mlp", "--output_dir", tmp_path, flag, "x" * 300)
+    name = "test_prune.py" if flag == "--model_path" else "train_prune.py"
+    assert_refused(quick(name, *flags), flag, tmp_path)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_an_output_folder_that_cannot_be_written_is_refused(name, quick, trained, tmp_path):
+    flags = [*DIGITS, "--output_dir", trained / "file"]
+    if name != "train_prune.py":
+        flags += ["--model_path", trained / "saved_models" / f"{RUN}.pt"]
+    (trained / "file").write_text("not a folder")
+    before = files_in(trained)
+    result = quick(name, *flags)
+    assert_refused(result, f"--output_dir: cannot write in {trained / 'file'}", trained, before)
+
+
+def test_a_folder_in_place_of_an_output_file_is_refused(quick, trained):
+    path = trained / "saved_logs" / "SFW_prune_test" / f"{RUN}.csv"
+    path.mkdir(parents=True)
+    result = quick("test_prune.py", *DIGITS, "--output_dir", trained)
+    assert_refused(result, f"{RUN}.csv is a folder", trained, files_in(trained))
+
+
+@pytest.mark.parametrize("name", ["test_prune.py", "test_weight_distribution.py"])
+class TestModelFiles:
+    """Which model files the two test scripts take, and which they refuse."""
+
+    def test_a_missing_model_is_refused(self, name, quick, tmp_path):
+        result = quick(name, *DIGITS, "--output_dir", tmp_path)
+        assert_refused(result, f"{RUN}.pt: no such model; train it first", tmp_path)
+        result = quick(name, "--model_path", tmp_path / "no.pt", "--output_dir", tmp_path)
+        assert_refused(result, "no.pt: cannot be read (No such file", tmp_path)
+
+    def test_settings_come_from_the_model_file(self, name, quick, trained, tmp_path):
+        path = trained / "elsewhere.pt"
+        (trained / "saved_models" / f"{RUN}.pt").rename(path)
+        flags = ("--model_path", path, "--output_dir", trained, "--test_batchsize", 50)
+        status, out, err = quick(name, *flags)
+        assert status == 0, err
+        assert f"{RUN}.csv" in out
+
+    def test_a_model_of_other_settings_is_refused(self, name, quick, trained):
+        path = trained / "saved_models" / f"{RUN}.pt"
+        before = files_in(trained)
+        result = quick(name, "--model_path", path, "--lr", 0.5, "--output_dir", trained)
+        assert_refused(result, "--lr 0.5:", trained, before)
+        renamed = path.rename(path.with_name(path.name.replace("num=2", "num=3")))
+        result = quick(name, *DIGITS[:-1], 3, "--output_dir", trained)
+        message = f"--epoch_num 3: {renamed} was trained with 2"
+        assert_refused(result, message, trained, files_in(trained))
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "is empty"), (b"no model", "is no model file"), ("list", "is no model file"),
+            (b"PK\x03\x04 no zip", "is truncated"), ("half", "is truncated"),
+        ],
+    )  # fmt: skip
+    def test_a_file_that_is_no_model_is_refused(self, name, content, message, quick, trained):
+        path = trained / "saved_models" / f"{RUN}.pt"
+        if content == "half":
+            content = path.read_bytes()[: path.stat().st_size // 2]
+        if content == "list":
+            torch.save([1, 2], path)
+        else:
+            path.write_bytes(content)
+        before = files_in(trained)
+        result = quick(name, *DIGITS, "--output_dir", trained)
+        assert_refused(result, f"{RUN}.pt: {message}", trained, before)
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"lr": "1.0"}, {"lr": None}, {"seed": 1.5}, {"epoch_num": [2]}, {"arch": 3},
+            {"color_channel": 1.0}, {"momentum": torch.ones(2)}, {"lr": 7.0}, {"new_flag": 1},
+            {"data": None},
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_a_model_with_impossible_settings_is_refused(self, name, changed, quick, trained):
+        path = trained / "saved_models" / f"{RUN}.pt"
+        contents = torch.load(path, weights_only=True)
+        contents["config"] |= changed
+        torch.save(contents, path)
+        before = files_in(trained)
+        result = quick(name, "--model_path", path, "--output_dir", trained)
+        assert_refused(result, f"{RUN}.pt: ", trained, before)
+
+    @pytest.mark.parametrize("changed", [torch.ones(128).to_sparse(), torch.ones(128) * 1j, None])
+    def test_odd_tensors_are_refused(self, name, changed, quick, trained):
+        path = trained / "saved_models" / f"{RUN}.pt"
+        contents = torch.load(path, weights_only=True)
+        contents["state_dict"]["linear_layer_0.bias"] = changed
+        torch.save(contents, path)
+        result = quick(name, *DIGITS, "--output_dir", trained)
+        assert_refused(result, "holds other tensors than Mlp", trained, files_in(trained))
+
+    def test_a_flag_is_compared_with_the_default_of_an_older_file(self, name, quick, trained):
+        path = trained / "saved_models" / f"{RUN}.pt"
+        contents = torch.load(path, weights_only=True)
+        del contents["config"]["rescale"]
+        torch.save(contents, path)
+        flags = ("--model_path", path, "--output_dir", trained)
+        result = quick(name, *flags, "--rescale", "diameter")
+        assert_refused(result, "was trained with gradient", trained, files_in(trained))
+        assert quick(name, *flags, "--rescale", "gradient")[0] == 0
+
+    def test_a_pickle_that_runs_code_is_refused_unrun(self, name, quick, tmp_path):
+        torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
+        result = quick(name, "--model_path", tmp_path / "whole.pt", "--output_dir", tmp_path)
+        assert_refused(result, "is no model file", tmp_path, [tmp_path / "whole.pt"])
+
+    def test_a_bare_state_dict_is_tested_under_its_own_name(self, name, quick, tmp_path):
+        model = build_model("Mlp", 10, 1, 8)
+        torch.save(model.state_dict(), tmp_path / "authors.pt")
+        flags = ("--model_path", tmp_path / "authors.pt", "--output_dir", tmp_path)
+        status, out, err = quick(name, *flags, "--data", "digits", "--arch", "Mlp")
+        assert status == 0, err
+        assert re.search(r"/authors_sha256=[0-9a-f]{16}.csv", out)
+
+    def test_a_bare_state_dict_of_another_network_is_refused(self, name, quick, tmp_path):
+        torch.save(build_model("Mlp", 10, 1, 8).state_dict(), tmp_path / "authors.pt")
+        flags = ("--model_path", tmp_path / "authors.pt", "--output_dir", tmp_path)
+        result = quick(name, *flags, "--data", "digits", "--arch", "VGG16")
+        message = "holds other tensors than VGG16 for digits has"
+        assert_refused(result, message, tmp_path, [tmp_path / "authors.pt"])
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_old_model(quick, trained, monkeypatch):
+    path = trained / "saved_models" / f"{RUN}.pt"
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("utils.process.writing.os.fsync", full)
+    result = quick("train_prune.py", *DIGITS, "--output_dir", trained, "--resume", "never")
+    assert_failed(result, "No space left on device", warnings=6)
+    assert path.read_bytes() == before
+    assert not list(trained.rglob("*.tmp"))
+
+
+def test_a_model_that_does_not_fit_ends_the_run_in_one_line(quick, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))  # the log fits, the model not
+    try:
+        result = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    message = f"cannot write {tmp_path}/saved_models/{RUN}.pt (File too large)"
+    assert_failed(result, message, warnings=3)
+    assert [path.suffix for path in files_in(tmp_path)] == [".log"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line_and_saves_no_model(quick, tmp_path):
+    flags = ("--optimizer", "SGD", "--constraint", "unconstraints", "--lr", 1e9)
+    result = quick("train_prune.py", *DIGITS, *flags, "--output_dir", tmp_path)
+    assert_failed(result, "Epoch 1/2, step 3: the loss is nan, the last finite one was 8.9")
+    assert [path.suffixes[-2:] for path in tmp_path.rglob("*.pt")] == [[".resume", ".pt"]]
+
+
+def test_an_sfw_init_that_diverges_ends_the_run_in_one_line(quick, tmp_path, monkeypatch):
+    def spoil(model, constraints):  # no settings that pass the checks lead there
+        nn.init.constant_(model.linear_layer_2.weight, math.nan)
+
+    monkeypatch.setattr("train_prune.make_feasible", spoil)
+    result = quick("train_prune.py", *DIGITS, "--sfw_init", 1, "--output_dir", tmp_path)
+    assert_failed(result, "SFW-Init: the loss is nan")
+    assert files_in(tmp_path) == []
+
+
+def test_a_full_standard_output_is_told_in_one_line(script, tmp_path):
+    with open("/dev/full", "w") as full:
+        done = script("train_prune.py", *DIGITS, "--output_dir", tmp_path, stdout=full)
+    assert_failed((done.returncode, "", done.stderr), "cannot write the output (No space left")

@@ -1,0 +1,103 @@
+"""Settings: names, defaults, and which combinations are refused."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from constraints import CONSTRAINTS, MODES
+from models import ARCHITECTURES
+from optim import LR_SCHEMES, RESCALES
+from utils.datasets import DATASETS
+from utils.process.errors import UserError
+from utils.settings.config import Config
+from utils.settings.names import file_name
+
+# What changes the trained weights, over what the command line takes.
+SETTINGS = {
+    "data": st.sampled_from(list(DATASETS)),
+    "arch": st.sampled_from(list(ARCHITECTURES)),
+    "constraint": st.sampled_from(list(CONSTRAINTS)),
+    "lr": st.floats(1e-300, 1e9),
+    "lr_scheme": st.sampled_from(list(LR_SCHEMES)),
+    "momentum": st.floats(0, 1, exclude_max=True),
+    "weight_decay": st.floats(0, 1e9),
+    "k_sparseness": st.integers(1, 2**31 - 1),
+    "k_frac": st.floats(0, 1, exclude_min=True),
+    "tau": st.floats(1e-300, 1e9),
+    "mode": st.sampled_from([mode for mode in MODES if mode]),
+    "rescale": st.sampled_from(list(RESCALES)),
+    "train_batchsize": st.integers(1, 2**31 - 1),
+    "epoch_num": st.integers(1, 2**31 - 1),
+    "color_channel": st.sampled_from([1, 3]),
+    "sfw_init_iters": st.integers(1, 2**31 - 1),
+    "seed": st.integers(0, 2**31 - 1),
+    "precision": st.sampled_from(["fp32", "bf16"]),
+}
+
+
+@given(st.fixed_dictionaries({"optimizer": st.just("SGD")}, optional=SETTINGS))
+def test_names_are_short_readable_and_safe(settings):
+    name = Config(**settings).run_name
+    assert len(name.encode()) < 200
+    assert name.startswith(f"data={settings.get('data', 'cifar10')}_model=")
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789=._+-")
+
+
+@given(
+    st.fixed_dictionaries({"optimizer": st.just("SGD")}, optional=SETTINGS),
+    st.fixed_dictionaries({"optimizer": st.just("SGD")}, optional=SETTINGS),
+)
+def test_two_settings_share_a_name_only_if_they_are_the_same(a, b):
+    a, b = Config(**a), Config(**b)
+    assert (a.run_name == b.run_name) == (a == b)
+
+
+@given(st.fixed_dictionaries({"optimizer": st.just("SGD")}, optional=SETTINGS), st.data())
+def test_changing_one_setting_changes_the_name(settings, data):
+    key = data.draw(st.sampled_from(sorted(SETTINGS)))
+    a, b = Config(**settings), Config(**settings | {key: data.draw(SETTINGS[key])})
+    assert (a.run_name == b.run_name) == (getattr(a, key) == getattr(b, key)) or key == "data"
+
+
+@pytest.mark.parametrize("start", ["run", "data=" + 60 * "long", 200 * "é"])
+def test_what_is_added_to_a_name_stays_though_it_is_long(start):
+    added = dict(allocation="uniform", prune_scope="weights", bn_recalibrate=2**31 - 1)
+    end = "_allocation=uniform_prune_scope=weights_bn_recalibrate=2147483647"
+    name = file_name(added, start)
+    assert name.endswith(end) and len(name.encode()) <= 184
+    assert file_name(added, f"{start}2") != name
+
+
+def test_defaults_are_the_papers():
+    config = Config()
+    assert config.run_name == (
+        "data=cifar10_model=ResNet18_optimizer=SFW_constraint=k_sparse_constraints"
+    )
+    assert (config.lr, config.momentum, config.tau, config.k_frac) == (1.0, 0.9, 15.0, 0.05)
+    assert (config.k_sparseness, config.epoch_num, config.train_batchsize) == (10, 180, 128)
+    assert (config.lr_scheme, config.mode, config.rescale) == (
+        "dynamic_change", "initialization", "gradient",
+    )  # fmt: skip
+    assert (config.weight_decay, config.sfw_init, config.gpu) == (0, 0, -1)
+
+
+def test_where_a_run_is_kept_and_tested_does_not_change_its_name():
+    other = Config(test_batchsize=7, data_dir="d", output_dir="o", color_channel=3)
+    assert other.run_name == Config().run_name
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+@pytest.mark.parametrize("optimizer", ["SFW", "SGD"])
+def test_every_combination_is_accepted_or_refused_by_rule(optimizer, constraint, mode):
+    bounded = constraint != "unconstraints"
+    legal = (bounded or optimizer == "SGD") and (mode is not None or not bounded)
+    for rescale, scheme in itertools.product(RESCALES, LR_SCHEMES):
+        settings = dict(optimizer=optimizer, constraint=constraint, mode=mode, rescale=rescale)
+        if legal:
+            Config(**settings, lr_scheme=scheme)
+        else:
+            with pytest.raises(UserError, match=r"--constraint|--mode"):
+                Config(**settings, lr_scheme=scheme)

@@ -1,0 +1,210 @@
+"""Runs that were stopped or killed, and go on as if nothing had happened."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from runs import FLAGS, ROOT, SETTINGS, flags_of, outcome
+
+import train_prune
+from utils.settings.config import Config
+from utils.train.resume import RunState
+
+KILLS = int(os.environ.get("KILLS", 2))  # at random instants; more by hand
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 4, 5])
+def test_a_stopped_run_ends_as_if_it_had_not_been(
+    epochs, quick, tmp_path, stop_after, uninterrupted
+):
+    stop_after(epochs)
+    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    message = f"error: stopped by SIGTERM; the same command goes on after epoch {epochs}\n"
+    assert (status, err) == (143, message)
+    status, out, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    assert (status, err) == (0, "")
+    assert f"Going on after epoch {epochs} of 5 epochs" in out
+    assert outcome(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("steps", [1, 30, 2 * 23])  # an epoch has 23
+def test_a_run_stopped_within_an_epoch_goes_on_within_it(
+    steps, quick, tmp_path, monkeypatch, uninterrupted
+):
+    train_step, calls = train_prune.train_step, []
+
+    def signalled(*arguments):
+        calls.append(1)
+        if len(calls) == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return train_step(*arguments)
+
+    monkeypatch.setattr(train_prune, "train_step", signalled)
+    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    epochs, rest = divmod(steps - 1, 23)
+    assert status == 130
+    assert err == (
+        f"error: stopped by SIGINT; the same command goes on after epoch {epochs} and"
+        f" {rest + 1} steps\n"
+    )
+    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    assert (status, err) == (0, "") and len(calls) == 5 * 23
+    assert outcome(tmp_path) == uninterrupted
+
+
+def test_the_comparison_sees_a_generator_that_was_not_restored(
+    quick, stopped, monkeypatch, uninterrupted
+):
+    restore = RunState.restore
+
+    def forgetful(self, saved, path):
+        restore(self, saved | {"generator": torch.Generator().get_state()}, path)
+
+    monkeypatch.setattr(RunState, "restore", forgetful)
+    assert quick("train_prune.py", *FLAGS, "--output_dir", stopped.output_dir)[0] == 0
+    assert outcome(stopped.output_dir) != uninterrupted
+
+
+def test_a_finished_run_is_not_trained_again(quick, trained):
+    before = {path: path.read_bytes() for path in trained.rglob("*.*") if path.is_file()}
+    flags = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "2", "--output_dir", trained)
+    status, out, _ = quick("train_prune.py", *flags)
+    assert status == 0 and "Trained already; --resume never" in out
+    assert {path: path.read_bytes() for path in before} == before
+    status, out, _ = quick("train_prune.py", *flags, "--resume", "never")
+    assert status == 0 and "Epoch 2/2" in out
+
+
+def test_resume_never_starts_over(quick, stopped, uninterrupted):
+    flags = (*FLAGS, "--output_dir", stopped.output_dir, "--resume", "never")
+    status, out, _ = quick("train_prune.py", *flags)
+    assert status == 0 and "Going on" not in out
+    assert outcome(stopped.output_dir)[:3] == uninterrupted[:3]  # the log names --resume
+
+
+def test_a_resume_file_is_at_most_twice_the_model(quick, stopped):
+    size = stopped.resume.stat().st_size
+    quick("train_prune.py", *FLAGS, "--output_dir", stopped.output_dir)
+    assert size <= 2.1 * stopped.model.stat().st_size
+
+
+def test_a_log_that_is_gone_is_told_and_ends_no_run(quick, stopped):
+    stopped.train_log.unlink()
+    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", stopped.output_dir)
+    assert status == 0 and err.startswith(f"warning: {stopped.train_log}: is gone or changed")
+    epochs = [line.split()[2].strip(":") for line in stopped.train_log.read_text().splitlines()
+              if line.startswith("Test Epoch")]  # fmt: skip
+    assert epochs == ["3", "4", "5"]
+
+
+# Kills the process at a chance call of a function of `os`, before or after the call is made.
+KILLER = """
+import os, signal, sys
+name, at, when = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+called, calls = getattr(os, name), 0
+def call(*arguments, **named):
+    global calls
+    calls += 1
+    if calls == at and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = called(*arguments, **named)
+    if calls == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+setattr(os, name, call)
+import train_prune
+sys.exit(train_prune.main(sys.argv[4:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "when"),
+    [
+        ("fsync", 5, "before"),  # a resume file is written, but to a temporary name
+        ("replace", 5, "after"),  # the former file has made room, the newest is not there
+        ("replace", 6, "after"),  # the newest is there
+        ("replace", 18, "before"),  # all is done but the model file
+        ("replace", 18, "after"),  # the model is there, and the resume file too
+    ],
+)
+def test_a_run_killed_as_it_saves_ends_as_if_it_had_not_been(
+    name, at, when, quick, tmp_path, uninterrupted
+):
+    command = [sys.executable, "-c", KILLER, name, str(at), when, *FLAGS, "--output_dir", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    assert (status, err) == (0, "")
+    assert outcome(tmp_path) == uninterrupted
+
+
+LONG = SETTINGS | {"epoch_num": 25, "train_batchsize": 16, "sfw_init_iters": 30}
+LONG_FLAGS = flags_of(LONG)
+
+
+def start(folder):
+    command = [sys.executable, "train_prune.py", *LONG_FLAGS, "--output_dir", folder]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_run_killed_at_random_instants_ends_as_if_it_had_not_been(quick, tmp_path):
+    """`KILLS=50 pytest -k random_instants` is the long form."""
+    whole = tmp_path / "whole"
+    began = time.monotonic()
+    assert start(whole).wait() == 0
+    expected = outcome(whole, LONG)
+    seconds, killed, runs = time.monotonic() - began, 0, 0
+    instants = random.Random(time.time_ns())
+    while killed < KILLS:
+        runs += 1
+        folder, status = tmp_path / str(runs), None
+        while status != 0:
+            process = start(folder)
+            try:
+                status = process.wait(instants.uniform(0.4, 1) * seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                status = process.wait()
+                killed += 1
+        assert process.stderr.read() == ""
+        assert outcome(folder, LONG) == expected, f"run {runs}"
+    print(f"killed {killed} times in {runs} runs")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_step_and_says_how_to_go_on(number, status, tmp_path):
+    process = start(tmp_path)
+    for line in process.stdout:
+        if line.startswith("Epoch 2/"):
+            break
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status
+    name = signal.Signals(number).name
+    assert err.startswith(f"error: stopped by {name}; the same command goes on after epoch ")
+    assert err.count("\n") == 1
+    files = Config(**LONG, output_dir=tmp_path).files
+    assert files.resume.exists() and not files.lock.exists()
+
+
+def test_a_second_run_of_the_same_settings_is_refused(quick, tmp_path):
+    process = start(tmp_path)
+    for line in process.stdout:
+        if line.startswith("Epoch 1/"):
+            break
+    process.send_signal(signal.SIGSTOP)  # it shall not end too early
+    status, _, err = quick("train_prune.py", *LONG_FLAGS, "--output_dir", tmp_path)
+    process.kill()
+    process.wait()
+    assert status == 2 and f": process {process.pid} is training with these settings" in err
+    assert err.count("\n") == 1
+    flags = [*LONG_FLAGS, "--output_dir", tmp_path, "--resume", "never"]
+    status, _, err = quick("train_prune.py", *flags)  # a lock dies with its owner
+    assert (status, err) == (0, "")

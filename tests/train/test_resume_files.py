@@ -1,0 +1,202 @@
+"""Resume files that are damaged or do not fit, and disks that take nothing."""
+
+import os
+import pickle
+import shutil
+import zipfile
+
+import pytest
+import torch
+from runs import FLAGS, outcome
+
+
+def go_on(quick, stopped):
+    return quick("train_prune.py", *FLAGS, "--output_dir", stopped.output_dir)
+
+
+def change(path, **items):
+    torch.save(torch.load(path, weights_only=True) | items, path)
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    path.write_bytes(content)
+
+
+def make_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def compress(path):
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, record in records.items():
+            archive.writestr(name, record)
+
+
+class Runs:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/a_resume_file_ran_code",)
+
+
+def of_another_network(path):
+    state = torch.load(path, weights_only=True)["state_dict"]
+    change(path, state_dict={name: torch.zeros(3) for name in state})
+
+
+DAMAGE = {
+    "empty": (lambda path: path.write_bytes(b""), "is empty"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is truncated"),
+    "flipped": (flip_a_byte, "is damaged: some of its bytes have changed"),
+    "compressed": (compress, "holds compressed data"),
+}
+MISFITS = {
+    "folder": (make_a_folder, "is a folder where a file is to be"),
+    "text": (lambda path: path.write_text("text"), "is no model file"),
+    "pickle": (lambda path: path.write_bytes(pickle.dumps(Runs())), "is no model file"),
+    "code": (lambda path: torch.save(Runs(), path), "is no model file"),
+    "list": (lambda path: torch.save([1], path), "is no model file"),
+    "model": (lambda path: torch.save({"state_dict": {}}, path), "is no resume file"),
+    "newer": (lambda path: change(path, format=99), "is of a newer version of this program"),
+    "settings": (lambda path: change(path, config={"lr": 0.5}), "is of --lr 0.5, not 1"),
+    "device": (lambda path: change(path, device="cuda"), "another kind of device"),
+    "network": (of_another_network, "does not fit the network"),
+    "partial": (lambda path: change(path, partial={"start": 1}), "does not fit the network"),
+    "epoch": (lambda path: change(path, epoch="2"), "does not fit the network"),
+    "optimizer": (lambda path: change(path, optimizer={}), "does not fit the network"),
+}
+
+
+@pytest.mark.parametrize("case", [*DAMAGE, *MISFITS])
+def test_a_resume_file_that_cannot_be_used_is_named_and_kept(case, quick, stopped):
+    spoil, message = (DAMAGE | MISFITS)[case]
+    stopped.previous_resume.unlink()
+    spoil(stopped.resume)
+    before = stopped.resume.is_dir() or stopped.resume.read_bytes()
+    status, _, err = go_on(quick, stopped)
+    assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+    assert message in err and str(stopped.resume) in err
+    assert before == (stopped.resume.is_dir() or stopped.resume.read_bytes())
+    assert not os.path.exists("/tmp/a_resume_file_ran_code")
+
+
+DAMAGE |= {
+    "zeroed": (lambda path: path.write_bytes(bytes(5000)), "is no model file, or a damaged one"),
+    "text": (lambda path: path.write_text("text"), "is no model file, or a damaged one"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_the_file_before_is_used_when_the_newest_is_damaged(case, quick, stopped, uninterrupted):
+    spoil, message = DAMAGE[case]
+    spoil(stopped.resume)
+    damaged = stopped.resume.read_bytes()
+    status, out, err = go_on(quick, stopped)
+    assert status == 0 and "Going on after epoch 1 of 5" in out
+    assert err.startswith("warning: ") and message in err and err.count("\n") == 1
+    assert stopped.resume.with_suffix(".damaged-1.pt").read_bytes() == damaged
+    assert outcome(stopped.output_dir) == uninterrupted
+
+
+def test_a_run_between_two_files_goes_on_from_the_former(quick, stopped, uninterrupted):
+    stopped.resume.unlink()
+    status, out, err = go_on(quick, stopped)
+    assert (status, err) == (0, "") and "Going on after epoch 1 of 5" in out
+    assert outcome(stopped.output_dir) == uninterrupted
+
+
+def test_a_resume_file_can_be_tested_like_a_model(quick, stopped):
+    flags = ("--model_path", stopped.resume, "--output_dir", stopped.output_dir)
+    status, _, err = quick("test_prune.py", *flags)
+    assert (status, err) == (0, "")
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing(quick, tmp_path, monkeypatch, uninterrupted):
+    sync, calls = os.fsync, []
+
+    def full_for_a_while(descriptor):
+        calls.append(descriptor)
+        if 4 <= len(calls) <= 6:
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr("utils.process.writing.os.fsync", full_for_a_while)
+    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    assert status == 0
+    lines = err.splitlines()
+    assert len(lines) == 3 and all("No space left on device" in line for line in lines)
+    assert "the run is saved up to epoch 0, and every epoch tries again" in lines[0]
+    assert outcome(tmp_path) == uninterrupted
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("spoil", ["vanished", "file", "folder"])
+def test_a_folder_that_changes_in_mid_run_is_told_or_made_anew(spoil, quick, tmp_path, monkeypatch):
+    import train_prune
+
+    save, models = train_prune.save_progress, tmp_path / "saved_models"
+
+    def spoil_and_save(resume, state):
+        if state.epoch == 3:
+            if spoil == "folder":
+                resume.newest.unlink()
+                (resume.newest / "inside").mkdir(parents=True)
+            else:
+                shutil.rmtree(models)
+            if spoil == "file":
+                models.write_text("in the way")
+        if state.epoch == 4 and spoil == "file":
+            models.unlink()
+        save(resume, state)
+
+    monkeypatch.setattr(train_prune, "save_progress", spoil_and_save)
+    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    assert "Traceback" not in err
+    told = {"vanished": 0, "file": 1, "folder": 4}[spoil]  # each save, and the removal
+    assert [line[:9] for line in err.splitlines()] == ["warning: "] * told
+    assert status == 0 and len(list(models.glob("*epoch_num=5*init=1.pt"))) == 1
+
+
+def test_a_log_that_cannot_be_written_costs_no_checkpoint(quick, tmp_path, monkeypatch):
+    import train_prune
+
+    save = train_prune.save_progress
+
+    def spoil_and_save(resume, state):
+        if state.epoch == 1:
+            shutil.rmtree(tmp_path / "saved_logs")
+            (tmp_path / "saved_logs").write_text("in the way")
+        save(resume, state)
+        assert torch.load(resume.newest, weights_only=True)["epoch"] == state.epoch
+
+    monkeypatch.setattr(train_prune, "save_progress", spoil_and_save)
+    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    assert status == 1 and err.splitlines()[-1].endswith("the same command ends the run")
+    assert len(list((tmp_path / "saved_models").glob("*init=1.pt"))) == 1
+    (tmp_path / "saved_logs").unlink()
+    monkeypatch.setattr(train_prune, "save_progress", save)
+    assert quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)[0] == 0
+
+
+def test_what_a_killed_write_left_is_removed(quick, stopped):
+    leftover = stopped.resume.with_name(f".{stopped.resume.name}.12345.tmp")
+    leftover.write_bytes(b"half")
+    go_on(quick, stopped)
+    assert not leftover.exists()
+
+
+def test_a_picture_that_cannot_be_written_does_not_lose_sfw_init(quick, tmp_path, monkeypatch):
+    sync, calls = os.fsync, []
+
+    def full_once(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr("utils.process.writing.os.fsync", full_once)
+    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    assert status == 0 and "scales.png" in err and err.startswith("warning: ")

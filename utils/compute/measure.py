@@ -1,0 +1,53 @@
+"""What is measured of a network: accuracy, zeros, magnitudes, and whether all is finite."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from utils.compute.device import autocast
+
+# Magnitudes above which entries are counted.
+THRESHOLDS = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "fp32"
+) -> float:
+    """The percentage of inputs that the model, in evaluation mode, classifies correctly.
+
+    `batches` yields (inputs, targets) on the model's device, at least one.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    correct, count = torch.zeros((), dtype=torch.int64, device=device), 0
+    with autocast(device, precision):
+        for inputs, targets in batches:
+            correct += (model(inputs).argmax(1) == targets).sum()
+            count += len(targets)
+    return 100 * correct.item() / count
+
+
+def zeros_by_parameter(model: nn.Module) -> dict[str, int]:
+    """How many entries of each of the model's parameters are exactly 0."""
+    names, counts = zip(
+        *((name, (p == 0).sum()) for name, p in model.named_parameters()), strict=True
+    )
+    return dict(zip(names, torch.stack(counts).tolist(), strict=True))
+
+
+def all_finite(model: nn.Module) -> bool:
+    """Whether no entry of `model.parameters()` is infinite or not a number."""
+    return bool(torch.stack([p.isfinite().all() for p in model.parameters()]).all())
+
+
+def count_above(model: nn.Module, thresholds: tuple[float, ...] = THRESHOLDS) -> list[int]:
+    """For each threshold, how many entries of `model.parameters()` are greater in magnitude."""
+    counts = torch.stack([_count_above(p.detach(), thresholds) for p in model.parameters()])
+    return counts.sum(0).tolist()
+
+
+def _count_above(values: Tensor, thresholds: tuple[float, ...]) -> Tensor:
+    magnitude = values.abs()
+    return torch.stack([(magnitude > threshold).sum() for threshold in thresholds])

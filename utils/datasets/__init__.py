@@ -1,0 +1,5 @@
+"""Data sets: reading, checking, augmenting and batching them in memory."""
+
+from utils.datasets.dataset import DATASETS, Dataset, load_dataset
+
+__all__ = ["DATASETS", "Dataset", "load_dataset"]

@@ -1,0 +1,180 @@
+"""The data sets, by name: held in memory as uint8, checked, and fitted to a network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from utils.datasets import augment, readers
+from utils.datasets.batches import Augmentation, Batches
+from utils.process.errors import UserError
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's conversion to grey
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set before it is read. `mean` and `std` are of pixels in 0 ... 1."""
+
+    read: Callable[[str, Path], readers.Arrays]
+    classes: int
+    channels: int
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augmentation = augment.no_augmentation
+    input_side: int | None = None  # of what a network sees, where that is not `side`
+
+
+CIFAR10 = DatasetInfo(
+    read=readers.read_torchvision, classes=10, channels=3, side=32,
+    mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), augment=augment.crop_and_flip,
+)  # fmt: skip
+DATASETS = {
+    "cifar10": CIFAR10,
+    "cifar100": replace(
+        CIFAR10, classes=100, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)
+    ),
+    "mnist": DatasetInfo(
+        readers.read_torchvision, classes=10, channels=1, side=28, mean=(0.1307,), std=(0.3081,)
+    ),
+    "svhn": DatasetInfo(
+        readers.read_torchvision, classes=10, channels=3, side=32, mean=(0.5,) * 3, std=(0.5,) * 3
+    ),
+    "tiny": DatasetInfo(
+        readers.read_tiny_imagenet, classes=200, channels=3, side=64, input_side=32,
+        mean=(0.4802, 0.4481, 0.3975), std=(0.2770, 0.2691, 0.2821),
+        augment=augment.resized_crop_and_flip,
+    ),
+    "digits": DatasetInfo(
+        readers.read_digits, classes=10, channels=1, side=8, mean=(0.3054,), std=(0.3760,)
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images, uint8 (count, channels, side, side), and labels, int64 (count,), on one device."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augmentation
+
+    @property
+    def color_channel(self) -> int:
+        return self.test_images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """The side of the images that a network sees."""
+        return self.test_images.shape[2]
+
+    def to(self, device: torch.device) -> "Dataset":
+        tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
+
+    def train_batches(self, batch_size: int, generator: Generator) -> Batches:
+        return Batches(
+            self.train_images, self.train_labels, batch_size, self.mean, self.std,
+            self.augment, generator,
+        )  # fmt: skip
+
+    def test_batches(self, batch_size: int) -> Batches:
+        return Batches(self.test_images, self.test_labels, batch_size, self.mean, self.std)
+
+
+def load_dataset(
+    name: str, data_dir: Path, color_channel: int | None = None, image_size: int | None = None
+) -> Dataset:
+    """Read the data set called `name` from `data_dir`, downloading it there if need be.
+
+    `data_dir`/NAME.npz comes first, then the data set's own layout. `color_channel` 1 turns colour
+    to grey and 3 repeats grey; `image_size` is the side of the images that the network takes. Each
+    is as in the data set when None. Raises UserError when the data are missing, damaged or of the
+    wrong form, and ValueError for a name that is not in DATASETS.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"name must be one of {', '.join(DATASETS)}, not {name!r}")
+    info, data_dir = DATASETS[name], Path(data_dir)
+    channels = color_channel or info.channels
+    packed = data_dir / f"{name}.npz"
+    try:
+        if data_dir.exists() and not data_dir.is_dir():
+            raise UserError(f"--data_dir {data_dir}: is no folder; name one")
+        source = packed if packed.exists() else f"{name} in {data_dir}"
+    except OSError as error:
+        raise UserError(f"--data_dir {data_dir}: {error.strerror}; name a folder") from None
+    arrays = readers.read_npz(packed) if source == packed else info.read(name, data_dir)
+    side, tensors = image_size or info.input_side or info.side, {}
+    for split in ("train", "test"):
+        images, labels = _checked(arrays[f"x_{split}"], arrays[f"y_{split}"], split, info, source)
+        # An augmentation that resizes does it from the full images.
+        if split == "test" or info.augment is not augment.resized_crop_and_flip:
+            images = _fit(images, side)
+        tensors[f"{split}_images"] = _set_channels(images, channels)
+        tensors[f"{split}_labels"] = labels
+    mean, std = (_channel_statistics(values, channels) for values in (info.mean, info.std))
+    return Dataset(**tensors, classes=info.classes, mean=mean, std=std, augment=info.augment)
+
+
+def _checked(
+    images: np.ndarray, labels: np.ndarray, split: str, info: DatasetInfo, source: object
+) -> tuple[Tensor, Tensor]:
+    """The arrays as tensors, images (count, channels, side, side), or UserError."""
+
+    def refuse(array: str, problem: str) -> UserError:
+        return UserError(f"{source}: {array}_{split} {problem}; replace the file")
+
+    if images.ndim == 3:
+        images = images[..., None]
+    wanted = (info.side, info.side, info.channels)
+    if images.dtype != np.uint8 or images.shape[1:] != wanted or len(images) == 0:
+        form = f"{images.dtype} {images.shape}"
+        raise refuse("x", f"must be uint8 (images, {', '.join(map(str, wanted))}), not {form}")
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        form = f"{labels.dtype} {labels.shape}"
+        raise refuse("y", f"must hold one integer for each of {len(images)} images, not {form}")
+    if labels.min() < 0 or labels.max() >= info.classes:
+        found = f"{labels.min()} ... {labels.max()}"
+        raise refuse("y", f"must hold labels 0 ... {info.classes - 1}, not {found}")
+    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return pixels, torch.from_numpy(labels.astype(np.int64))
+
+
+def _fit(images: Tensor, side: int) -> Tensor:
+    """Bring square images to `side`: a whole multiple enlarges, else black borders or shrinking."""
+    own = images.shape[2]
+    if side % own == 0:
+        return images.repeat_interleave(side // own, 2).repeat_interleave(side // own, 3)
+    if side > own:
+        before = (side - own) // 2
+        return F.pad(images, (before, side - own - before) * 2)
+    resized = [
+        F.interpolate(some.float(), side, mode="bilinear", antialias=True).round_().byte()
+        for some in images.split(1024)
+    ]
+    return torch.cat(resized)
+
+
+def _set_channels(images: Tensor, channels: int) -> Tensor:
+    if images.shape[1] == 3 and channels == 1:
+        weights = torch.tensor(LUMA).view(3, 1, 1)
+        grey = [(some * weights).sum(1, keepdim=True).round_() for some in images.split(1024)]
+        return torch.cat([some.byte() for some in grey])
+    return images.expand(-1, channels, -1, -1).contiguous()
+
+
+def _channel_statistics(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Means or standard deviations after `_set_channels`."""
+    if len(values) == 3 and channels == 1:
+        return (sum(w * v for w, v in zip(LUMA, values, strict=True)),)
+    return values * (channels // len(values))

@@ -1,0 +1,226 @@
+"""Where data sets are read from: .npz files, torchvision's folders, and scikit-learn."""
+
+import contextlib
+import hashlib
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.process.errors import RunError, UserError
+from utils.process.writing import atomic_write
+
+# x_train and x_test: uint8 (images, side, side, channels) or, grey, (images, side, side);
+# y_train and y_test: integers (images,).
+Arrays = dict[str, np.ndarray]
+
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+# What tells that torchvision has put a data set into its folder.
+LAYOUTS = {
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "mnist": "MNIST",
+    "svhn": "train_32x32.mat",
+}
+TINY_FOLDERS = ("tiny_imagenet_200", "tiny-imagenet-200")
+TINY_SIDE, TINY_CLASSES = 64, 200
+DIGITS_TEST = 360
+LARGEST_NPZ = 1 << 33  # bytes unpacked, six times Tiny-ImageNet
+
+
+def read_npz(path: Path, keys: tuple[str, ...] = KEYS) -> Arrays:
+    """Read the arrays called `keys`; raises UserError if the file is not such an .npz file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            declared = sum(member.file_size for member in archive.infolist())
+        if declared > LARGEST_NPZ:
+            raise UserError(
+                f"{path}: declares {declared:,} bytes, more than any data set; replace it"
+            )
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in keys if key in file}
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file fails in whatever way its bytes lead to
+        reason = type(error).__name__
+        raise UserError(
+            f"{path}: cannot be read as .npz, it may be truncated ({reason}); replace it"
+        ) from None
+    for key in keys:
+        if not isinstance(arrays.get(key), np.ndarray):
+            raise UserError(f"{path}: holds no {key}; it needs {', '.join(keys)}")
+    return arrays
+
+
+def read_torchvision(name: str, data_dir: Path) -> Arrays:
+    """Read the data set from torchvision's own layout, which torchvision downloads if absent."""
+    from torchvision import datasets  # seconds to import, and .npz files do without it
+
+    build = {
+        "cifar10": lambda train: datasets.CIFAR10(data_dir, train, download=True),
+        "cifar100": lambda train: datasets.CIFAR100(data_dir, train, download=True),
+        "mnist": lambda train: datasets.MNIST(data_dir, train, download=True),
+        "svhn": lambda train: datasets.SVHN(data_dir, "train" if train else "test", download=True),
+    }[name]
+    layout = data_dir / LAYOUTS[name]
+    damaged, new = layout.exists(), _missing_folders(data_dir / "MNIST" / "raw")
+    try:
+        # torchvision tells its user what it does on standard output, where our results go.
+        with contextlib.redirect_stdout(sys.stderr):
+            train, test = build(True), build(False)
+    except Exception as error:  # its readers raise whatever the damage leads to
+        for folder in new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        state = f"{layout} is damaged" if damaged else f"absent from --data_dir {data_dir}"
+        way = f"delete {layout}" if damaged else f"put {name}.npz there"
+        raise UserError(
+            f"--data {name}: {state} and could not be downloaded ({error}); {way} or connect to"
+            " the internet"
+        ) from None
+    arrays = {}
+    for split, dataset in (("train", train), ("test", test)):
+        images = np.asarray(dataset.data)
+        arrays[f"x_{split}"] = images.transpose(0, 2, 3, 1) if name == "svhn" else images
+        arrays[f"y_{split}"] = np.asarray(
+            dataset.labels if name == "svhn" else dataset.targets, dtype=np.int64
+        )
+    return arrays
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """`folder` and its parents as far as they do not exist, innermost first."""
+    return [f for f in (folder, *folder.parents) if not f.exists()]
+
+
+def read_digits(name: str, data_dir: Path) -> Arrays:
+    """The UCI handwritten digits, embedded in scikit-learn: 1437 for training and 360 for test."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    x_train, x_test, y_train, y_test = train_test_split(
+        images, digits.target, test_size=DIGITS_TEST, random_state=0, stratify=digits.target
+    )
+    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+
+
+def read_tiny_imagenet(name: str, data_dir: Path) -> Arrays:
+    """Tiny-ImageNet from its authors' folder, decoded once into a cache beside that folder.
+
+    Classes are numbered in the order of their WordNet names. The validation images are the test
+    set; their labels come from val/val_annotations.txt or from folders val/WNID.
+    """
+    folders = [data_dir / folder for folder in TINY_FOLDERS if (data_dir / folder).is_dir()]
+    if not folders:
+        raise UserError(
+            f"--data tiny: --data_dir {data_dir} has neither tiny.npz nor {TINY_FOLDERS[0]}/;"
+            " unpack the data set's own archive there"
+        )
+    root = folders[0]
+    wnids = sorted(path.name for path in _listing(root / "train") if path.is_dir())
+    if not 1 <= len(wnids) <= TINY_CLASSES:
+        raise UserError(f"{root / 'train'}: has {len(wnids)} classes; 1 to {TINY_CLASSES} are due")
+    labels = {wnid: label for label, wnid in enumerate(wnids)}
+    splits = {
+        "train": [(p, labels[w]) for w in wnids for p in _images(root / "train" / w)],
+        "test": _tiny_validation(root / "val", labels),
+    }
+    fingerprint = _fingerprint([item for items in splits.values() for item in items])
+    cache = data_dir / f"{root.name}.cache.npz"
+    if cache.exists():
+        with contextlib.suppress(UserError):  # a damaged cache is made anew
+            arrays = read_npz(cache, (*KEYS, "fingerprint"))
+            if str(arrays.pop("fingerprint")) == fingerprint:
+                return arrays
+    arrays = {}
+    for split, items in splits.items():
+        arrays[f"x_{split}"] = _decode([path for path, _ in items], f"Decoding tiny {split}")
+        arrays[f"y_{split}"] = np.array([label for _, label in items], dtype=np.int64)
+    try:
+        with atomic_write(cache, "wb") as file:
+            np.savez(file, **arrays, fingerprint=np.array(fingerprint))
+    except RunError as error:
+        print(f"warning: {error}; the images will be decoded again next time", file=sys.stderr)
+    return arrays
+
+
+def _fingerprint(items: list[tuple[Path, int]]) -> str:
+    """Changes with the name, label, size and time of any image."""
+    digest = hashlib.sha256()
+    for path, label in items:
+        status = path.stat()
+        digest.update(f"{path} {label} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _listing(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; unpack the data set's own archive again")
+    return sorted(folder.iterdir())
+
+
+def _images(folder: Path) -> list[Path]:
+    """The images of one class, in `folder` or, as shipped, in folder/images."""
+    inner = folder / "images"
+    found = [p for p in _listing(inner if inner.is_dir() else folder) if p.suffix == ".JPEG"]
+    if not found:
+        raise UserError(f"{folder}: holds no .JPEG images; unpack the data set's own archive again")
+    return found
+
+
+def _tiny_validation(folder: Path, labels: dict[str, int]) -> list[tuple[Path, int]]:
+    annotations = folder / "val_annotations.txt"
+    if not annotations.is_file():
+        return [(p, y) for w, y in labels.items() for p in _images(folder / w)]
+    items = []
+    for number, line in enumerate(annotations.read_text(errors="replace").splitlines(), 1):
+        image, _, rest = line.partition("\t")
+        wnid = rest.partition("\t")[0]
+        if not line.strip():
+            continue
+        if wnid not in labels:
+            raise UserError(f"{annotations}, line {number}: no class {wnid!r} in train/; mend it")
+        # As shipped, or already sorted into folders.
+        places = [
+            folder / "images" / image,
+            folder / wnid / "images" / image,
+            folder / wnid / image,
+        ]
+        found = [place for place in places if place.is_file()]
+        if not found:
+            raise UserError(
+                f"{annotations}, line {number}: {places[0]} is missing; unpack it again"
+            )
+        items.append((found[0], labels[wnid]))
+    if not items:
+        raise UserError(f"{annotations}: names no image; unpack the data set's own archive again")
+    return items
+
+
+def _decode(paths: list[Path], description: str) -> np.ndarray:
+    """All images, uint8 (images, 64, 64, 3)."""
+    images = np.empty((len(paths), TINY_SIDE, TINY_SIDE, 3), np.uint8)
+    with ThreadPoolExecutor() as pool:
+        decoded = tqdm(
+            pool.map(_decode_one, paths), description, len(paths), unit="image", disable=None
+        )
+        for i, image in enumerate(decoded):
+            images[i] = image
+    return images
+
+
+def _decode_one(path: Path) -> np.ndarray:
+    from PIL import Image  # torchvision's own dependency, needed for this data set alone
+
+    try:
+        with Image.open(path) as image:
+            if image.size != (TINY_SIDE, TINY_SIDE):
+                raise UserError(f"{path}: is {image.size}, not 64x64; replace it")
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be read as an image ({error}); replace it") from None

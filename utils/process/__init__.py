@@ -1,0 +1,1 @@
+"""Errors, signals and files: how a script behaves as a process."""

@@ -1,0 +1,61 @@
+"""Writing files: each is written as a whole or not at all."""
+
+import glob
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from utils.process.errors import RunError, UserError
+
+
+def check_writable(paths: list[Path], flag: str) -> None:
+    """Raise UserError, naming `flag`, unless each path can be written; leaves nothing behind."""
+    for path in paths:
+        folder = path.parent
+        try:
+            if path.is_dir():
+                raise UserError(f"{flag}: {path} is a folder where a file is to be; move it")
+            while not folder.exists() and folder != folder.parent:
+                folder = folder.parent
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"{flag}: cannot write in {folder} ({error.strerror}); choose another folder"
+            ) from None
+
+
+def remove_leftovers(paths: list[Path]) -> None:
+    """Remove what `atomic_write` left of these files when its process was killed."""
+    for path in paths:
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            with suppress(OSError):
+                leftover.unlink()
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "w", keep_former: Path | None = None) -> Iterator[IO]:
+    """Open a temporary file beside `path` that becomes `path` when the block ends without error.
+
+    What was at `path` is then at `keep_former`, if that is given. Folders are made when missing.
+    Raises RunError when the disk does not take it; what was at `path` before then stays, there or
+    at `keep_former`.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, mode) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if keep_former is not None and path.is_file():
+                os.replace(path, keep_former)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {path} ({error.strerror or error})") from error

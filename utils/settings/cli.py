@@ -1,0 +1,76 @@
+"""The command line of the three scripts, made from the fields of Config and PruneConfig."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import NoReturn
+
+from utils.process.errors import UserError
+from utils.settings.config import Config
+from utils.settings.names import plain
+
+GROUPS = {
+    "data": "data",
+    "training": "network and training",
+    "method": "method: optimizer and feasible region",
+    "pruning": "pruning",
+    "machine": "machine and files",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Knows the settings of some dataclasses; keeps only what the command line gives.
+
+    Raises UserError instead of printing a usage text.
+    """
+
+    def __init__(self, description: str | None, *settings: type) -> None:
+        super().__init__(
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+            usage="%(prog)s [--flag value ...]",
+        )
+        fields = [f for kind in settings or (Config,) for f in dataclasses.fields(kind)]
+        used = {setting.metadata["group"] for setting in fields}
+        self.groups = {
+            key: self.add_argument_group(title) for key, title in GROUPS.items() if key in used
+        }
+        for setting in fields:
+            self._add(setting)
+
+    def _add(self, setting: dataclasses.Field) -> None:
+        choices, default = setting.metadata["choices"], setting.default
+        group = self.groups[setting.metadata["group"]]
+        if setting.metadata["type"] is bool:
+            group.add_argument(
+                f"--{setting.name}", action="store_true", help=setting.metadata["help"]
+            )
+            return
+        unstated = setting.name == "color_channel" or setting.metadata["several"]
+        stated = "" if unstated else f" (default: {plain(default)})"
+        group.add_argument(
+            f"--{setting.name}",
+            type=setting.metadata["type"],
+            **({"nargs": "+", "action": "extend"} if setting.metadata["several"] else {}),
+            metavar=f"{{{','.join(map(str, choices))}}}" if choices else _metavar(setting),
+            help=setting.metadata["help"] + stated,
+        )
+
+    def add_model_path(self) -> None:
+        """Add --model_path, for a script that tests a trained model."""
+        self.groups["machine"].add_argument(
+            "--model_path",
+            type=Path,
+            metavar="FILE",
+            help="model file, pruned or not, which brings its own settings, or a bare state dict"
+            " (default: the file that train_prune.py wrote with the same flags)",
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists the flags and their values")
+
+
+def _metavar(setting: dataclasses.Field) -> str:
+    return {int: "N", float: "X"}.get(setting.metadata["type"], "FOLDER")

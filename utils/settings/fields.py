@@ -1,0 +1,84 @@
+"""How one setting is declared: its flag, its help text, and the values that it may have."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from utils.process.errors import UserError
+from utils.settings.names import plain
+
+LARGEST_INT = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a number may take; `excluded` ends are not among them."""
+
+    low: float
+    high: float
+    excluded: tuple[float, ...] = ()
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and value not in self.excluded
+
+    def __str__(self) -> str:
+        low = "greater than" if self.low in self.excluded else "at least"
+        high = "less than" if self.high in self.excluded else "at most"
+        return f"{low} {plain(self.low)} and {high} {plain(self.high)}"
+
+
+# Far beyond what makes sense, and well within float32.
+POSITIVE = Range(0, 1e9, excluded=(0,))
+COUNT = Range(1, LARGEST_INT)
+
+
+def setting(
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    type: Callable[[str], Any] = str,
+    choices: Iterable[Any] | None = None,
+    allowed: Range | None = None,
+    changes_weights: bool = True,
+    several: bool = False,
+) -> Any:
+    """A field of a settings dataclass; the command line has a flag of the same name.
+
+    `group` is the section of --help that lists it. A value must be one of `choices`, or within
+    `allowed`; with `several`, the value is a tuple of these. `changes_weights` says that runs which
+    differ in this setting alone have different results, so that its value is part of their name.
+    """
+    metadata = {
+        "group": group, "help": help, "type": type, "allowed": allowed, "several": several,
+        "choices": None if choices is None else tuple(choices), "changes_weights": changes_weights,
+    }  # fmt: skip
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def none_or_text(text: str) -> str | None:
+    return None if text == "None" else text
+
+
+def check_values(settings: Any) -> None:
+    """Raise UserError unless every field of a settings dataclass has a value it may have."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        for one in value if field.metadata["several"] else [value]:
+            _check(field, one)
+
+
+def _check(field: dataclasses.Field, value: Any) -> None:
+    allowed, choices = field.metadata["allowed"], field.metadata["choices"]
+    if allowed is not None and type(value) not in (int, field.metadata["type"]):
+        raise UserError(f"--{field.name} {value!r}: must be a number {allowed}")
+    if (
+        value is not field.default
+        and choices is not None
+        and (not any(type(value) is type(choice) and value == choice for choice in choices))
+    ):
+        names = ", ".join(map(str, choices))
+        raise UserError(f"--{field.name} {value}: choose one of {names}")
+    if allowed is not None and value not in allowed:
+        raise UserError(f"--{field.name} {plain(value)}: must be {allowed}")

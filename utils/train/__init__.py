@@ -1,0 +1,1 @@
+"""What a training run needs beside the method: resuming, progress, locks, CUDA graphs."""

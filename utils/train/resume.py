@@ -1,0 +1,143 @@
+"""Resume files: all that a run goes on from when it was stopped."""
+
+import itertools
+import operator
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, nn
+
+from utils.outputs.logs import TextLog
+from utils.outputs.model_file import DamagedFileError, model_contents, read_contents, write_contents
+from utils.process.errors import UserError, warn
+from utils.settings.config import Config
+from utils.settings.names import plain
+
+FORMAT = 1
+WAY_OUT = "start over with --resume never, or move the file away"
+
+
+@dataclass
+class RunState:
+    """What changes as a run goes on.
+
+    `epoch` counts the complete epochs. Where a run was stopped within one, `partial` has its steps
+    so far (see EpochProgress.done) and, as "start", the generator's state when it began.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    generator: Generator
+    metrics: dict[str, Any]
+    log: TextLog
+    epoch: int = 0
+    partial: dict[str, Any] | None = None
+
+    @property
+    def position(self) -> str:
+        steps = f" and {len(self.partial['losses'])} steps" if self.partial else ""
+        return f"epoch {self.epoch}{steps}"
+
+    def contents(self, config: Config) -> dict[str, Any]:
+        """Plain types and tensors: those of a model file, and what only going on needs."""
+        return model_contents(self.model, config, self.epoch, self.metrics) | {
+            "format": FORMAT,
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "device": self.generator.device.type,
+            "partial": self.partial,
+            "log": self.log.mark(),
+        }
+
+    def restore(self, saved: dict[str, Any], path: Path) -> None:
+        """Go on from what `ResumeFile.load` gave; `path` is named if it does not fit."""
+        try:
+            self.model.load_state_dict(saved["state_dict"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.generator.set_state(saved["generator"])
+            self.metrics |= saved["metrics"]
+            self.epoch = operator.index(saved["epoch"])
+            self.partial = saved["partial"]
+            if self.partial is not None:
+                torch.Generator(self.generator.device).set_state(self.partial["start"])
+                if len({len(self.partial[k]) for k in ("losses", "accuracies", "sizes")}) > 1:
+                    raise ValueError("these have an entry for each step")
+            log_is_whole = self.log.restore(**saved["log"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+            raise UserError(f"{path}: does not fit the network; {WAY_OUT}") from None
+        if not log_is_whole:
+            warn(f"{self.log.path}: is gone or changed; its lines up to this epoch are missing")
+
+
+class ResumeFile:
+    """The newest resume file of a run and, in case of damage, the one before.
+
+    That one goes only when a newer one is complete: at every instant one of the two is whole.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.newest, self.previous = config.files.resume, config.files.previous_resume
+        self.position: str | None = None  # of the run in what is saved
+
+    def exists(self) -> bool:
+        return os.path.lexists(self.newest) or os.path.lexists(self.previous)
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """What to go on from; None where there is nothing.
+
+        A damaged newest file is set aside, never deleted, if the one before it is good. Raises
+        UserError where neither can be used.
+        """
+        if not os.path.lexists(self.newest):  # perhaps killed just before it took its place
+            found = os.path.lexists(self.previous)
+            return self._read(self.previous, device) if found else None
+        try:
+            return self._read(self.newest, device)
+        except DamagedFileError as error:
+            if not self.previous.is_file():
+                raise
+            saved = self._read(self.previous, device)
+            names = (self.newest.with_suffix(f".damaged-{i}.pt") for i in itertools.count(1))
+            aside = next(path for path in names if not path.exists())
+            os.replace(self.newest, aside)
+            warn(f"{error}: it is now {aside.name}, and {self.previous.name} is used")
+            return saved
+
+    def save(self, state: RunState) -> None:
+        """Replace the newest file. Raises RunError if the disk does not take it; both stay then."""
+        write_contents(self.newest, state.contents(self.config), keep_former=self.previous)
+        self.position = state.position
+
+    def remove(self) -> None:
+        """Once the model is saved there is nothing to go on from."""
+        for path in (self.previous, self.newest):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                warn(f"cannot remove {path} ({error.strerror}); it is of no more use")
+
+    def _read(self, path: Path, device: torch.device) -> dict[str, Any]:
+        """The contents of a file of this run; raises UserError, for damage DamagedFileError."""
+        saved, _ = read_contents(path, WAY_OUT)
+        if not isinstance(saved.get("format"), int) or not isinstance(saved.get("config"), dict):
+            raise UserError(f"{path}: is no resume file; {WAY_OUT}")
+        if saved["format"] > FORMAT:
+            raise UserError(
+                f"{path}: is of a newer version of this program; use that, or {WAY_OUT}"
+            )
+        for name, ours in self.config.changing_weights().items():
+            theirs = saved["config"].get(name, ours)
+            if theirs != ours:
+                raise UserError(
+                    f"{path}: is of --{name} {plain(theirs)}, not {plain(ours)}; {WAY_OUT}"
+                )
+        if saved.get("device") != device.type:
+            raise UserError(
+                f"--gpu {self.config.gpu}: {path} is of a run on another kind of device, where"
+                f" random numbers differ; give its --gpu, {WAY_OUT}"
+            )
+        return saved

@@ -1,0 +1,54 @@
+"""SFW-Init as part of a run: its progress bar, its lines in the log and its picture."""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from constraints import Region
+from optim import sfw_init
+from optim.initialisation import Report
+from utils.compute.device import autocast
+from utils.outputs.logs import TextLog, init_line, scale_line
+from utils.outputs.plots import plot_scales
+from utils.process.errors import RunError, warn
+from utils.settings.config import Config
+
+
+def learn_initial_scales(
+    config: Config,
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    constraints: list[Region],
+    log: TextLog,
+) -> dict[str, float]:
+    """Scale the model's initial weights by SFW-Init, and return the scales by parameter name.
+
+    `batches` yields pairs (inputs, targets) of half a training batch, on the model's device, and
+    is iterated over as often as need be. Raises RunError when the loss is not finite.
+    """
+    device = next(model.parameters()).device
+    bar = tqdm(total=config.sfw_init_iters, desc="SFW-Init", unit="iteration", leave=False,
+               disable=None)  # fmt: skip
+
+    def show(report: Report) -> None:
+        log.add(init_line(report))
+        bar.update(report.iteration - bar.n)
+        bar.set_postfix_str(f"loss {report.loss_before:.4f} -> {report.loss_after:.4f}")
+
+    try:
+        with bar, autocast(device, config.precision):
+            scales = sfw_init(
+                model, batches, constraints, config.lr, config.sfw_init_iters, report=show
+            )
+    except FloatingPointError as error:
+        raise RunError(f"SFW-Init: {error}; lower --tau or --lr") from None
+    for name, scale in scales.items():
+        log.add(scale_line(name, scale))
+    try:
+        plot_scales(config.files.scales_plot, scales, config.run_name)
+    except RunError as error:
+        warn(f"{error}; training goes on without that picture")
+    smallest, largest = min(scales.values()), max(scales.values())
+    print(f"SFW-Init: {config.sfw_init_iters} iterations, scales {smallest:.3f} to {largest:.3f}")
+    return scales
