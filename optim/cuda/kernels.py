@@ -1,38 +1,40 @@
 """Triton kernels of SFW's step on a GPU; `optim.cuda.step` launches them and gives their order.
 
 A program works on one block of one tensor's entries or on one whole tensor. `rows` holds a row of
-64-bit words for each tensor, `words` those that may change from one step to the next: the address
-of each tensor's gradient, then the parameter groups. `state` holds what is known of each tensor's
-K-th largest magnitude. Magnitudes are compared by their bits, which
-order as integers like the numbers they stand for.
+64-bit words for each tensor; `words` holds what may change from one step to the next, two words for
+each tensor and then some for each parameter group. `state` holds what is known of each tensor's
+K-th largest magnitude. Magnitudes are compared by their bits, which order as integers like the
+numbers they stand for.
 """
 
 import triton
 import triton.language as tl
 
-# The columns of a row. "In memory" is the order in which entries are stored; a tensor's own order
-# is another one where its memory format is channels-last.
+# The columns of a row. Entries are numbered as they lie in memory or in the tensor's own order,
+# which differ where the memory format is channels-last.
 THETA = tl.constexpr(0)  # address of the weights
 MOMENTUM = tl.constexpr(1)  # address of the momentum buffer
-STEPS = tl.constexpr(2)  # address of the number of steps taken
-SIZE = tl.constexpr(3)  # number of entries
-CHOSEN = tl.constexpr(4)  # K
-CHANNELS = tl.constexpr(5)  # channels if the format is channels-last, else 1
-SPATIAL = tl.constexpr(6)  # entries of one channel of one sample if channels-last, else 1
-FIRST_BLOCK = tl.constexpr(7)
-END_BLOCK = tl.constexpr(8)
-RADIUS = tl.constexpr(9)
-GAMMA = tl.constexpr(10)  # 0 stands for ||m|| / ||theta - v||
-GROUP = tl.constexpr(11)  # where in `words` the parameter group is
+SIZE = tl.constexpr(2)  # number of entries
+CHOSEN = tl.constexpr(3)  # K
+CHANNELS = tl.constexpr(4)  # channels if the format is channels-last, else 1
+SPATIAL = tl.constexpr(5)  # entries of one channel of one sample if channels-last, else 1
+FIRST_BLOCK = tl.constexpr(6)
+END_BLOCK = tl.constexpr(7)
+RADIUS = tl.constexpr(8)
+GAMMA = tl.constexpr(9)  # 0 stands for ||m|| / ||theta - v||
+GROUP = tl.constexpr(10)  # where in `words` the parameter group is
 COLUMNS = tl.constexpr(16)
+
+# The words of a tensor.
+GRADIENT = tl.constexpr(0)  # address of the gradient
+WEIGHT = tl.constexpr(1)  # 1 - momentum; 1 at a first step
+TENSOR_WORDS = tl.constexpr(2)
 
 # The words of a parameter group.
 LR_ADDRESS = tl.constexpr(0)  # of a learning rate on the device; 0 if it is a number
 LR = tl.constexpr(1)
-WEIGHT = tl.constexpr(2)  # 1 - momentum
-DECAY = tl.constexpr(3)
-SIGN = tl.constexpr(4)  # of the gradient: -1 where the objective is maximized
-GROUP_WORDS = tl.constexpr(8)
+DECAY = tl.constexpr(2)
+GROUP_WORDS = tl.constexpr(4)
 
 # The state of a tensor.
 PREFIX = tl.constexpr(0)  # the leading bits of the K-th largest magnitude, in the end all
@@ -100,23 +102,22 @@ def write(words, start, values):
 def advance(rows, words, blocks, counts, squares, BLOCK: tl.constexpr):
     """Advance m, sum its squares by block, and count its magnitudes by their first digit.
 
-    m <- g at a tensor's first step and where there is no momentum, else rho m + (1 - rho) g.
-    Magnitudes of 0 are not counted, since v is 0 there, whether they are chosen or not.
+    m <- g where the weight is 1, else m + weight (g - m). A sum over what is infinite or NaN is
+    NaN. Magnitudes of 0 are not counted: v is 0 there whether they are chosen or not.
     """
     tensor, row, i, inside = entries(rows, blocks, BLOCK)
-    group = words + tl.load(row + GROUP)
-    decay, weight = number(group + DECAY), number(group + WEIGHT)
-    gradient = array(words + tensor) + i
-    g = number(group + SIGN) * tl.load(gradient, mask=inside, other=0.0)
+    own = words + tensor * TENSOR_WORDS
+    m = tl.load(array(own + GRADIENT) + i, mask=inside, other=0.0)
+    decay = number(words + tl.load(row + GROUP) + DECAY)
     if decay != 0:
-        g += decay * tl.load(array(row + THETA) + i, mask=inside, other=0.0)
-    momentum = array(row + MOMENTUM) + i
-    m = g
-    if (weight < 1) & (tl.load(array(row + STEPS)) > 0):
-        m = interpolate(tl.load(momentum, mask=inside, other=0.0), g, weight)
+        m += decay * tl.load(array(row + THETA) + i, mask=inside, other=0.0)
+    momentum, weight = array(row + MOMENTUM) + i, number(own + WEIGHT)
+    if weight < 1:
+        m = interpolate(tl.load(momentum, mask=inside, other=0.0), m, weight)
     tl.store(momentum, m, mask=inside)
-    tl.store(squares + tl.program_id(0), tl.sum(m * m))
     bits = m.to(tl.int32, bitcast=True) & MAGNITUDE
+    square = tl.where(bits < INFINITY, m * m, float("nan"))
+    tl.store(squares + tl.program_id(0), tl.sum(square))
     count = tl.histogram(bits >> FIRST_SHIFT, BINS, mask=inside & (bits != 0))
     digits = tl.arange(0, BINS)
     tl.atomic_add(counts + tensor * BINS + digits, count, mask=count > 0, sem="relaxed")
@@ -203,7 +204,7 @@ def limit_ties(rows, state, ties, BLOCK: tl.constexpr, CHUNK: tl.constexpr):
 
 @triton.jit
 def vertex(m, row, own, i):
-    """v at the places `i` in memory, whose momentum is `m`; NaN where that is NaN."""
+    """v at the entries `i` in memory, whose momentum is `m`."""
     limit = tl.load(own + LIMIT)
     place = i
     if limit < integer(row + SIZE):
@@ -212,8 +213,7 @@ def vertex(m, row, own, i):
     magnitude, threshold = bits & MAGNITUDE, tl.load(own + PREFIX)
     chosen = (magnitude > threshold) | ((magnitude == threshold) & (place < limit))
     radius = number(row + RADIUS)
-    v = tl.where(chosen, tl.where(bits < 0, radius, -radius), 0.0)
-    return tl.where(magnitude > INFINITY, m, v)
+    return tl.where(chosen, tl.where(bits < 0, radius, -radius), 0.0)
 
 
 @triton.jit
@@ -229,7 +229,7 @@ def measure(rows, blocks, state, distances, BLOCK: tl.constexpr):
 
 @triton.jit
 def set_alpha(rows, words, squares, distances, alphas, CHUNK: tl.constexpr):
-    """Set alpha from the sums by block, always added in one order, and count the step."""
+    """Set alpha from the sums by block, which are always added in one order."""
     tensor = tl.program_id(0)
     row = rows + tensor * COLUMNS
     end = integer(row + END_BLOCK)
@@ -239,22 +239,19 @@ def set_alpha(rows, words, squares, distances, alphas, CHUNK: tl.constexpr):
         i = first + tl.arange(0, CHUNK)
         square += tl.load(squares + i, mask=i < end, other=0.0).to(tl.float64)
         distance += tl.load(distances + i, mask=i < end, other=0.0).to(tl.float64)
+    total = tl.sum(square) + tl.sum(distance)
     gamma = number(row + GAMMA).to(tl.float64)
-    total = gamma
     if gamma == 0:
-        total = tl.sum(square)
-        gamma = tl.sqrt(total) / tl.sqrt(tl.sum(distance))
+        gamma = tl.sqrt(tl.sum(square)) / tl.sqrt(tl.sum(distance))
     group = words + tl.load(row + GROUP)
     lr = number(group + LR)
     if tl.load(group + LR_ADDRESS) != 0:
         lr = tl.load(array(group + LR_ADDRESS))
     alpha = lr * gamma
-    # At a vertex ||theta - v|| is 0 and alpha infinite or, with m = 0, not a number. But what is
-    # not a number in m shall be seen in the weights.
+    # At a vertex ||theta - v|| is 0 and alpha infinite or, with m = 0 or lr = 0, NaN. But what is
+    # NaN in m or theta is to be seen in all of theta.
     alpha = tl.where(alpha > 0, tl.minimum(alpha, 1.0), 0.0)
     tl.store(alphas + tensor, tl.where(total == total, alpha, total).to(tl.float32))
-    steps = array(row + STEPS)
-    tl.store(steps, tl.load(steps) + 1)
 
 
 @triton.jit

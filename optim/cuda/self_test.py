@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,8 +13,7 @@ from constraints import KSparsePolytope
 # The first has two blocks, the second a memory format of its own.
 SHAPES = ((33, 150), (8, 6, 3, 3))
 # With this momentum all sums are exact, so that the fused and the plain step see the same ties.
-LR, MOMENTUM, STEPS = 0.5, 0.5, 2
-TOLERANCE = 1e-5
+MOMENTUM, STEPS, TOLERANCE = 0.5, 2, 1e-5
 
 
 def available(device: torch.device) -> str | None:
@@ -56,7 +56,8 @@ def _waits_allowed(device: torch.device) -> Iterator[None]:
 
 def _largest_difference(device: torch.device) -> float:
     """Between weights and momentum buffers that fused steps leave and those that plain ones do."""
-    from optim.cuda.step import FusedStep, Slot  # imports Triton
+    from optim.constrained import TensorStep
+    from optim.cuda.step import CudaStep  # imports Triton
     from optim.sfw import plain_step
 
     generator = torch.Generator().manual_seed(0)
@@ -66,19 +67,23 @@ def _largest_difference(device: torch.device) -> float:
         layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
         return x.to(device, memory_format=layout)
 
-    group = {"lr": LR, "momentum": MOMENTUM, "weight_decay": 0.0, "rescale": "gradient"}
-    slots, plain = [], []
-    for weights in map(draw, SHAPES):
-        region = KSparsePolytope(weights.numel(), weights.numel() // 20, radius=0.5)
-        steps = torch.zeros((), device=device)
-        slots.append(Slot(weights, weights.clone(), weights.clone(), steps, region, group))
-        plain.append((weights.clone(), weights.clone()))
-    fused = FusedStep()
-    for step in range(STEPS):
-        for slot, (p, m) in zip(slots, plain, strict=True):
-            slot.gradient.copy_(draw(p.shape))
-            plain_step(p, m, slot.region, LR, None, MOMENTUM if step else 0.0, slot.gradient)
-        fused(slots)
-    pairs = [(s.weights, p) for s, (p, _) in zip(slots, plain, strict=True)]
-    pairs += [(s.momentum, m) for s, (_, m) in zip(slots, plain, strict=True)]
-    return torch.stack([(a - b).abs().max() for a, b in pairs]).max().item()
+    group = {"lr": 0.5, "weight_decay": 0.0, "rescale": "gradient"}
+    fused, plain = [], []
+    for shape in SHAPES:
+        theta, gradient, m = (draw(shape) for _ in range(3))
+        region = KSparsePolytope(theta.numel(), theta.numel() // 20, radius=0.5)
+        fused.append(TensorStep(theta, theta, gradient, m, 0.0, region, group))
+        plain.append(replace(fused[-1], theta=theta.clone(), momentum_buffer=m.clone()))
+    step = CudaStep()
+    for _ in range(STEPS):
+        step(fused)
+        for s, expected in zip(fused, plain, strict=True):
+            plain_step(expected)
+            s.gradient = expected.gradient = draw(s.theta.shape)
+            s.momentum = expected.momentum = MOMENTUM
+    differences = [
+        (a - b).abs().max()
+        for s, expected in zip(fused, plain, strict=True)
+        for a, b in zip(s.tensors, expected.tensors, strict=True)
+    ]
+    return torch.stack(differences).max().item()

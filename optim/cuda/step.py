@@ -2,131 +2,103 @@
 
 The step of `optim.sfw.plain_step` for float32 tensors and regions whose vertices are sparse sign
 vectors. However many tensors there are, it takes eleven launches of the kernels in
-`optim.cuda.kernels`, most of which work on blocks of 4,096 entries. Bytes are those that each
-launch moves for an entry; what else it touches is small.
+`optim.cuda.kernels`, of which those that move bytes work on blocks of 4,096 entries. The bytes are
+those that a launch moves for each entry; what else it touches is small.
 
-    launch          reads          writes    bytes
-    advance         g, m (theta)   m         12, or 16 with weight decay
-    select                                            digit 1 of the K-th largest |m|
-    refine          m                        4
-    select                                            digit 2
-    refine          m                        4
-    select                                            digit 3: the magnitude is exact
-    count_ties      (m)                               where more tie there than v has room for
-    limit_ties                                        the last of them that v chooses
-    measure         theta, m                 8        ||theta - v||^2
-    set_alpha                                         by tensor, on the device
-    move            theta, m       theta     12
+    launch       reads         writes   bytes
+    advance      g, m          m        12      and theta, 4 bytes more, with weight decay
+    select                                      digit 1 of the K-th largest |m|
+    refine       m                      4
+    select                                      digit 2
+    refine       m                      4
+    select                                      digit 3: now it is exact
+    count_ties   (m)                            only where more entries tie with it than v has
+    limit_ties                                    room for: the last one that v chooses
+    measure      theta, m               8       ||theta - v||^2, only for rescale "gradient"
+    set_alpha                                   the step length of each tensor
+    move         theta, m      theta    12
 
-That is 40 bytes an entry, 450 MB for the 11.2 million of a ResNet18. Neither v nor theta - v is
-stored. Without rescale "gradient", `measure` moves nothing.
+That is 40 bytes an entry, 450 MB for the 11.2 million of ResNet18. Neither v nor theta - v is ever
+stored.
 
-A step never makes the host wait for the device: no decision of the host depends on a value there.
-It can be captured in a CUDA graph, but for the first step of a set of parameters, which uploads
-tables of their addresses, sizes and regions. What may change from step to step, the addresses of
-gradients and the numbers of parameter groups, travels as arguments of a further launch, `write`,
-when it has changed and whenever a graph is captured. A graph therefore holds the addresses of its
-own gradients, and no host memory needs to outlive the launch.
+A step never makes the host wait for the device: nothing that the host decides depends on a value
+there. A step can be captured in a CUDA graph, except the first one with a set of parameters, which
+uploads tables of their addresses, sizes and regions. What may change from step to step, such as the
+addresses of gradients and the learning rate, travels as arguments of a further launch, `write`,
+when it has changed and always while a graph is captured. So a graph holds the addresses of its own
+gradients, and no memory of the host needs to outlive a launch.
 
-Two runs give the same bits: integers alone are added atomically, and sums by block in one order.
+Two runs give the same bits: only integers are added atomically, and sums by block in one order.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from constraints import Region
+from optim.constrained import TensorStep
 from optim.cuda import kernels
 
-# Entries of a block; tensors that one program goes through at a time; words that one `write` takes.
+# Entries of a block; blocks that a tensor's program looks at together; words of one `write`.
 BLOCK, CHUNK, WRITTEN = 4096, 1024, 128
-# Without fused multiply-adds a GPU rounds as the interpreter, with which the tests run, does.
+# Without fused multiply-adds a GPU rounds as Triton's interpreter does, which the tests use.
 OPTIONS = {"num_warps": 16, "enable_fp_fusion": False}
-# The digits after the first one, as (bits, place of the last bit).
+# The digits after the first one: how many bits they have, and how many follow.
 LATER_DIGITS = ((10, 10), (10, 0))
 
 
-class Slot(NamedTuple):
-    """What a step needs of one parameter.
-
-    `steps` counts the steps taken, as a float32 tensor without dimensions: at 0 the next one is the
-    first, at which m <- g. `group` is its parameter group, with "lr" (a number, or a float32 tensor
-    without dimensions), "momentum", "weight_decay", "rescale" and, if it is there, "maximize".
-    """
-
-    weights: Tensor
-    gradient: Tensor
-    momentum: Tensor
-    steps: Tensor
-    region: Region
-    group: dict[str, Any]
-
-    def is_taken(self) -> bool:
-        """Whether FusedStep takes it: float32 tensors on one device, in one of two formats."""
-        tensors = self.weights, self.gradient, self.momentum
-        n = self.weights.numel()
-        return (
-            self.region.vertex_entries is not None
-            and all(x.dtype == torch.float32 and x.layout == torch.strided for x in tensors)
-            and {x.device for x in tensors} == {self.steps.device}
-            and {x.shape for x in tensors} == {self.weights.shape}
-            and n == self.region.n
-            and 0 < n < 2**31 - BLOCK
-            and _channels_last(self.weights) is not None
-            and len({_channels_last(x) for x in tensors}) == 1
-        )
-
-
-def _channels_last(x: Tensor) -> tuple[int, int] | None:
-    """Channels, and entries of one channel of one sample, if x has its channels last in memory.
-
-    (1, 1) if x is contiguous; None for other formats.
-    """
-    if x.is_contiguous():
-        return 1, 1
-    if x.dim() > 2 and x.movedim(1, -1).is_contiguous():
-        return x.shape[1], x[0, 0].numel()
-    return None
-
-
-class FusedStep:
-    """Takes steps, and keeps the tables of the parameters it took the last one for."""
+class CudaStep:
+    """Takes steps of many tensors together, and keeps the tables of the last ones' parameters."""
 
     def __init__(self) -> None:
         self.plans: dict[torch.device, Plan] = {}
-        self.captured: list[Plan] = []  # graphs may be replayed that use their memory
+        self.captured: list[Plan] = []  # their memory is that of graphs, which may be replayed
 
-    def __reduce__(self) -> tuple[type["FusedStep"], tuple[()]]:
-        return FusedStep, ()
+    def __call__(self, steps: Sequence[TensorStep]) -> None:
+        """Advance the momentum buffers and move the weights, in place.
 
-    def __call__(self, slots: Sequence[Slot]) -> None:
-        """Advance momentum buffers, move weights and count the step, all in place.
-
-        Each slot must be one that `is_taken`. Raises RuntimeError while a CUDA graph is captured
-        if no step was taken for these parameters before.
+        None of the steps may have an `obstacle`. Raises RuntimeError for a first step with these
+        parameters while a CUDA graph is captured.
         """
-        for device in dict.fromkeys(slot.weights.device for slot in slots):
+        for device in dict.fromkeys(s.theta.device for s in steps):
             with _current(device):
-                self._step(device, [slot for slot in slots if slot.weights.device == device])
-        torch.autograd.graph.increment_version([slot.weights for slot in slots])
+                self._step(device, [s for s in steps if s.theta.device == device])
+        torch.autograd.graph.increment_version([s.theta for s in steps])
 
-    def _step(self, device: torch.device, slots: Sequence[Slot]) -> None:
-        groups = list({id(slot.group): slot.group for slot in slots}.values())
-        identity = [_identity(slot, groups) for slot in slots]
+    @staticmethod
+    def obstacle(region: Region, tensors: Sequence[Tensor]) -> str | None:
+        """Why the step cannot be taken with this region and these tensors; None if it can be."""
+        if region.vertex_entries is None:
+            return f"the vertices of {region!r} are not sparse sign vectors"
+        if region.n >= 2**31 - BLOCK:
+            return f"a tensor has {region.n} entries, which is 2^31 or nearly so"
+        if any(x.dtype != torch.float32 or type(x) not in (Tensor, nn.Parameter) for x in tensors):
+            return "parameter, gradient and momentum buffer are not plain float32 tensors"
+        formats = {(x.device, x.layout, x.shape, _channels_last(x)) for x in tensors}
+        if len(formats) > 1 or any(layout is None for *_, layout in formats):
+            return (
+                "parameter, gradient and momentum buffer do not lie in memory alike, contiguous or"
+                " channels last"
+            )
+        return None
+
+    def _step(self, device: torch.device, steps: Sequence[TensorStep]) -> None:
+        groups = list({id(s.group): s.group for s in steps}.values())
+        identity = [_identity(s, groups) for s in steps]
         capturing = _is_capturing(device)
         plan = self.plans.get(device)
         if plan is None or plan.identity != identity:
             if capturing:
                 raise RuntimeError("take a step of SFW with these parameters before capturing one")
-            plan = self.plans[device] = Plan(slots, groups, identity)
+            plan = self.plans[device] = Plan(identity, len(groups), device)
         if capturing and not plan.captured:
             plan.captured = True
             self.captured.append(plan)
-        plan.write(list(_words(slots, groups)))
+        plan.write(list(_words(steps, groups)))
         plan.launch()
 
 
@@ -139,28 +111,42 @@ def _current(device: torch.device) -> AbstractContextManager:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _identity(slot: Slot, groups: Sequence[dict[str, Any]]) -> tuple:
+def _channels_last(x: Tensor) -> tuple[int, int] | None:
+    """Channels, and entries of one channel of one sample, if x has its channels last in memory.
+
+    (1, 1) if x is contiguous, None for other formats.
+    """
+    if x.layout != torch.strided:
+        return None
+    if x.is_contiguous():
+        return 1, 1
+    if x.dim() > 2 and x.movedim(1, -1).is_contiguous():
+        return x.shape[1], x[0, 0].numel()
+    return None
+
+
+def _identity(s: TensorStep, groups: Sequence[dict[str, Any]]) -> tuple:
     """What the tables hold of a parameter."""
-    addresses = (x.data_ptr() for x in (slot.weights, slot.momentum, slot.steps))
-    region, rescale = slot.region, slot.group["rescale"]
-    size = region.n, region.vertex_entries, region.radius, region.diameter
-    group = next(i for i, group in enumerate(groups) if group is slot.group)
-    return *addresses, *size, group, rescale, _channels_last(slot.weights)
+    group = next(i for i, group in enumerate(groups) if group is s.group)
+    gamma = {"gradient": 0.0, "diameter": 1 / s.region.diameter, None: 1.0}[s.group["rescale"]]
+    return (
+        s.theta.data_ptr(), s.momentum_buffer.data_ptr(), s.region.n, s.region.vertex_entries,
+        *_channels_last(s.theta), s.region.radius, gamma, group,
+    )  # fmt: skip
 
 
-def _words(slots: Sequence[Slot], groups: Sequence[dict[str, Any]]) -> Iterator[int]:
+def _words(steps: Sequence[TensorStep], groups: Sequence[dict[str, Any]]) -> Iterator[int]:
     """What may change from step to step, as `kernels` has it."""
-    yield from (slot.gradient.data_ptr() for slot in slots)
+    for s in steps:
+        yield from (s.gradient.data_ptr(), *_bits(1 - s.momentum))
     for group in groups:
         lr, address = group["lr"], 0
-        if isinstance(lr, Tensor) and lr.device == slots[0].weights.device:
+        if isinstance(lr, Tensor) and lr.device == steps[0].theta.device:
             lr, address = 0.0, lr.data_ptr()
-        sign = -1.0 if group.get("maximize") else 1.0
-        numbers = float(lr), 1 - group["momentum"], group["weight_decay"], sign
-        yield from (address, *_bits(numbers), 0, 0, 0)
+        yield from (address, *_bits(float(lr), group["weight_decay"]), 0)
 
 
-def _bits(numbers: Sequence[float]) -> list[int]:
+def _bits(*numbers: float) -> list[int]:
     """The bits of numbers as float32."""
     return np.array(numbers, np.float32).view(np.uint32).tolist()
 
@@ -168,39 +154,36 @@ def _bits(numbers: Sequence[float]) -> list[int]:
 class Plan:
     """Tables and workspace on the device for the steps of some parameters."""
 
-    def __init__(
-        self, slots: Sequence[Slot], groups: Sequence[dict[str, Any]], identity: list[tuple]
-    ) -> None:
-        self.identity, self.captured, device = identity, False, slots[0].weights.device
-        blocks = np.array([-(-slot.region.n // BLOCK) for slot in slots])
-        ends = blocks.cumsum()
-        rows = np.zeros((len(slots), kernels.COLUMNS.value), np.int64)
-        for i, known in enumerate(identity):
-            *addresses, n, k, radius, diameter, group, rescale, channels = known
-            gamma = {"gradient": 0.0, "diameter": 1 / diameter, None: 1.0}[rescale]
-            rows[i, :12] = (
-                *addresses, n, k, *channels, ends[i] - blocks[i], ends[i], *_bits((radius, gamma)),
-                len(slots) + group * kernels.GROUP_WORDS.value,
-            )  # fmt: skip
+    def __init__(self, identity: list[tuple], groups: int, device: torch.device) -> None:
+        self.identity, self.captured = identity, False
+        tensors, rows = len(identity), np.zeros((len(identity), kernels.COLUMNS.value), np.int64)
+        block, count = 0, []
+        for row, known in zip(rows, identity, strict=True):
+            *integers, radius, gamma, group = known
+            count.append(-(-integers[kernels.SIZE.value] // BLOCK))
+            place = tensors * kernels.TENSOR_WORDS.value + group * kernels.GROUP_WORDS.value
+            values = (*integers, block, block + count[-1], *_bits(radius, gamma), place)
+            row[: len(values)] = values
+            block += count[-1]
         self.rows = _upload(rows, device)
-        self.blocks = _upload(np.repeat(np.arange(len(slots), dtype=np.int32), blocks), device)
-        count = len(slots) + len(groups) * kernels.GROUP_WORDS.value
-        self.written = [-1] * (-(-count // WRITTEN) * WRITTEN)
+        self.blocks = _upload(np.repeat(np.arange(tensors, dtype=np.int32), count), device)
+        words = tensors * kernels.TENSOR_WORDS.value + groups * kernels.GROUP_WORDS.value
+        self.written = [-1] * (-(-words // WRITTEN) * WRITTEN)
 
         def zeros(size: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros(size, dtype=dtype, device=device)
 
         self.words = zeros(len(self.written), torch.int64)
-        self.counts = zeros(len(slots) * kernels.BINS.value, torch.int32)
-        self.state = zeros(len(slots) * kernels.STATE.value, torch.int32)
-        self.alphas = zeros(len(slots), torch.float32)
-        self.ties = zeros(len(self.blocks), torch.int32)
-        self.squares, self.distances = (zeros(len(self.blocks), torch.float32) for _ in range(2))
+        self.counts = zeros(tensors * kernels.BINS.value, torch.int32)
+        self.state = zeros(tensors * kernels.STATE.value, torch.int32)
+        self.alphas = zeros(tensors, torch.float32)
+        self.ties = zeros(block, torch.int32)
+        self.squares, self.distances = (zeros(block, torch.float32) for _ in range(2))
 
     def write(self, words: list[int]) -> None:
-        """Bring `words` up to date on the device.
+        """Bring the words on the device up to date.
 
-        Once a graph is captured, its replays may have written others since.
+        Replays of a graph may have written others since the last step.
         """
         words += [0] * (len(self.written) - len(words))
         for start in range(0, len(words), WRITTEN):
@@ -214,27 +197,26 @@ class Plan:
         """The launches, in the order of the table above."""
         by_block, by_tensor = (len(self.blocks),), (len(self.alphas),)
         rows, words, blocks, state = self.rows, self.words, self.blocks, self.state
-        sums, wide = (self.squares, self.distances, self.alphas), {"BLOCK": BLOCK, **OPTIONS}
+        wide, digit = {"BLOCK": BLOCK, **OPTIONS}, {"FIRST": False, "LAST": False, **OPTIONS}
         kernels.advance[by_block](rows, words, blocks, self.counts, self.squares, **wide)
-        kernels.select[by_tensor](
-            rows, self.counts, state, BITS=11, FIRST=True, LAST=False, **OPTIONS
-        )
+        kernels.select[by_tensor](rows, self.counts, state, BITS=11, **digit | {"FIRST": True})
         for bits, shift in LATER_DIGITS:
             kernels.refine[by_block](
                 rows, blocks, self.counts, state, BITS=bits, SHIFT=shift, **wide
             )
-            kernels.select[by_tensor](
-                rows, self.counts, state, BITS=bits, FIRST=False, LAST=shift == 0, **OPTIONS
-            )
+            digit["LAST"] = shift == 0
+            kernels.select[by_tensor](rows, self.counts, state, BITS=bits, **digit)
         kernels.count_ties[by_block](rows, blocks, state, self.ties, **wide)
         kernels.limit_ties[by_tensor](rows, state, self.ties, CHUNK=CHUNK, **wide)
         kernels.measure[by_block](rows, blocks, state, self.distances, **wide)
-        kernels.set_alpha[by_tensor](rows, words, *sums, CHUNK=CHUNK, **OPTIONS)
+        kernels.set_alpha[by_tensor](
+            rows, words, self.squares, self.distances, self.alphas, CHUNK=CHUNK, **OPTIONS
+        )
         kernels.move[by_block](rows, blocks, state, self.alphas, **wide)
 
 
 def _upload(values: np.ndarray, device: torch.device) -> Tensor:
-    """The values on the device, without waiting for it: pinned memory is kept until it is read."""
+    """The values on the device, which is not waited for: pinned memory is kept until it is read."""
     tensor = torch.from_numpy(values)
     if device.type != "cuda":
         return tensor

@@ -1,6 +1,5 @@
 """What the GPU's step launches, and that its kernels compile, on machines without a GPU."""
 
-import copy
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +9,11 @@ import torch
 
 from constraints import KSparsePolytope, LpBall
 from optim import cuda
+from optim.constrained import TensorStep
 
 triton = pytest.importorskip("triton")
 step = pytest.importorskip("optim.cuda.step")
-FusedStep, Slot = step.FusedStep, step.Slot
+CudaStep = step.CudaStep
 
 STEP = [
     "advance", "select", "refine", "select", "refine", "select", "count_ties", "limit_ties",
@@ -33,98 +33,89 @@ def launches(monkeypatch):
     return names
 
 
-def slots_of(sizes):
-    group = {"lr": 0.5, "momentum": 0.9, "weight_decay": 0.0, "rescale": "gradient"}
-    slots = []
+def steps_of(sizes):
+    group, steps = {"lr": 0.5, "weight_decay": 0.0, "rescale": "gradient"}, []
     for n in sizes:
-        tensors, region = (torch.zeros(n) for _ in range(3)), KSparsePolytope(n, 1, radius=1.0)
-        slots.append(Slot(*tensors, torch.zeros(()), region, group))
-    return slots
+        theta, gradient, m = (torch.zeros(n) for _ in range(3))
+        region = KSparsePolytope(n, 1, radius=1.0)
+        steps.append(TensorStep(theta, theta, gradient, m, 0.9, region, group))
+    return steps
 
 
-def during(launches, fused, slots):
+def during(launches, take, steps):
     """What a step launches."""
     launches.clear()
-    fused(slots)
+    take(steps)
     return list(launches)
 
 
 @pytest.mark.parametrize("sizes", [[7], [10_000, 64, 4_096] * 20], ids=["one", "sixty"])
 def test_a_step_is_eleven_launches_whatever_the_number_of_tensors(sizes, launches):
-    fused, slots = FusedStep(), slots_of(sizes)
-    assert during(launches, fused, slots) == ["write", *STEP]
-    assert during(launches, fused, slots) == STEP
+    take, steps = CudaStep(), steps_of(sizes)
+    assert during(launches, take, steps) == ["write", *STEP]
+    assert during(launches, take, steps) == STEP
 
 
 def test_only_what_changed_is_written(launches):
-    fused, slots = FusedStep(), slots_of([5] * 200)
-    assert during(launches, fused, slots) == ["write", "write", *STEP]
-    slots[-1].group["lr"] = 0.1
-    assert during(launches, fused, slots) == ["write", *STEP]
-    slots[0] = slots[0]._replace(gradient=torch.zeros(5))
-    assert during(launches, fused, slots) == ["write", *STEP]
-    assert during(launches, fused, slots) == STEP
+    take, steps = CudaStep(), steps_of([5] * 100)
+    assert during(launches, take, steps) == ["write", "write", *STEP]
+    steps[-1].group["lr"] = 0.1
+    assert during(launches, take, steps) == ["write", *STEP]
+    steps[0].gradient = torch.zeros(5)
+    assert during(launches, take, steps) == ["write", *STEP]
+    assert during(launches, take, steps) == STEP
 
 
 def test_a_graph_and_each_step_after_it_write_for_themselves(launches, monkeypatch):
     """A replay writes the addresses of the graph's own gradients."""
-    fused, slots = FusedStep(), slots_of([5, 6])
-    during(launches, fused, slots)
+    take, steps = CudaStep(), steps_of([5, 6])
+    take(steps)
     with monkeypatch.context() as patch:
         patch.setattr(step, "_is_capturing", lambda device: True)
-        assert during(launches, fused, slots) == ["write", *STEP]
+        assert during(launches, take, steps) == ["write", *STEP]
     for _ in range(2):
-        assert during(launches, fused, slots) == ["write", *STEP]
+        assert during(launches, take, steps) == ["write", *STEP]
 
 
 def test_a_graphs_tables_are_kept_when_other_parameters_take_steps(launches, monkeypatch):
-    fused, slots = FusedStep(), slots_of([5, 6])
-    fused(slots)
-    captured = fused.plans[torch.device("cpu")]
+    take, steps, device = CudaStep(), steps_of([5, 6]), torch.device("cpu")
+    take(steps)
+    captured = take.plans[device]
     with monkeypatch.context() as patch:
         patch.setattr(step, "_is_capturing", lambda device: True)
-        fused(slots)
-    fused(slots[:1])
-    assert fused.plans[torch.device("cpu")] is not captured
-    assert fused.captured == [captured]
+        take(steps)
+    take(steps[:1])
+    assert take.plans[device] is not captured
+    assert take.captured == [captured]
 
 
 def test_tables_cannot_be_made_while_a_graph_is_captured(launches, monkeypatch):
     monkeypatch.setattr(step, "_is_capturing", lambda device: True)
     with pytest.raises(RuntimeError, match="take a step of SFW with these parameters before"):
-        FusedStep()(slots_of([5]))
+        CudaStep()(steps_of([5]))
     assert launches == []
 
 
 def test_autograd_notices_that_weights_moved(launches):
-    (slot,) = slots_of([3])
-    version = slot.weights._version
-    FusedStep()([slot])
-    assert slot.weights._version > version
+    (s,) = steps_of([3])
+    version = s.theta._version
+    CudaStep()([s])
+    assert s.theta._version > version
 
 
-def test_a_copy_has_no_tables(launches):
-    fused = FusedStep()
-    fused(slots_of([5]))
-    assert copy.deepcopy(fused).plans == {}
-
-
-def test_what_is_not_taken():
-    (slot,) = slots_of([24])
-    assert slot.is_taken()
-    assert not slot._replace(region=LpBall(24, 2, radius=1.0)).is_taken()
-    assert not slot._replace(region=KSparsePolytope(23, 1, radius=1.0)).is_taken()
-    assert not slot._replace(gradient=slot.gradient.bfloat16()).is_taken()
-    assert not slot._replace(gradient=torch.zeros(24, device="meta")).is_taken()
-    assert not slot._replace(gradient=slot.gradient.to_sparse()).is_taken()
-    assert not slot._replace(momentum=slot.momentum[:23]).is_taken()
-    first = slot.weights.view(2, 3, 4)
-    last = first.movedim(1, -1).contiguous().movedim(-1, 1)
-    strange = first.transpose(0, 1)
-    assert not slot._replace(momentum=first).is_taken()
-    assert Slot(last, last, last, *slot[3:]).is_taken()
-    assert not Slot(last, first, last, *slot[3:]).is_taken()
-    assert not Slot(strange, strange, strange, *slot[3:]).is_taken()
+def test_what_cannot_be_taken_is_said():
+    region, x = KSparsePolytope(24, 1, radius=1.0), torch.zeros(24)
+    cube = x.view(2, 3, 4)
+    last = cube.movedim(1, -1).contiguous().movedim(-1, 1)
+    strange = cube.transpose(0, 1)
+    for tensors in ((), (x, x, x), (cube, cube, cube), (last, last, last)):
+        assert CudaStep.obstacle(region, tensors) is None
+    assert "vertices" in CudaStep.obstacle(LpBall(24, 2, radius=1.0), ())
+    assert "2147483647 entries" in CudaStep.obstacle(KSparsePolytope(2**31 - 1, 1, radius=1.0), ())
+    assert "float32" in CudaStep.obstacle(region, (x, x.double(), x))
+    for odd in (x.to("meta"), x.to_sparse(), x[:23], last, strange):
+        assert "lie in memory alike" in CudaStep.obstacle(region, (cube, odd, cube))
+    assert "lie in memory alike" in CudaStep.obstacle(region, (strange, strange, strange))
 
 
 def test_where_nothing_can_be_launched_the_reason_is_said():
@@ -166,8 +157,8 @@ def compiled(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_kernels_compile_once_and_spill_no_registers(capability, compiled, tmp_path):
-    kernels, fused = compiled(capability), FusedStep()
-    fused(slots_of([5]))
+    kernels, take = compiled(capability), CudaStep()
+    take(steps_of([5]))
     assert {kernel.name for kernel in kernels} == {"write", *STEP}
     for kernel in kernels:
         cubin = tmp_path / "kernel.cubin"
@@ -176,11 +167,11 @@ def test_kernels_compile_once_and_spill_no_registers(capability, compiled, tmp_p
         assert "STACK:0 " in usage and "LOCAL:0 " in usage, f"{kernel.name}: {usage}"
     # Other addresses, numbers and sizes need no others.
     kernels.clear()
-    slots = slots_of([1, 2, 10_001] * 90)
+    steps = steps_of([1, 2, 10_001] * 90)
     for lr in (1.0, 1 / 3, torch.tensor(0.1)):
-        slots[0].group["lr"] = lr
-        slots[1] = slots[1]._replace(gradient=torch.zeros(3)[1:])
-        fused(slots)
+        steps[0].group["lr"] = lr
+        steps[1].gradient = torch.zeros(3)[1:]
+        take(steps)
     assert kernels == []
 
 
