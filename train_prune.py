@@ -18,7 +18,7 @@ from constraints import Region, build_constraints, make_feasible
 from optim import LR_SCHEMES, SFW, ProjectedSGD
 from optim.constrained import ConstrainedOptimizer
 from utils.compute.device import autocast, check_compiler, compiled, pick_device, placed
-from utils.compute.measure import THRESHOLDS, all_finite, count_above, evaluate
+from utils.compute.measure import THRESHOLDS, count_above, evaluate, not_finite
 from utils.datasets import Dataset
 from utils.datasets.batches import Batches
 from utils.outputs.logs import TextLog, configuration_line, distribution_line, test_line, train_line
@@ -143,9 +143,13 @@ def run_epoch(
                 return ""
     state.partial = None
     accuracy = evaluate(state.model, test_batches, config.precision)
-    if not all_finite(state.model):
+    if names := not_finite(state.model):
+        others = f" and {len(names) - 1} other parameters" if len(names) > 1 else ""
         last = f"step {len(progress.losses)}, whose loss was {progress.losses[-1]:.4g}"
-        raise RunError(f"{title}: weights are not finite after {last}; lower --lr or --tau")
+        raise RunError(
+            f"{title}: infinite or NaN weights in {names[0]}{others} after {last}; lower --lr or"
+            " --tau"
+        )
     metrics["train_loss"].append(progress.loss)
     metrics["train_accuracy"].append(progress.accuracy)
     metrics["test_accuracy"].append(accuracy)

@@ -75,7 +75,7 @@ def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> flo
 
 
 def shift_by_sorting(x: Tensor, total: float, cap: float) -> Tensor:
-    """The shift for a flat tensor, from the sorted breakpoints of the norm, without waiting for the device.
+    """The shift for the flat `x`, from the sorted breakpoints of the norm; waits for no device.
 
     An entry starts to shrink where |x_i| - shift drops below the cap, and ends at |x_i|.
     """

@@ -77,6 +77,7 @@ class ConstrainedOptimizer(Optimizer):
         constraints: Sequence[Region],
         defaults: dict[str, Any],
     ) -> None:
+        self._check_options(defaults)
         self._unbound = list(constraints)
         super().__init__(params, defaults)
         if self._unbound:
@@ -149,23 +150,28 @@ class ConstrainedOptimizer(Optimizer):
                     raise ValueError(
                         f"constraint {i} has {region.n} entries, its parameter {p.numel()}"
                     )
-            self._check_group(added)
+            self._check_options(added)
+            self._check_regions(added)
         except BaseException:
             self.param_groups.pop()
             raise
         if own is None:
             self._unbound = regions[len(params) :]
 
-    def _check_group(self, group: dict[str, Any]) -> None:
-        """Raise ValueError, with the value, for what the optimizer cannot work with."""
-        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
+    def _check_options(self, options: dict[str, Any]) -> None:
+        """Raise ValueError, with the value, for what is out of range."""
+        lr, momentum, decay = (options[name] for name in ("lr", "momentum", "weight_decay"))
+        if isinstance(lr, Tensor) and lr.numel() != 1:
             raise ValueError("Tensor lr must be 1-element")
-        if not group["lr"] > 0:
-            raise ValueError(f"lr must be greater than 0, not {group['lr']}")
-        if not 0 <= group["momentum"] < 1:
-            raise ValueError(f"momentum must be in 0 <= momentum < 1, not {group['momentum']}")
-        if not group["weight_decay"] >= 0:
-            raise ValueError(f"weight_decay must be at least 0, not {group['weight_decay']}")
+        if not lr > 0:
+            raise ValueError(f"lr must be greater than 0, not {lr}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in 0 <= momentum < 1, not {momentum}")
+        if not decay >= 0:
+            raise ValueError(f"weight_decay must be at least 0, not {decay}")
+
+    def _check_regions(self, group: dict[str, Any]) -> None:
+        """Raise an error for regions that the optimizer cannot work with."""
 
     @torch._disable_dynamo  # which torch.compiler.disable is, but for importing the compiler now
     @torch.no_grad()

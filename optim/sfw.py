@@ -64,12 +64,14 @@ class SFW(ConstrainedOptimizer):
             group.setdefault("fused", None)
         super().__setstate__(state)
 
-    def _check_group(self, group: dict[str, Any]) -> None:
-        super()._check_group(group)
-        if group["lr"] > 1:
-            raise ValueError(f"lr must be at most 1, not {group['lr']}")
-        if group["rescale"] not in RESCALES:
-            raise ValueError(f"rescale must be one of {RESCALES}, not {group['rescale']!r}")
+    def _check_options(self, options: dict[str, Any]) -> None:
+        super()._check_options(options)
+        if options["lr"] > 1:
+            raise ValueError(f"lr must be at most 1, not {options['lr']}")
+        if options["rescale"] not in RESCALES:
+            raise ValueError(f"rescale must be one of {RESCALES}, not {options['rescale']!r}")
+
+    def _check_regions(self, group: dict[str, Any]) -> None:
         if any(math.isinf(region.diameter) for region in group["constraints"]):
             raise ValueError("SFW needs bounded regions: an unconstrained one has no LMO")
         if group["fused"]:

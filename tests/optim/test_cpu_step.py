@@ -1,4 +1,4 @@
-"""The fused CPU step against the algorithm written out, whatever the tensors look like."""
+"""SFW's fused step on the CPU against the algorithm written out, whatever the tensors look like."""
 
 import math
 import subprocess
@@ -13,7 +13,8 @@ from runs import ROOT
 from torch import nn
 
 from constraints import KSparsePolytope, LpBall
-from optim import SFW, fused, sfw
+from optim import SFW
+from optim.cpu import kernels, step
 
 RESCALES = ("gradient", "diameter", None)
 
@@ -53,7 +54,8 @@ def check_steps(shape, region, dtype, rescale, levels, channels_last, decay=0.0,
         return x.to(dtype).contiguous(memory_format=layout)
 
     p = nn.Parameter(region.shift_inside(draw()))
-    optimizer = SFW([p], [region], lr=0.5, rescale=rescale, weight_decay=decay)
+    options = dict(lr=0.5, rescale=rescale, weight_decay=decay)
+    optimizer = SFW([p], [region], fused=True, **options)
     m = None
     for _ in range(steps):
         before, p.grad = p.detach().clone(), draw()
@@ -72,9 +74,9 @@ def check_steps(shape, region, dtype, rescale, levels, channels_last, decay=0.0,
 @pytest.fixture
 def small_limits(monkeypatch):
     """Samples and wakes threads for small tensors too."""
-    monkeypatch.setattr(fused, "SAMPLE_FROM", 400)
-    monkeypatch.setattr(fused, "SAMPLE_LEAST", 128)
-    monkeypatch.setattr(fused, "PARALLEL_FROM", 1000)
+    monkeypatch.setattr(step, "SAMPLE_FROM", 400)
+    monkeypatch.setattr(step, "SAMPLE_LEAST", 128)
+    monkeypatch.setattr(step, "PARALLEL_FROM", 1000)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400)
@@ -112,7 +114,7 @@ def test_every_step_is_the_algorithms(
         "linf": lambda: LpBall(n, math.inf, radius=0.4),
     }[kind]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "DEVIATIONS", deviations)
+        patch.setattr(step, "DEVIATIONS", deviations)
         check_steps(
             shape,
             region,
@@ -131,27 +133,79 @@ def test_large_tensors_step_like_small_ones(n, k, levels):
     check_steps((n,), KSparsePolytope(n, k, radius=0.5), torch.float32, "gradient", levels, False)
 
 
-def test_the_fused_step_is_taken_where_it_can_be(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("the plain step was taken")
-
-    monkeypatch.setattr(sfw, "plain_step", refuse)
-    for region in (KSparsePolytope(54, 5, radius=1.0), LpBall(54, 1, radius=1.0)):
-        check_steps((2, 3, 3, 3), region, torch.float32, "gradient", 0, True)
-
-
 @pytest.mark.parametrize("rescale", RESCALES)
-def test_plain_and_fused_steps_agree_where_numba_is_absent(rescale, monkeypatch):
+@pytest.mark.parametrize("maximize", [False, True])
+def test_plain_and_fused_steps_agree(rescale, maximize):
     region = KSparsePolytope(500, 25, radius=0.5)
     p, q = (nn.Parameter(torch.linspace(-0.2, 0.2, 500)) for _ in range(2))
-    fast, plain = SFW([p], [region], rescale=rescale), SFW([q], [region], rescale=rescale)
+    options = dict(rescale=rescale, maximize=maximize, weight_decay=0.1)
+    fast, plain = (
+        SFW([p], [region], fused=True, **options),
+        SFW([q], [region], fused=False, **options),
+    )
     for seed in range(5):
         p.grad = q.grad = torch.randn(500, generator=torch.Generator().manual_seed(seed))
         fast.step()
-        with monkeypatch.context() as patch:
-            patch.setattr(sfw, "_fused_step", lambda: None)
-            plain.step()
+        plain.step()
         torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("region", [KSparsePolytope(5000, 250, radius=1.0),
+                                    LpBall(5000, 1, radius=1.0)], ids=repr)  # fmt: skip
+def test_the_fused_step_is_taken_by_itself_where_it_can_be(region, monkeypatch):
+    calls, move = [], kernels.move
+    monkeypatch.setattr(kernels, "move", lambda *a: calls.append(1) or move(*a))
+    for fused in (None, True, False):
+        p = nn.Parameter(torch.zeros(5000))
+        p.grad = torch.ones(5000)
+        SFW([p], [region], fused=fused).step()
+        calls.append(fused)
+    assert calls == [1, None, 1, True, False]
+
+
+def strided_gradient():
+    p = nn.Parameter(torch.zeros(6))
+    p.grad = torch.ones(12)[::2]
+    return p
+
+
+BINDING = KSparsePolytope(6, 2, radius=1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "region", "message"),
+    [
+        (
+            lambda: nn.Parameter(torch.zeros(6)),
+            LpBall(6, 2, radius=1.0),
+            "LpBall.* not sparse sign",
+        ),
+        (lambda: nn.Parameter(torch.zeros(6, device="meta")), BINDING, "no fused step on meta"),
+        (strided_gradient, BINDING, "lie in memory alike"),
+    ],
+)
+def test_a_required_fused_step_that_cannot_be_taken_says_why(make, region, message):
+    p = make()
+    with pytest.raises(RuntimeError, match=message):
+        SFW([p], [region], fused=True).step()
+
+
+def test_a_required_fused_step_is_refused_before_anything_moves():
+    p, q = nn.Parameter(torch.zeros(6)), strided_gradient()
+    p.grad = torch.ones(6)
+    optimizer = SFW([p, q], [BINDING, BINDING], fused=True)
+    with pytest.raises(RuntimeError, match="lie in memory alike"):
+        optimizer.step()
+    assert torch.equal(p, torch.zeros(6)) and optimizer.state[p]["step"] == 0
+
+
+def test_a_group_has_its_own_choice_of_step():
+    p, q = nn.Parameter(torch.zeros(6)), nn.Parameter(torch.zeros(4))
+    groups = [{"params": [p], "fused": True}, {"params": [q], "fused": False}]
+    optimizer = SFW(groups, [BINDING, LpBall(4, 2, radius=1.0)], lr=0.5)
+    p.grad, q.grad = torch.ones(6), torch.ones(4)
+    optimizer.step()
+    assert p.norm() > 0 and q.norm() > 0
 
 
 @pytest.mark.parametrize("make", [
@@ -160,7 +214,7 @@ def test_plain_and_fused_steps_agree_where_numba_is_absent(rescale, monkeypatch)
     lambda: nn.Parameter(torch.ones(2, 6)[:, ::2]),
     lambda: nn.Parameter(torch.ones(3, 2).T),
 ], ids=["bfloat16", "float16", "strided", "transposed"])  # fmt: skip
-def test_what_the_fused_step_cannot_take_the_plain_one_does(make):
+def test_parameters_of_any_type_and_layout_are_stepped(make):
     p, region = make(), KSparsePolytope(6, 2, radius=1.0)
     p.grad = torch.arange(6.0).view(p.shape).to(p.dtype)
     SFW([p], [region], rescale=None).step()
@@ -174,35 +228,40 @@ def test_gradients_laid_out_unlike_their_weights_are_taken():
     assert p.detach().flatten().tolist() == [0] * 22 + [-1, -1]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_broken_gradient_neither_hangs_nor_crashes(value, small_limits):
-    p = nn.Parameter(torch.zeros(5000))
-    p.grad = torch.randn(5000)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("count", [5000, 300_000])
+def test_a_broken_gradient_neither_hangs_nor_crashes_and_shows(value, count, small_limits):
+    p = nn.Parameter(torch.zeros(count))
+    p.grad = torch.randn(count)
     p.grad[::7] = value
-    optimizer = SFW([p], [KSparsePolytope(5000, 250, radius=1.0)])
+    optimizer = SFW([p], [KSparsePolytope(count, count // 20, radius=1.0)], fused=True)
     for _ in range(2):
         optimizer.step()
-        assert p.abs().max() <= 1 and (p != 0).sum() <= 250
+        assert p.isnan().all()
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_a_learning_rate_of_zero_keeps_a_vertex(plain, monkeypatch):
-    if plain:
-        monkeypatch.setattr(sfw, "_fused_step", lambda: None)
-    p = nn.Parameter(torch.tensor([-1.0]))
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("rescale", RESCALES)
+def test_a_gradient_whose_norm_overflows_is_a_large_one(fused, rescale):
+    """Its squares are infinite in float32, but it is not: the step is the longest there is."""
+    p, q = nn.Parameter(torch.zeros(6)), nn.Parameter(torch.zeros(6))
+    p.grad = torch.tensor([3e38, -1e38, 2e38, 0.0, 1.0, 1e20])
+    q.grad = p.grad / 1e30
+    for parameter in (p, q):
+        SFW([parameter], [BINDING], lr=1.0, rescale=rescale, fused=fused).step()
+    assert torch.equal(p, q) and p.norm() > 0
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_learning_rate_of_zero_keeps_a_vertex(fused):
+    p = nn.Parameter(torch.zeros(1))
     p.grad = torch.ones(1)
-    optimizer = SFW([p], [KSparsePolytope(1, 1, radius=1.0)])
+    optimizer = SFW([p], [KSparsePolytope(1, 1, radius=1.0)], fused=fused)
+    optimizer.step()
+    assert p.tolist() == [-1.0]
     optimizer.param_groups[0]["lr"] = 0.0  # as at the end of a cosine schedule
     optimizer.step()
     assert p.tolist() == [-1.0]
-
-
-def test_an_infinite_first_gradient_is_kept_by_the_plain_step():
-    p = nn.Parameter(torch.zeros(3))
-    p.grad = torch.tensor([math.inf, 1.0, -1.0])
-    optimizer = SFW([p], [LpBall(3, 2, radius=1.0)])
-    optimizer.step()
-    assert optimizer.state[p]["momentum_buffer"].tolist() == [math.inf, 1.0, -1.0]
 
 
 def test_entries_without_momentum_stay_where_denormals_are_flushed():
@@ -219,18 +278,22 @@ def test_entries_without_momentum_stay_where_denormals_are_flushed():
 
 def test_a_sample_holds_nothing_but_magnitudes(monkeypatch):
     """What else was in memory would decide how sums are split, and so their last bits."""
-    empty, bracket, samples = np.empty, fused._bracket, []
+    empty, sample, samples = np.empty, kernels.sample, []
 
     def filled(*arguments):
         array = empty(*arguments)
         array.fill(1e6)
         return array
 
+    def noted(*arguments):
+        sample(*arguments)
+        samples.append(arguments[-1].copy())
+
     monkeypatch.setattr(np, "empty", filled)
-    monkeypatch.setattr(fused, "_bracket", lambda x, *a: samples.append(x.copy()) or bracket(x, *a))
+    monkeypatch.setattr(kernels, "sample", noted)
     check_steps((90_001,), KSparsePolytope(90_001, 4500, radius=0.1), torch.float32, None, 0, False)
     assert len(samples) == 4
-    assert all(sample.max() < 100 for sample in samples)
+    assert all(magnitudes.max() < 100 for magnitudes in samples)
 
 
 def test_results_do_not_depend_on_the_number_of_threads():
