@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from constraints import Region
-from optim.constrained import ConstrainedOptimizer, TensorStep, zero_or_nan
+from optim.constrained import ConstrainedOptimizer, TensorStep
+from optim.plain import plain_step, rescaling
 
 if TYPE_CHECKING:
     from optim.cpu.step import CpuStep
@@ -82,10 +83,12 @@ class SFW(ConstrainedOptimizer):
         for s in steps:
             if s.group["fused"]:
                 self._require_fused(s.theta.device, s.region, s.tensors)
+        plain = []
         for s in steps:
             fused = self._cpu_step if s.theta.is_cpu and s.group["fused"] is not False else None
             if fused is None or not fused(s, rescaling(s)):
-                plain_step(s)
+                plain.append(s)
+        plain_step(plain)
 
     @functools.cached_property
     def _cpu_step(self) -> "CpuStep | None":
@@ -108,26 +111,3 @@ class SFW(ConstrainedOptimizer):
             obstacle = self._cpu_step.obstacle(region, tensors)
         if obstacle:
             raise RuntimeError(f"SFW cannot take a fused step (fused=True): {obstacle}")
-
-
-def rescaling(s: TensorStep) -> float | None:
-    """gamma; None stands for ||m|| / ||theta - v||, which is not known before the step."""
-    rescale = s.group["rescale"]
-    if rescale == "gradient":
-        return None
-    return 1 / s.region.diameter if rescale == "diameter" else 1.0
-
-
-def plain_step(s: TensorStep) -> None:
-    """The step as the algorithm has it, on any device and for any region."""
-    theta, m, gradient = s.theta, s.momentum_buffer, s.decayed_gradient()
-    m.lerp_(gradient, 1 - s.momentum) if s.momentum else m.copy_(gradient)
-    v = s.region.lmo(m)
-    gamma = rescaling(s)
-    if gamma is None:
-        # At a vertex ||theta - v|| is 0. gamma stays finite, so that a learning rate of 0 counts.
-        limits = torch.finfo(theta.dtype)
-        gamma = (m.norm() / (theta - v).norm().clamp(min=limits.tiny)).clamp(max=limits.max)
-    alpha = s.group["lr"] * gamma
-    alpha = alpha.clamp(0, 1) if isinstance(alpha, Tensor) else min(max(alpha, 0.0), 1.0)
-    theta.lerp_(v, (alpha + zero_or_nan(m)).to(theta.dtype))

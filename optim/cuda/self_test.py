@@ -58,7 +58,7 @@ def _largest_difference(device: torch.device) -> float:
     """Between weights and momentum buffers that fused steps leave and those that plain ones do."""
     from optim.constrained import TensorStep
     from optim.cuda.step import CudaStep  # imports Triton
-    from optim.sfw import plain_step
+    from optim.plain import plain_step
 
     generator = torch.Generator().manual_seed(0)
 
@@ -77,8 +77,8 @@ def _largest_difference(device: torch.device) -> float:
     step = CudaStep()
     for _ in range(STEPS):
         step(fused)
+        plain_step(plain)
         for s, expected in zip(fused, plain, strict=True):
-            plain_step(expected)
             s.gradient = expected.gradient = draw(s.theta.shape)
             s.momentum = expected.momentum = MOMENTUM
     differences = [

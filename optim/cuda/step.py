@@ -1,6 +1,6 @@
 """SFW's step on a GPU, for all parameters of an optimizer at once.
 
-The step of `optim.sfw.plain_step` for float32 tensors and regions whose vertices are sparse sign
+The step of `optim.plain.plain_step` for float32 tensors and regions whose vertices are sparse sign
 vectors. However many tensors there are, it takes eleven launches of the kernels in
 `optim.cuda.kernels`, of which those that move bytes work on blocks of 4,096 entries. The bytes are
 those that a launch moves for each entry; what else it touches is small.
