@@ -35,7 +35,7 @@ def plain_step(steps: Iterable[TensorStep]) -> None:
 
 def _step(steps: Sequence[TensorStep]) -> None:
     group, momentum = steps[0].group, steps[0].momentum
-    theta, gradients, m = (list(tensors) for tensors in zip(*(s.tensors for s in steps)))
+    theta, gradients, m = map(list, zip(*(s.tensors for s in steps), strict=True))
     if group["weight_decay"]:
         gradients = torch._foreach_add(gradients, theta, alpha=group["weight_decay"])
     if momentum:

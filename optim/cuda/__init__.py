@@ -1,10 +1,10 @@
 """SFW's step on a GPU in a few launches of Triton kernels.
 
-`available` says whether it can be taken on a device; if so, `optim.cuda.step.CudaStep` takes it.
-Without Triton that module cannot be imported. Nothing in this folder has run on a GPU yet: tests
-run the kernels in Triton's interpreter and compile them for the A100 and the H100.
+`obstacle` says whether it can be taken; if so, `optim.cuda.step.CudaStep` takes it. Without Triton
+that module cannot be imported. Nothing in this folder has run on a GPU yet: tests run the kernels
+in Triton's interpreter and compile them for the A100 and the H100.
 """
 
-from optim.cuda.self_test import available
+from optim.cuda.conditions import available, obstacle
 
-__all__ = ["available"]
+__all__ = ["available", "obstacle"]

@@ -37,11 +37,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from constraints import Region
 from optim.constrained import TensorStep
 from optim.cuda import kernels
+from optim.cuda.conditions import channels_last
 
 # Entries of a block; blocks that a tensor's program looks at together; words of one `write`.
 BLOCK, CHUNK, WRITTEN = 4096, 1024, 128
@@ -61,30 +61,13 @@ class CudaStep:
     def __call__(self, steps: Sequence[TensorStep]) -> None:
         """Advance the momentum buffers and move the weights, in place.
 
-        None of the steps may have an `obstacle`. Raises RuntimeError for a first step with these
+        None may have an `optim.cuda.obstacle`. Raises RuntimeError for a first step with these
         parameters while a CUDA graph is captured.
         """
         for device in dict.fromkeys(s.theta.device for s in steps):
             with _current(device):
                 self._step(device, [s for s in steps if s.theta.device == device])
         torch.autograd.graph.increment_version([s.theta for s in steps])
-
-    @staticmethod
-    def obstacle(region: Region, tensors: Sequence[Tensor]) -> str | None:
-        """Why the step cannot be taken with this region and these tensors; None if it can be."""
-        if region.vertex_entries is None:
-            return f"the vertices of {region!r} are not sparse sign vectors"
-        if region.n >= 2**31 - BLOCK:
-            return f"a tensor has {region.n} entries, which is 2^31 or nearly so"
-        if any(x.dtype != torch.float32 or type(x) not in (Tensor, nn.Parameter) for x in tensors):
-            return "parameter, gradient and momentum buffer are not plain float32 tensors"
-        formats = {(x.device, x.layout, x.shape, _channels_last(x)) for x in tensors}
-        if len(formats) > 1 or any(layout is None for *_, layout in formats):
-            return (
-                "parameter, gradient and momentum buffer do not lie in memory alike, contiguous or"
-                " channels last"
-            )
-        return None
 
     def _step(self, device: torch.device, steps: Sequence[TensorStep]) -> None:
         groups = list({id(s.group): s.group for s in steps}.values())
@@ -111,27 +94,13 @@ def _current(device: torch.device) -> AbstractContextManager:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _channels_last(x: Tensor) -> tuple[int, int] | None:
-    """Channels, and entries of one channel of one sample, if x has its channels last in memory.
-
-    (1, 1) if x is contiguous, None for other formats.
-    """
-    if x.layout != torch.strided:
-        return None
-    if x.is_contiguous():
-        return 1, 1
-    if x.dim() > 2 and x.movedim(1, -1).is_contiguous():
-        return x.shape[1], x[0, 0].numel()
-    return None
-
-
 def _identity(s: TensorStep, groups: Sequence[dict[str, Any]]) -> tuple:
     """What the tables hold of a parameter."""
     group = next(i for i, group in enumerate(groups) if group is s.group)
     gamma = {"gradient": 0.0, "diameter": 1 / s.region.diameter, None: 1.0}[s.group["rescale"]]
     return (
         s.theta.data_ptr(), s.momentum_buffer.data_ptr(), s.region.n, s.region.vertex_entries,
-        *_channels_last(s.theta), s.region.radius, gamma, group,
+        *channels_last(s.theta), s.region.radius, gamma, group,
     )  # fmt: skip
 
 

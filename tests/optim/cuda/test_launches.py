@@ -1,15 +1,18 @@
 """What the GPU's step launches, and that its kernels compile, on machines without a GPU."""
 
 import subprocess
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from constraints import KSparsePolytope, LpBall
 from optim import cuda
 from optim.constrained import TensorStep
+from optim.cuda import conditions
 
 triton = pytest.importorskip("triton")
 step = pytest.importorskip("optim.cuda.step")
@@ -103,24 +106,44 @@ def test_autograd_notices_that_weights_moved(launches):
     assert s.theta._version > version
 
 
-def test_what_cannot_be_taken_is_said():
+def test_what_cannot_be_taken_is_said(monkeypatch):
+    monkeypatch.setattr(conditions, "available", lambda device: "tried")
     region, x = KSparsePolytope(24, 1, radius=1.0), torch.zeros(24)
     cube = x.view(2, 3, 4)
     last = cube.movedim(1, -1).contiguous().movedim(-1, 1)
     strange = cube.transpose(0, 1)
+
+    def reason(*tensors, region=region):
+        return cuda.obstacle(x.device, region, tensors)
+
     for tensors in ((), (x, x, x), (cube, cube, cube), (last, last, last)):
-        assert CudaStep.obstacle(region, tensors) is None
-    assert "vertices" in CudaStep.obstacle(LpBall(24, 2, radius=1.0), ())
-    assert "2147483647 entries" in CudaStep.obstacle(KSparsePolytope(2**31 - 1, 1, radius=1.0), ())
-    assert "float32" in CudaStep.obstacle(region, (x, x.double(), x))
+        assert reason(*tensors) == "tried"
+    assert "vertices" in reason(region=LpBall(24, 2, radius=1.0))
+    assert "more than" in reason(region=KSparsePolytope(2**31 - 1, 1, radius=1.0))
+    assert "float32" in reason(x, x.double(), x)
     for odd in (x.to("meta"), x.to_sparse(), x[:23], last, strange):
-        assert "lie in memory alike" in CudaStep.obstacle(region, (cube, odd, cube))
-    assert "lie in memory alike" in CudaStep.obstacle(region, (strange, strange, strange))
+        assert "lie in memory alike" in reason(cube, odd, cube)
+    assert "lie in memory alike" in reason(strange, strange, strange)
+    with FakeTensorMode():
+        assert "plain" in reason(*(torch.zeros(24, device="cuda") for _ in range(3)))
 
 
-def test_where_nothing_can_be_launched_the_reason_is_said():
-    cuda.self_test._try.cache_clear()
-    assert "RuntimeError: 0 active drivers" in cuda.available(torch.device("cpu"))
+def test_where_triton_fails_one_warning_says_why():
+    cuda.available.cache_clear()
+    with pytest.warns(UserWarning, match="SFW takes its plain step on cpu.*0 active drivers"):
+        assert "RuntimeError: 0 active drivers" in cuda.available(torch.device("cpu"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "RuntimeError: 0 active drivers" in cuda.available(torch.device("cpu"))
+
+
+def test_where_triton_is_absent_nothing_is_said(monkeypatch):
+    cuda.available.cache_clear()
+    monkeypatch.setattr(conditions, "find_spec", lambda name: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "not installed" in cuda.available(torch.device("cpu"))
+    cuda.available.cache_clear()
 
 
 @pytest.fixture
