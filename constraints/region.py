@@ -58,10 +58,10 @@ class Region(ABC):
         self._check(g)
         if not self.n:
             return g.clone()
-        rows = g.reshape(1, -1)
-        v = self.furthest(rows).mul_(-self.radius)
-        v = torch.where(rows.isnan(), rows, v.to(g.dtype)).view(g.shape)
-        return v if g.is_contiguous() else torch.empty_like(g).copy_(v)
+        v = self.furthest(g.reshape(1, -1))
+        largest = g.amax().to(v.dtype)  # NaN if there is one
+        v = v.mul_(torch.where(largest.isnan(), largest, -self.radius)).view(g.shape)
+        return v.to(g.dtype) if g.is_contiguous() else torch.empty_like(g).copy_(v)
 
     def alike(self) -> tuple | None:
         """Equal for regions that differ in nothing but their radius, if they have `furthest`."""
