@@ -16,6 +16,7 @@ from runs import DIGITS, FLAGS, ROOT, SETTINGS, outcome
 import train_prune
 from utils.process.signals import Stopped
 from utils.settings.config import Config
+from utils.train.run import TrainingRun
 
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("fixed")
@@ -178,15 +179,15 @@ def stop_after(monkeypatch):
     """stop_after(n) makes the next run stop when it has saved n epochs."""
 
     def arrange(epochs):
-        save = train_prune.save_progress
+        save = TrainingRun.save
 
-        def save_and_stop(resume, state):
-            save(resume, state)
-            if state.epoch == epochs:
-                monkeypatch.setattr(train_prune, "save_progress", save)
+        def save_and_stop(run):
+            save(run)
+            if run.state.epoch == epochs:
+                monkeypatch.setattr(TrainingRun, "save", save)
                 raise Stopped(signal.SIGTERM)
 
-        monkeypatch.setattr(train_prune, "save_progress", save_and_stop)
+        monkeypatch.setattr(TrainingRun, "save", save_and_stop)
 
     return arrange
 

@@ -1,6 +1,6 @@
-"""What is measured of a network: accuracy, zeros, magnitudes, weights that are not finite."""
+"""What is measured of a network: accuracy, zeros, magnitudes, and whether all is finite."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -31,26 +31,23 @@ def evaluate(
 
 def zeros_by_parameter(model: nn.Module) -> dict[str, int]:
     """How many entries of each of the model's parameters are exactly 0."""
-    return _count_by_parameter(model, lambda p: p == 0)
+    names, counts = zip(
+        *((name, (p == 0).sum()) for name, p in model.named_parameters()), strict=True
+    )
+    return dict(zip(names, torch.stack(counts).tolist(), strict=True))
 
 
 def not_finite(model: nn.Module) -> list[str]:
-    """The names of the parameters with an entry that is infinite or not a number."""
-    counts = _count_by_parameter(model, lambda p: ~p.isfinite())
-    return [name for name, count in counts.items() if count]
+    """The names of the parameters that hold an infinite entry or one that is not a number."""
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    finite = torch.stack([p.isfinite().all() for p in parameters]).tolist()
+    return [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
 
 
 def count_above(model: nn.Module, thresholds: tuple[float, ...] = THRESHOLDS) -> list[int]:
     """For each threshold, how many entries of `model.parameters()` are greater in magnitude."""
     counts = torch.stack([_count_above(p.detach(), thresholds) for p in model.parameters()])
     return counts.sum(0).tolist()
-
-
-def _count_by_parameter(model: nn.Module, condition: Callable[[Tensor], Tensor]) -> dict[str, int]:
-    """For how many entries of each parameter `condition` holds; one wait for the device."""
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    counts = torch.stack([condition(p).sum() for p in parameters])
-    return dict(zip(names, counts.tolist(), strict=True))
 
 
 def _count_above(values: Tensor, thresholds: tuple[float, ...]) -> Tensor:
