@@ -6,7 +6,7 @@ test_prune.py, with the same flags, prunes it.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -17,22 +17,21 @@ from constraints import Region, build_constraints, make_feasible
 from optim import LR_SCHEMES, SFW, ProjectedSGD
 from utils.compute.device import autocast, check_compiler, compiled, pick_device, placed
 from utils.compute.measure import evaluate
-from utils.datasets.batches import Batches
 from utils.outputs.model_file import new_model
 from utils.process.errors import exit_status
 from utils.settings.cli import Parser
 from utils.settings.config import Config
-from utils.train.cuda_graph import CapturedStep, Step
 from utils.train.progress import EpochProgress
 from utils.train.run import TrainingRun, training_run
 from utils.train.sfw_init import learn_initial_scales
+from utils.train.step import TrainingStep
 
 
 def train(config: Config) -> None:
     """Train a network with these settings, or go on where a run of them was stopped."""
     device = pick_device(config.gpu)
     if config.compile:
-        check_compiler()
+        check_compiler(device)
     with training_run(config) as run:
         if run.is_finished():
             return
@@ -41,7 +40,7 @@ def train(config: Config) -> None:
         train_batches = dataset.train_batches(config.train_batchsize, generator)
         test_batches = dataset.test_batches(config.test_batchsize)
 
-        model = placed(new_model(config), device, config.precision)
+        model = placed(new_model(config), device)
         regions = build_constraints(
             model, config.constraint, config.k_sparseness, config.k_frac, config.tau, config.mode
         )
@@ -54,30 +53,29 @@ def train(config: Config) -> None:
             scales = learn_initial_scales(config, model, halves, regions, run.log)
             run.metrics["sfw_init_scales"] = scales
         optimizer = build_optimizer(config, model, regions)
-        step = build_step(config, model, optimizer)
+        network = compiled(model, config.train_batchsize) if config.compile else model
+        train_on = partial(train_step, network, optimizer, config.precision)
+        step = TrainingStep(train_on, train_batches, optimizer)
         run.begin(model, optimizer, generator)
 
-        for _ in run.epochs():
+        for epoch in run.epochs():
+            rates = LR_SCHEMES[config.lr_scheme](
+                epoch, config.epoch_num, len(train_batches), run.metrics["train_loss"]
+            )
             with run.saved_epoch():
-                progress = train_epoch(run, step, optimizer, train_batches)
+                progress = train_epoch(run, step, [config.lr * rate for rate in rates])
                 accuracy = evaluate(model, test_batches, config.precision)
-                run.record(progress, accuracy)
+                run.record(progress, accuracy, config.lr * rates[-1])
         run.finish()
 
 
-def train_epoch(
-    run: TrainingRun, step: Step, optimizer: torch.optim.Optimizer, batches: Batches
-) -> EpochProgress:
-    """One pass over the training images, at the learning rates of the run's scheme."""
-    config, losses = run.config, run.metrics["train_loss"]
-    scheme = LR_SCHEMES[config.lr_scheme]
-    rates = scheme(run.state.epoch, config.epoch_num, len(batches), losses)
+def train_epoch(run: TrainingRun, step: TrainingStep, rates: Sequence[float]) -> EpochProgress:
+    """One pass over the training images with these learning rates, one for each step."""
     run.state.model.train()
-    with run.steps(batches) as (progress, remaining):
-        for rate, (inputs, targets) in zip(rates[progress.steps_done :], remaining, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * rate
-            progress.record(*step(inputs, targets), targets)
+    with run.steps(step, rates) as progress:
+        while not progress.complete:
+            step()
+            progress.advance()
             run.signals.check()
     return progress
 
@@ -107,15 +105,6 @@ def build_optimizer(
     if config.optimizer == "SFW":
         return SFW(model.parameters(), regions, rescale=config.rescale, **common)
     return ProjectedSGD(model.parameters(), regions, **common)
-
-
-def build_step(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer) -> Step:
-    """`train_step` for a batch, compiled and on a GPU captured if --compile is given."""
-    network = compiled(model, config.train_batchsize) if config.compile else model
-    step = partial(train_step, network, optimizer, config.precision)
-    if config.compile and config.gpu >= 0:
-        return CapturedStep(step, optimizer, config.train_batchsize)
-    return step
 
 
 def main(argv: list[str] | None = None) -> int:

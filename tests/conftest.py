@@ -1,6 +1,7 @@
 """Fixtures: golden numbers and real data, small data sets, and the scripts' command line."""
 
 import importlib
+import os
 import signal
 import struct
 import subprocess
@@ -174,6 +175,12 @@ def uninterrupted(tmp_path_factory):
     return outcome(folder)
 
 
+@pytest.fixture(autouse=True)
+def every_epoch_is_saved(monkeypatch):
+    """However short it is; see TrainingRun.saved_epoch."""
+    monkeypatch.setattr("utils.train.run.SAVING_SHARE", float("inf"))
+
+
 @pytest.fixture
 def stop_after(monkeypatch):
     """stop_after(n) makes the next run stop when it has saved n epochs."""
@@ -188,6 +195,28 @@ def stop_after(monkeypatch):
                 raise Stopped(signal.SIGTERM)
 
         monkeypatch.setattr(TrainingRun, "save", save_and_stop)
+
+    return arrange
+
+
+@pytest.fixture
+def stop_within(monkeypatch):
+    """stop_within(n) sends the process a signal in the n-th of the steps taken from then on.
+
+    Returns a list with an entry for each of them.
+    """
+
+    def arrange(steps, number=signal.SIGTERM):
+        train_step, calls = train_prune.train_step, []
+
+        def signalled(*arguments):
+            calls.append(1)
+            if len(calls) == steps:
+                os.kill(os.getpid(), number)
+            return train_step(*arguments)
+
+        monkeypatch.setattr(train_prune, "train_step", signalled)
+        return calls
 
     return arrange
 

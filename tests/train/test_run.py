@@ -6,6 +6,9 @@ import sys
 import torch
 from runs import DIGITS, ROOT, RUN
 
+from utils.train import run as training
+from utils.train.resume import ResumeFile
+
 
 def command(folder):
     return [sys.executable, str(ROOT / "train_prune.py"), *DIGITS, "--output_dir", str(folder)]
@@ -60,3 +63,25 @@ def test_a_finished_run_with_fewer_epochs_is_named_before_a_longer_one_begins(qu
     assert f"{RUN}.pt" in out
     _, out, _ = quick("train_prune.py", *flags, "--epoch_num", 4, "--seed", 1)
     assert "Trained already for" not in out  # that was another seed's
+
+
+def test_saving_takes_a_small_share_of_the_time_of_short_epochs(quick, tmp_path, monkeypatch):
+    """A clock on which an epoch takes a second and a save half of one: every fifth is saved."""
+    now, epochs_saved = [0.0], []
+
+    def save(resume, state):
+        epochs_saved.append(state.epoch)
+        resume.position = state.position
+        now[0] += 0.5
+
+    def count(model):
+        now[0] += 1.0
+        return []
+
+    monkeypatch.setattr(training, "SAVING_SHARE", 0.1)
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(training, "not_finite", count)
+    monkeypatch.setattr(ResumeFile, "save", save)
+    flags = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "12", "--output_dir", tmp_path)
+    assert quick("train_prune.py", *flags)[0] == 0
+    assert epochs_saved == [0, 5, 10, 12]

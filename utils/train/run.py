@@ -3,17 +3,16 @@
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from utils.compute.measure import THRESHOLDS, count_above, not_finite
 from utils.datasets import Dataset
-from utils.datasets.batches import Batches
 from utils.outputs.logs import TextLog, configuration_line, distribution_line, test_line, train_line
 from utils.outputs.model_file import model_contents, write_contents
 from utils.process.errors import RunError, warn
@@ -24,8 +23,11 @@ from utils.settings.config import Config
 from utils.train.lock import run_lock
 from utils.train.progress import EpochProgress
 from utils.train.resume import ResumeFile, RunState
+from utils.train.step import TrainingStep
 
 RETRY_SECONDS = 10.0  # between attempts to write the finished model to a full disk
+# Saving takes at most this share of a run's time: short epochs are not saved one by one.
+SAVING_SHARE = 0.1
 # A network that guesses has a loss of ln(classes). One that ends far above that has diverged.
 DIVERGED = 1.5
 
@@ -62,6 +64,7 @@ class TrainingRun:
         self.metrics: dict[str, Any] = {"train_loss": [], "train_accuracy": [], "test_accuracy": []}
         self.saved: dict[str, Any] | None = None  # what the resume file holds
         self.state: RunState
+        self._saved_at, self._save_seconds = time.monotonic(), 0.0
 
     def is_finished(self) -> bool:
         """Whether the model is there already and is not to be trained anew; says so."""
@@ -108,7 +111,11 @@ class TrainingRun:
 
     @contextmanager
     def saved_epoch(self) -> Iterator[None]:
-        """Save the run when the block ends, and when a signal stops it between two steps."""
+        """Save the run when the block ends, and when a signal stops it between two steps.
+
+        Where epochs are so short that saving would take more than SAVING_SHARE of the time, an
+        epoch is saved with a later one, or when a signal comes.
+        """
         with self.signals.deferred():
             try:
                 yield
@@ -116,31 +123,32 @@ class TrainingRun:
                 if stopped.between_steps:
                     self.save()
                 raise
-            self.save()
+            since = time.monotonic() - self._saved_at
+            last = self.state.epoch == self.config.epoch_num
+            if last or self.signals.pending or self._save_seconds <= SAVING_SHARE * since:
+                self.save()
 
     @contextmanager
-    def steps(
-        self, batches: Batches
-    ) -> Iterator[tuple[EpochProgress, Iterator[tuple[Tensor, Tensor]]]]:
-        """The progress of an epoch and its batches, from where it was stopped if it was."""
-        state, start = self.state, self.state.generator.get_state()
-        remaining = iter(batches)
-        if state.partial is not None:
-            start = state.partial["start"]
-            remaining = batches.rest_of_round(len(state.partial["losses"]), start)
+    def steps(self, step: TrainingStep, rates: Sequence[float]) -> Iterator[EpochProgress]:
+        """The progress of an epoch at these learning rates, from where it was stopped if it was."""
+        state = self.state
         title = f"Epoch {state.epoch + 1}/{self.config.epoch_num}"
-        with EpochProgress(title, len(batches), state.partial) as progress:
+        start = state.partial["start"] if state.partial else None
+        now = state.generator.get_state()
+        with EpochProgress(title, step.results, step.sizes, state.partial) as progress:
+            step.begin_epoch(step.batches.order(start), rates, progress.steps_done)
             try:
-                yield progress, remaining
+                yield progress
             except Stopped:
-                state.partial = progress.state() | {"start": start}
+                state.partial = progress.state() | {"start": now if start is None else start}
                 raise
         state.partial = None
 
-    def record(self, progress: EpochProgress, test_accuracy: float) -> None:
+    def record(self, progress: EpochProgress, test_accuracy: float, lr: float) -> None:
         """Add a complete epoch to metrics and log, and tell people in one line.
 
-        Raises RunError, naming the parameters, when a weight is not finite.
+        `lr` is the learning rate of its last step. Raises RunError, naming the parameters, when a
+        weight is not finite.
         """
         state, losses = self.state, progress.losses
         if names := not_finite(state.model):
@@ -158,7 +166,6 @@ class TrainingRun:
         for threshold, above in zip(THRESHOLDS, count_above(state.model), strict=True):
             self.log.add(distribution_line(threshold, above))
         state.epoch += 1
-        lr = state.optimizer.param_groups[0]["lr"]
         say(
             f"{progress.title}: loss {progress.loss:.4f}, training accuracy"
             f" {progress.accuracy:.2f} %, test accuracy {test_accuracy:.2f} %, lr {lr:.4g},"
@@ -167,6 +174,7 @@ class TrainingRun:
 
     def save(self) -> None:
         """Save the log and the resume file; when the disk takes neither, the run goes on."""
+        started = time.monotonic()
         for save in (self.log.save, lambda: self.resume.save(self.state)):
             try:
                 save()
@@ -174,6 +182,8 @@ class TrainingRun:
                 position = self.resume.position
                 saved = f"the run is saved up to {position}" if position else "nothing is saved"
                 warn(f"{error}; {saved}, and every epoch tries again")
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - started
 
     def finish(self) -> None:
         """Write the model and the log, remove the resume file, and warn of a run that diverged."""
