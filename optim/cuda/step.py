@@ -81,7 +81,8 @@ class CudaStep:
         if capturing and not plan.captured:
             plan.captured = True
             self.captured.append(plan)
-        plan.write(list(_words(steps, groups)))
+        rates = [_rate(group["lr"], device) for group in groups]
+        plan.write(list(_words(steps, groups, rates)))
         plan.launch()
 
 
@@ -104,15 +105,20 @@ def _identity(s: TensorStep, groups: Sequence[dict[str, Any]]) -> tuple:
     )  # fmt: skip
 
 
-def _words(steps: Sequence[TensorStep], groups: Sequence[dict[str, Any]]) -> Iterator[int]:
+def _rate(lr: float | Tensor, device: torch.device) -> float | Tensor:
+    """The learning rate as the kernels take it: a number, or a float32 tensor on the device."""
+    return lr.to(torch.float32) if isinstance(lr, Tensor) and lr.device == device else float(lr)
+
+
+def _words(
+    steps: Sequence[TensorStep], groups: Sequence[dict[str, Any]], rates: Sequence[float | Tensor]
+) -> Iterator[int]:
     """What may change from step to step, as `kernels` has it."""
     for s in steps:
         yield from (s.gradient.data_ptr(), *_bits(1 - s.momentum))
-    for group in groups:
-        lr, address = group["lr"], 0
-        if isinstance(lr, Tensor) and lr.device == steps[0].theta.device:
-            lr, address = 0.0, lr.data_ptr()
-        yield from (address, *_bits(float(lr), group["weight_decay"]), 0)
+    for group, lr in zip(groups, rates, strict=True):
+        address, number = (lr.data_ptr(), 0.0) if isinstance(lr, Tensor) else (0, lr)
+        yield from (address, *_bits(number, group["weight_decay"]), 0)
 
 
 def _bits(*numbers: float) -> list[int]:

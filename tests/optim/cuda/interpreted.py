@@ -191,11 +191,12 @@ def test_new_gradients_learning_rates_and_parameters_are_noticed():
         step_of(torch.zeros(n), KSparsePolytope(n, 2, radius=1.0), group) for n in (5, 9)
     )
     kept = []  # so that no address is used again
-    for lr, steps in ((0.5, [first]), (0.1, [first, second]), (torch.tensor(0.2), [second])):
+    rates = 0.5, 0.1, torch.tensor(0.2), torch.tensor([0.3], dtype=torch.float64)
+    for lr, steps in zip(rates, ([first], [first, second], [second], [second]), strict=True):
         group["lr"] = lr
         for s in steps:
             kept.append(s.gradient)
-            s.gradient = torch.linspace(-1, lr, s.region.n)
+            s.gradient = torch.linspace(-1, float(lr), s.region.n)
         check_step(cuda_step, steps)
 
 
