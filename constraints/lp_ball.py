@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from constraints.projection import project_capped_l1_ball
-from constraints.region import Region, scale, sign
+from constraints.region import Region, scale
 
 BISECTIONS = 60
 NEWTON_STEPS = 10
@@ -34,32 +34,25 @@ class LpBall(Region):
     def describe(self) -> dict[str, str | int | float]:
         return super().describe() | {"p": self.p}
 
-    def lmo(self, g: Tensor) -> Tensor:
-        """-r sign(g_i) |g_i|^(q-1) / ||g||_q^(q-1), where 1/p + 1/q = 1; 0 where g is all 0.
+    def furthest(self, rows: Tensor) -> Tensor:
+        """sign(g_i) |g_i|^(q-1) / ||g||_q^(q-1) for each row g, 1/p + 1/q = 1; 0 where g is all 0.
 
-        For p = 1 that is one entry, the first of largest magnitude.
+        For p = 1 that is one entry, the first of largest magnitude. At least float32.
         """
-        self._check(g)
-        if not self.n:
-            return g.clone()
-        if self.p == 1:
-            flat = g.flatten()
-            largest = flat.abs().argmax(keepdim=True)
-            v = torch.zeros_like(flat)
-            v[largest] = -self.radius * sign(flat[largest])
-            return torch.empty_like(g).copy_(v.view(g.shape))
         if self.p == math.inf:
-            return sign(g).mul_(-self.radius)
+            return rows.sign()
+        if self.p == 1:
+            largest = rows.abs().argmax(-1, keepdim=True)
+            return torch.zeros_like(rows).scatter_(-1, largest, rows.gather(-1, largest).sign())
         # Powers and squares of magnitudes divided by the largest neither overflow nor all vanish.
         # Norms of half-precision gradients need more digits than their entries have.
-        dtype = torch.promote_types(g.dtype, torch.float32)
+        dtype = torch.promote_types(rows.dtype, torch.float32)
         tiny = torch.finfo(dtype).tiny
-        scaled = g.to(dtype) / g.abs().max().to(dtype).clamp(min=tiny)
+        largest = rows.abs().amax(-1, keepdim=True)
+        scaled = rows.to(dtype) / largest.to(dtype).clamp(min=tiny)
         q = self.p / (self.p - 1)
-        scaled /= torch.linalg.vector_norm(scaled, q).clamp(min=tiny)
-        if q != 2:
-            scaled = scaled.abs().pow_(q - 1).mul_(sign(scaled))
-        return scaled.mul_(-self.radius).to(g.dtype)
+        scaled /= torch.linalg.vector_norm(scaled, q, dim=-1, keepdim=True).clamp(min=tiny)
+        return scaled if q == 2 else scaled.abs().pow_(q - 1).mul_(scaled.sign())
 
     def shift_inside(self, x: Tensor) -> Tensor:
         """`x`, or, if it is outside, `x` scaled to the ball's surface."""

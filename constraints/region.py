@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,11 @@ class Region(ABC):
     # How many entries of a vertex are +radius or -radius, if all others are 0: optimizers may then
     # find the vertex without `lmo`. None for other regions, and for subclasses with another `lmo`.
     vertex_entries: int | None = None
+    # `furthest(rows)`, if a region has it, takes any number of gradients of n entries as the rows
+    # of a matrix, and gives a new matrix of the points furthest along them in the region of radius
+    # 1. Then `lmo` needs no code of its own, and regions of one kind share an LMO: see `alike`. A
+    # row with NaN may give anything. None for other regions, which define `lmo`.
+    furthest: Callable[[Tensor], Tensor] | None = None
 
     def _set_size(
         self, n: int, radius: float | None, diameter: float | None, diameter_per_radius: float
@@ -47,9 +53,21 @@ class Region(ABC):
         """The region's kind and sizes in plain types, as an optimizer's state dict holds them."""
         return {"kind": type(self).__name__, "n": self.n, "radius": self.radius}
 
-    @abstractmethod
     def lmo(self, g: Tensor) -> Tensor:
         """The linear minimisation oracle: a vertex v of the region at which <g, v> is smallest."""
+        self._check(g)
+        if not self.n:
+            return g.clone()
+        v = self.furthest(g.reshape(1, -1))
+        largest = g.amax().to(v.dtype)  # NaN if there is one
+        v = v.mul_(torch.where(largest.isnan(), largest, -self.radius)).view(g.shape)
+        return v.to(g.dtype) if g.is_contiguous() else torch.empty_like(g).copy_(v)
+
+    def alike(self) -> tuple | None:
+        """Equal for regions that differ in nothing but their radius, if they have `furthest`."""
+        if self.furthest is None:
+            return None
+        return tuple(value for key, value in self.describe().items() if key != "radius")
 
     @abstractmethod
     def shift_inside(self, x: Tensor) -> Tensor:
@@ -87,11 +105,6 @@ def is_local(x: Tensor) -> bool:
     """Whether reading the values of `x` costs nothing: it is in this CPU's memory, and no subclass
     of Tensor that stands for entries elsewhere, as a DTensor's are."""
     return x.is_cpu and type(x) in (Tensor, nn.Parameter)
-
-
-def sign(x: Tensor) -> Tensor:
-    """-1, 0 or 1 for each entry of `x`; NaN for NaN, for which torch.sign has 0."""
-    return torch.where(x.isnan(), x, x.sign())
 
 
 def scale(x: Tensor, factor: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What optimizers over feasible regions have in common: a region for each parameter, and state."""
 
+import functools
 import itertools
 import math
 from abc import abstractmethod
@@ -125,7 +126,7 @@ class ConstrainedOptimizer(Optimizer):
         keys = itertools.chain.from_iterable(group["params"] for group in final["param_groups"])
         params = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
         for key, p in zip(keys, params, strict=True):
-            if p.dtype != _working_type(p) and key in final["state"]:
+            if p.dtype != _working_type(p.dtype) and key in final["state"]:
                 for name, value in final["state"][key].items():
                     if isinstance(value, Tensor):
                         self.state[p][name] = value.to(p.device)
@@ -207,7 +208,7 @@ class ConstrainedOptimizer(Optimizer):
 
     def _tensor_step(self, p: Tensor, region: Region, group: dict[str, Any]) -> TensorStep:
         """What a step on `p` needs. Makes its state, or brings it to the type that `p` has now."""
-        gradient, state, dtype = p.grad, self.state[p], _working_type(p)
+        gradient, state, dtype = p.grad, self.state[p], _working_type(p.dtype)
         if gradient.layout != torch.strided:
             raise RuntimeError(
                 f"{type(self).__name__} needs dense gradients, not {gradient.layout}"
@@ -241,9 +242,10 @@ def zero_or_nan(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, math.inf) * 0
 
 
-def _working_type(p: Tensor) -> torch.dtype:
-    """The type in which steps on `p` are computed: its own, but at least float32."""
-    return torch.promote_types(p.dtype, torch.float32)
+@functools.cache
+def _working_type(dtype: torch.dtype) -> torch.dtype:
+    """The type in which steps on parameters are computed: their own, but at least float32."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _is_zero(lr: float | Tensor) -> bool:

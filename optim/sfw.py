@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from constraints import Region
-from optim.constrained import ConstrainedOptimizer, TensorStep, zero_or_nan
+from optim import cuda
+from optim.constrained import ConstrainedOptimizer, TensorStep
+from optim.plain import plain_step, rescaling
 
 if TYPE_CHECKING:
     from optim.cpu.step import CpuStep
+    from optim.cuda.step import CudaStep
 
 RESCALES = ("gradient", "diameter", None)
 
@@ -31,10 +34,13 @@ class SFW(ConstrainedOptimizer):
     `constraints.make_feasible`). `weight_decay` times theta is added to g; `maximize` negates g.
 
     `fused` chooses between this step as it is written here, on any device and for any region, and
-    one that takes a few passes over memory: on the CPU, compiled by Numba, for float32 and float64
-    parameters (of half precision: their float32 copies) whose regions have sparse sign vectors for
-    vertices. None, the default, takes the fused step where it can be taken, parameter by
-    parameter. True requires it for all; an error says why it cannot be taken. False never takes it.
+    one that takes a few passes over memory, for regions whose vertices are sparse sign vectors: on
+    the CPU, compiled by Numba, for float32 and float64 parameters (of half precision: their float32
+    copies), and on NVIDIA GPUs, compiled by Triton, for float32 ones (and the copies). None, the
+    default, takes the fused step where it can be taken, parameter by parameter. True requires it
+    for all; an error says why it cannot be taken. False never takes it. On a GPU the first step
+    tries it on small tensors, with a warning if it fails; so no first step can be captured in a
+    CUDA graph.
 
     `params` and `constraints`, and what all types of parameters have in common, are described in
     ConstrainedOptimizer. Raises ValueError for a value that does not fit and for a region that has
@@ -82,10 +88,24 @@ class SFW(ConstrainedOptimizer):
         for s in steps:
             if s.group["fused"]:
                 self._require_fused(s.theta.device, s.region, s.tensors)
+        on_gpu, plain = [], []
         for s in steps:
-            fused = self._cpu_step if s.theta.is_cpu and s.group["fused"] is not False else None
-            if fused is None or not fused(s, rescaling(s)):
-                plain_step(s)
+            if s.group["fused"] is False:
+                plain.append(s)
+            elif s.theta.is_cuda and cuda.obstacle(s.theta.device, s.region, s.tensors) is None:
+                on_gpu.append(s)
+            elif not (s.theta.is_cpu and self._cpu_step and self._cpu_step(s, rescaling(s))):
+                plain.append(s)
+        if on_gpu:
+            self._cuda_step(on_gpu)
+        plain_step(plain)
+
+    @functools.cached_property
+    def _cuda_step(self) -> "CudaStep":
+        """The fused step on GPUs; only for where `cuda.obstacle` sees nothing against it."""
+        from optim.cuda.step import CudaStep  # imports Triton
+
+        return CudaStep()
 
     @functools.cached_property
     def _cpu_step(self) -> "CpuStep | None":
@@ -100,7 +120,9 @@ class SFW(ConstrainedOptimizer):
         self, device: torch.device, region: Region, tensors: Sequence[Tensor] = ()
     ) -> None:
         """Raise RuntimeError, with the reason, where there is no fused step."""
-        if device.type != "cpu":
+        if device.type == "cuda":
+            obstacle = cuda.obstacle(device, region, tensors)
+        elif device.type != "cpu":
             obstacle = f"there is no fused step on {device}"
         elif self._cpu_step is None:
             obstacle = "it needs Numba, which is not installed or cannot write its cache"
@@ -108,26 +130,3 @@ class SFW(ConstrainedOptimizer):
             obstacle = self._cpu_step.obstacle(region, tensors)
         if obstacle:
             raise RuntimeError(f"SFW cannot take a fused step (fused=True): {obstacle}")
-
-
-def rescaling(s: TensorStep) -> float | None:
-    """gamma; None stands for ||m|| / ||theta - v||, which is not known before the step."""
-    rescale = s.group["rescale"]
-    if rescale == "gradient":
-        return None
-    return 1 / s.region.diameter if rescale == "diameter" else 1.0
-
-
-def plain_step(s: TensorStep) -> None:
-    """The step as the algorithm has it, on any device and for any region."""
-    theta, m, gradient = s.theta, s.momentum_buffer, s.decayed_gradient()
-    m.lerp_(gradient, 1 - s.momentum) if s.momentum else m.copy_(gradient)
-    v = s.region.lmo(m)
-    gamma = rescaling(s)
-    if gamma is None:
-        # At a vertex ||theta - v|| is 0. gamma stays finite, so that a learning rate of 0 counts.
-        limits = torch.finfo(theta.dtype)
-        gamma = (m.norm() / (theta - v).norm().clamp(min=limits.tiny)).clamp(max=limits.max)
-    alpha = s.group["lr"] * gamma
-    alpha = alpha.clamp(0, 1) if isinstance(alpha, Tensor) else min(max(alpha, 0.0), 1.0)
-    theta.lerp_(v, (alpha + zero_or_nan(m)).to(theta.dtype))

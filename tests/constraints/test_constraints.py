@@ -103,10 +103,21 @@ def test_k_sparse_lmo_equals_a_stable_sort(data):
     v = region.lmo(g)
     assert torch.equal(v, plain_k_sparse_lmo(g, k, 1.5))
     assert v.dtype == g.dtype and v.shape == g.shape
-    magnitude = g.abs().flatten()
-    threshold = magnitude.sort(descending=True).values[k - 1 : k]
-    chosen = k_sparse.largest_entries(magnitude, threshold, k)  # as on a GPU
-    assert torch.equal(chosen.view(g.shape) & (g != 0), v != 0)
+
+
+@given(st.data())
+def test_the_largest_entries_are_found_in_each_row_in_all_ways(data):
+    columns, k = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 30))
+    shape, k = (data.draw(st.integers(1, 4)), columns), min(k, columns)
+    numbers = st.sampled_from([0.0, 2.0**-149, 1.0, 1.5, 2.0, math.inf])
+    drawn = data.draw(st.lists(numbers, min_size=math.prod(shape), max_size=math.prod(shape)))
+    magnitude = torch.tensor(drawn).view(shape)
+    order = magnitude.sort(descending=True, stable=True)
+    expected = torch.zeros(shape).scatter_(-1, order.indices[:, :k], 1.0)
+    assert torch.equal(k_sparse.largest_entries(magnitude, k).float(), expected)
+    assert torch.equal(k_sparse.by_keys(magnitude, k).float(), expected)  # as on a GPU
+    threshold = order.values[:, k - 1 : k]
+    assert torch.equal(k_sparse.by_threshold(magnitude, threshold, k).float(), expected)
 
 
 @given(st.data())
