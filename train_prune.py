@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from constraints import Region, build_constraints, make_feasible
 from optim import LR_SCHEMES, SFW, ProjectedSGD
 from utils.compute.device import autocast, check_compiler, compiled, pick_device, placed
-from utils.compute.measure import evaluate
+from utils.compute.measure import evaluate, evaluation_batch_size
 from utils.outputs.model_file import new_model
 from utils.process.errors import exit_status
 from utils.settings.cli import Parser
@@ -43,9 +43,10 @@ def train(config: Config) -> None:
         dataset = config.load_dataset().to(device)
         generator = torch.Generator(device).manual_seed(config.seed)
         train_batches = dataset.train_batches(config.train_batchsize, generator)
-        test_batches = dataset.test_batches(config.test_batchsize)
 
         model = placed(new_model(config), device)
+        size = evaluation_batch_size(model, dataset.test_images, config.test_batchsize)
+        test_batches = dataset.test_batches(size)
         regions = build_constraints(
             model, config.constraint, config.k_sparseness, config.k_frac, config.tau, config.mode
         )
