@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a training step that has begun is finished first."""
+"""SIGINT and SIGTERM: the run ends after the current training step."""
 
 import signal
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
-    """The run was told to stop; `number` is the signal's.
+    """Raised to end the run after a signal; `number` is the signal's number.
 
-    Like KeyboardInterrupt it passes by those who catch every Exception.
+    It is no Exception, as KeyboardInterrupt is none, so that `except Exception` does not catch it.
     """
 
     advice = "the same command starts again"
@@ -24,19 +24,20 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """Raises Stopped where a signal finds the run, or, within `deferred`, at the next `check`.
+    """While this context is entered, SIGINT and SIGTERM raise Stopped.
 
-    A second signal does not wait. As a context manager it brings back the former handlers.
+    They raise it at once, or, within `deferred`, at its end or the next `check`. A second signal
+    always raises it at once. On exit the former handlers are restored.
     """
 
     def __init__(self) -> None:
-        self.pending = 0  # the number of a signal that has come
+        self.pending = 0  # the number of the last signal received
         self._deferring = False
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
         for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as of a job that nohup started
+            if signal.getsignal(number) != signal.SIG_IGN:  # ignored in a job started by nohup
                 self._former[number] = signal.signal(number, self._handle)
         return self
 
@@ -54,7 +55,7 @@ class StopSignals:
         self.check()
 
     def check(self) -> None:
-        """Raise Stopped if a signal has come."""
+        """Raise Stopped if a signal was received."""
         if self.pending:
             raise Stopped(self.pending)
 
