@@ -18,14 +18,14 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def pick_device(gpu: int) -> torch.device:
-    """The CPU for -1, else that CUDA device; raises UserError when it is not there."""
+    """The CPU for -1, else the CUDA device of this number; raises UserError if there is none."""
     if gpu < 0:
         keep_freed_memory()
         return torch.device("cpu")
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpu >= found:
-        there = f"devices 0 to {found - 1}" if found else "no CUDA device"
-        raise UserError(f"--gpu {gpu}: PyTorch finds {there}; --gpu -1 runs on the CPU")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpu >= count:
+        available = f"devices 0 to {count - 1}" if count else "no CUDA device"
+        raise UserError(f"--gpu {gpu}: PyTorch finds {available}; --gpu -1 runs on the CPU")
     torch.cuda.set_device(gpu)  # what names no device then takes no memory on another
     return torch.device("cuda", gpu)
 
