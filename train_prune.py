@@ -218,7 +218,7 @@ def introduction(config: Config, model: nn.Module, train_count: int, test_count:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_status(lambda: train(Config(**vars(Parser(__doc__).parse_args(argv)))))
+    return exit_status(lambda: train(Parser(__doc__).parse(argv).settings(Config)))
 
 
 if __name__ == "__main__":
