@@ -62,7 +62,7 @@ def test_a_pruned_bare_state_dict_has_no_settings_either(bare, tmp_path):
     assert pruned.pruned_before == {"sparsity": 0.5}
     given = load_model_file(path, {"seed": 7})  # contradicts nothing
     assert given.known_settings() == MLP | {"color_channel": 1, "seed": 7}
-    with pytest.raises(UserError, match="--data mnist: .* was trained with digits"):
+    with pytest.raises(UserError, match=r"--data mnist: .* was trained with digits"):
         load_model_file(path, {"data": "mnist"})
 
 

@@ -64,7 +64,7 @@ def read_curves(table: Path) -> list[Curve]:
     model_file = None if run.training_known else run.model_file
     curves = []
     for column, accuracies in columns.items():
-        others = [flag for flag, corrected in CORRECTIONS.items() if corrected != column]
+        others = [flag for flag, its_column in CORRECTIONS.items() if its_column != column]
         settings = {n: plain(v) for n, v in (known | dict.fromkeys(others, 0)).items()}
         curves.append(Curve(table, settings, accuracies, model_file))
     return curves
