@@ -38,7 +38,7 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
     check_writable(result_files(trained, prune), "--output_dir")
     dataset = config.load_dataset().to(device)
     batches = dataset.test_batches(config.test_batchsize)
-    model = placed(trained.model, device, config.precision)
+    model = placed(trained.model, device)
     correction = build_correction(prune, model, dataset, config)
 
     print_heading(trained, prune)
@@ -50,7 +50,7 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
     write_results(trained, prune, results, files)
     print("\n" + results_line(picture=files.prune_test(".png")))
     if prune.save_pruned:
-        print(f"Pruned models: {files.pruned('*').parent}/")
+        print(f"Pruned models: {files.model.parent}/")
     if any(r.ratio in prune.save_pruned and r.size is None for r in results):
         raise RunError(
             "--save_pruned: some files could not be written; the warnings say why; give the same"

@@ -37,9 +37,11 @@ def zeros_by_parameter(model: nn.Module) -> dict[str, int]:
     return dict(zip(names, torch.stack(counts).tolist(), strict=True))
 
 
-def all_finite(model: nn.Module) -> bool:
-    """Whether no entry of `model.parameters()` is infinite or not a number."""
-    return bool(torch.stack([p.isfinite().all() for p in model.parameters()]).all())
+def not_finite(model: nn.Module) -> list[str]:
+    """The names of the parameters that hold an infinite entry or one that is not a number."""
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    finite = torch.stack([p.isfinite().all() for p in parameters]).tolist()
+    return [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
 
 
 def count_above(model: nn.Module, thresholds: tuple[float, ...] = THRESHOLDS) -> list[int]:

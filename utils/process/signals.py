@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the run ends after the current training step."""
+"""SIGINT and SIGTERM: a training step that has begun is finished first."""
 
 import signal
 from collections.abc import Iterator
@@ -9,35 +9,35 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
-    """Raised to end the run after a signal; `number` is the signal's number.
+    """The run was told to stop by the signal of this number.
 
-    It is no Exception, as KeyboardInterrupt is none, so that `except Exception` does not catch it.
+    `between_steps` says that it stopped where all of its state fits together and can be saved. Like
+    KeyboardInterrupt it is no Exception, so that code that catches every Exception lets it pass.
     """
 
     advice = "the same command starts again"
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, between_steps: bool = False) -> None:
+        self.number, self.between_steps = number, between_steps
 
     def __str__(self) -> str:
         return f"stopped by {signal.Signals(self.number).name}; {self.advice}"
 
 
 class StopSignals:
-    """While this context is entered, SIGINT and SIGTERM raise Stopped.
+    """Raises Stopped when a signal comes or, within `deferred`, at the next `check`.
 
-    They raise it at once, or, within `deferred`, at its end or the next `check`. A second signal
-    always raises it at once. On exit the former handlers are restored.
+    A second signal does not wait. As a context manager it restores the former handlers at its end.
     """
 
     def __init__(self) -> None:
-        self.pending = 0  # the number of the last signal received
+        self.pending = 0  # the number of a signal that has come
         self._deferring = False
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
         for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # ignored in a job started by nohup
+            if signal.getsignal(number) != signal.SIG_IGN:  # as of a job that nohup started
                 self._former[number] = signal.signal(number, self._handle)
         return self
 
@@ -55,9 +55,9 @@ class StopSignals:
         self.check()
 
     def check(self) -> None:
-        """Raise Stopped if a signal was received."""
+        """Raise Stopped if a signal has come."""
         if self.pending:
-            raise Stopped(self.pending)
+            raise Stopped(self.pending, between_steps=True)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         waits = self._deferring and not self.pending

@@ -1,6 +1,5 @@
 """How settings are written in names, logs and messages, and the paths of a run's files."""
 
-import glob
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +79,7 @@ class RunFiles:
         return self._log("layer_sparsity", suffix)
 
     def pruned(self, sparsity: str) -> Path:
-        """The model pruned to `sparsity`; "*" makes it a pattern for all of them."""
+        """The model pruned to `sparsity`."""
         return self.output_dir / "saved_models" / f"{self.run}_sparsity={sparsity}.safetensors"
 
     def weight_distribution(self, suffix: str) -> Path:
@@ -88,15 +87,6 @@ class RunFiles:
 
     def comparison(self, suffix: str) -> Path:
         return self._log("comparison", suffix)
-
-    def existing(self) -> list[Path]:
-        """The files that this run has so far, in the order of the three scripts."""
-        paths = [self.model, self.train_log, self.scales_plot]
-        for test in (self.prune_test, self.layer_sparsity, self.weight_distribution):
-            paths += [test(suffix) for suffix in TEST_SUFFIXES]
-        pruned = self.pruned("*")
-        paths += sorted(pruned.parent.glob(glob.escape(pruned.name).replace("[*]", "*")))
-        return [path for path in paths if path.is_file()]
 
     def _log(self, folder: str, suffix: str) -> Path:
         return self.output_dir / "saved_logs" / folder / f"{self.run}{suffix}"
