@@ -223,7 +223,7 @@ def test_a_foreign_or_missing_file_is_refused_in_one_line(tmp_path):
 def test_a_file_that_does_not_tell_how_it_was_pruned_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     write_pruned(path, pruned_resnet(0.9), RESNET, ["0.9"])
-    with pytest.raises(UserError, match=r"a.safetensors: does not tell how it was pruned"):
+    with pytest.raises(UserError, match=r"a.safetensors: does not state how it was pruned"):
         load_pruned(path)
 
 

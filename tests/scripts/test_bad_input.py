@@ -183,7 +183,7 @@ class TestModelFiles:
         flags = ("--model_path", path, "--output_dir", trained, "--test_batchsize", 50)
         status, out, err = quick(name, *flags)
         assert status == 0, err
-        assert f"{RUN}.csv" in out
+        assert f"{RUN}.png" in out
 
     def test_a_model_of_other_settings_is_refused(self, name, quick, trained):
         path = trained / "saved_models" / f"{RUN}.pt"
@@ -262,7 +262,12 @@ class TestModelFiles:
         flags = ("--model_path", tmp_path / "authors.pt", "--output_dir", tmp_path)
         status, out, err = quick(name, *flags, "--data", "digits", "--arch", "Mlp")
         assert status == 0, err
-        assert re.search(r"/authors_sha256=[0-9a-f]{16}.csv", out)
+        assert re.search(r"picture: authors_sha256=[0-9a-f]{16}.png", out)
+        assert "training settings unknown" in out.lower()
+        (log,) = tmp_path.rglob("authors*.log")
+        line = log.read_text().splitlines()[0]
+        assert line.endswith("Training_Settings: unknown")
+        assert not any(f"{name}: " in line for name in ("Epoch_Num", "Tau", "Seed", "Optimizer"))
 
     def test_a_bare_state_dict_of_another_network_is_refused(self, name, quick, tmp_path):
         torch.save(build_model("Mlp", 10, 1, 8).state_dict(), tmp_path / "authors.pt")

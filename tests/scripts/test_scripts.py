@@ -8,7 +8,6 @@ from runs import DIGITS, RUN, files_in, read_csv
 
 from utils.compute.measure import THRESHOLDS
 from utils.prune.ranking import RATIOS
-from utils.settings.cli import Parser
 from utils.settings.config import Config
 
 EMPTIED = "warning: nothing passes through layers"  # as may be after so few epochs
@@ -20,7 +19,7 @@ def test_three_commands_train_prune_and_inspect(script, tmp_path):
         done = script(name, *DIGITS, "--output_dir", tmp_path / "new" / "folder")
         assert done.returncode == 0, done.stderr
         assert all(line.startswith(EMPTIED) for line in done.stderr.splitlines())
-    logs = {"SFW_one_shot_prune": (".log",), "SFW_prune_test": (".csv", ".log", ".png"),
+    logs = {"SFW_one_shot_prune": (".log",), "SFW_prune_test": (".csv", ".json", ".log", ".png"),
             "layer_sparsity": (".csv", ".png"),
             "weight_distribution": (".csv", ".log", ".png")}  # fmt: skip
     expected = [
@@ -99,7 +98,7 @@ def test_prune_test_writes_log_csv_and_picture(quick, trained):
         removed = int(row["parameters"]) - int(row["remaining"])
         assert removed == int(float(row["sparsity"]) * 100 + 0.5) * int(row["parameters"]) // 100
     assert (folder / f"{RUN}.png").read_bytes().startswith(b"\x89PNG")
-    assert f"{folder / RUN}.png" in out
+    assert out.endswith(f"\nResults: {folder}/ (picture: {RUN}.png)\n")
 
 
 def test_pruning_lowers_the_accuracy_of_a_trained_model(quick, trained):
@@ -110,7 +109,7 @@ def test_pruning_lowers_the_accuracy_of_a_trained_model(quick, trained):
 
 
 def test_weight_distribution_writes_log_csv_and_picture(quick, trained):
-    status, _, _ = quick("test_weight_distribution.py", *DIGITS, "--output_dir", trained)
+    status, out, _ = quick("test_weight_distribution.py", *DIGITS, "--output_dir", trained)
     assert status == 0
     folder = trained / "saved_logs" / "weight_distribution"
     state = torch.load(trained / "saved_models" / f"{RUN}.pt", weights_only=True)["state_dict"]
@@ -124,6 +123,7 @@ def test_weight_distribution_writes_log_csv_and_picture(quick, trained):
         assert (float(row["threshold"]), int(row["above"])) == (threshold, above)
         assert float(row["fraction"]) == pytest.approx(above / len(magnitudes))
     assert (folder / f"{RUN}.png").read_bytes().startswith(b"\x89PNG")
+    assert out.endswith(f"\nResults: {folder}/ (picture: {RUN}.png)\n")
 
 
 def test_model_file_holds_plain_types_and_what_was_measured(trained):
@@ -206,10 +206,6 @@ def test_help_states_every_flag_and_default(script):
         assert "(default: k_sparse_constraints)" in text
         assert "(default: 1 for SFW, 0.1 for SGD)" in text and "default: None" not in text
         assert ("--model_path" in done.stdout) == (name != "train_prune.py")
-
-
-def test_settings_not_given_stay_out_of_the_way():
-    assert vars(Parser("").parse_args(["--lr", "0.5"])) == {"lr": 0.5}
 
 
 def test_an_mlp_learns_the_real_mnist(quick, real_data, tmp_path):

@@ -1,9 +1,9 @@
-"""The text logs that people grep: the shape of every line is set here."""
+"""Text logs: the format of every line, which people search and parse."""
 
 import csv
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from utils.settings.names import plain
 
 
 class TextLog:
-    """The lines of one run's log; `save` replaces the file as a whole."""
+    """The lines of one run's log; `save` writes all of them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -25,18 +25,18 @@ class TextLog:
         self.lines.append(line)
 
     def mark(self) -> dict[str, Any]:
-        """What `restore` needs to know the lines so far again."""
+        """The number and checksum of the lines so far, from which `restore` recognises them."""
         return {"lines": len(self.lines), "sha256": _digest(self.lines)}
 
     def restore(self, lines: int, sha256: str) -> bool:
-        """Take the file's first `lines`, dropping what came after; False if they are others."""
+        """Read the first `lines` lines of the file; False if they are not those of `mark`."""
         try:
-            found = self.path.read_text(errors="replace").split("\n")[:lines]
+            first_lines = self.path.read_text(errors="replace").split("\n")[:lines]
         except OSError:
             return False
-        if _digest(found) != sha256:
+        if _digest(first_lines) != sha256:
             return False
-        self.lines = found
+        self.lines = first_lines
         return True
 
     def save(self) -> None:
@@ -48,18 +48,26 @@ def _digest(lines: list[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def configuration_line(config: Config) -> str:
-    """All settings but the folders; SFW-Init is last."""
-    parts = ["Configuration"]
+def configuration_line(config: Config, unknown: Collection[str] = ()) -> str:
+    """All settings except the folders; SFW-Init is last.
+
+    Settings that are `unknown` are left out, and the line says that there are some. Precision is
+    always stated, since a test uses it, too.
+    """
+    parts, omitted = ["Configuration"], {*unknown, "sfw_init"} - {"precision"}
     for setting in dataclasses.fields(config):
-        value = getattr(config, setting.name)
-        if setting.name != "sfw_init" and not isinstance(value, Path):
-            parts.append(f"{LABELS.get(setting.name, setting.name).title()}: {plain(value)}")
-    return " ".join([*parts, f"SFW_Init {config.sfw_init}"])
+        name, value = setting.name, getattr(config, setting.name)
+        if name not in omitted and not isinstance(value, Path):
+            parts.append(f"{LABELS.get(name, name).title()}: {plain(value)}")
+    if unknown:
+        parts.append("Training_Settings: unknown")
+    if "sfw_init" not in unknown:
+        parts.append(f"SFW_Init {config.sfw_init}")
+    return " ".join(parts)
 
 
 def train_line(step: int, epoch: int, loss: float, accuracy: float) -> str:
-    """`step` counts all batches of the run and `epoch` the epochs, both from 1."""
+    """`step` counts the batches of the run, and `epoch` its epochs, both from 1."""
     return (
         f"Train Steps: {step} Epoch: {epoch} Batch_Loss: {loss:.4f}"
         f" Batch_Accuracy {round(accuracy, 4)}"
@@ -75,14 +83,14 @@ def distribution_line(threshold: float, above: int) -> str:
     return f"Weight_Distribution >{plain(threshold)} {above}"
 
 
-def pruning_line(what: str, settings: dict[str, Any]) -> str:
-    """How a model is pruned, where that is not as by default, or was when it was saved."""
-    return " ".join([what, *(f"{name.title()}: {plain(v)}" for name, v in settings.items())])
+def pruning_line(title: str, settings: dict[str, Any]) -> str:
+    """Settings of pruning, by name, after a title that says which pruning they belong to."""
+    return " ".join([title, *(f"{name.title()}: {plain(v)}" for name, v in settings.items())])
 
 
-def prune_line(ratio: float, accuracy: float, **corrected: float) -> str:
-    """`corrected` is a second accuracy, by what was done to the model for it."""
-    more = [f" {word.title()} {value:.2f}" for word, value in corrected.items()]
+def prune_line(ratio: float, accuracy: float, **after_correction: float) -> str:
+    """`after_correction` is the accuracy after a correction, by the name of its column."""
+    more = [f" {column.title()} {value:.2f}" for column, value in after_correction.items()]
     return f"Prune Ratio {plain(ratio)} Test Accuracy {accuracy:.2f}{''.join(more)}"
 
 
@@ -99,7 +107,7 @@ def weights_line(threshold: float, above: int) -> str:
 
 
 def init_line(report: Report) -> str:
-    """Of SFW-Init, every ten iterations."""
+    """The progress of SFW-Init, logged every ten iterations."""
     return (
         f"SFW_Init Iteration: {report.iteration} Loss_Before: {report.loss_before:.4f}"
         f" Loss_After: {report.loss_after:.4f} Scale_Min: {report.smallest:.4f}"
