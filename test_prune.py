@@ -47,7 +47,7 @@ def test(given: dict) -> None:
     check_writable(written, "--output_dir")
     dataset = config.load_dataset().to(device)
     batches = dataset.test_batches(config.test_batchsize)
-    model = placed(trained.model, device, config.precision)
+    model = placed(trained.model, device)
     correct = correction(prune, model, dataset, config)
 
     print_heading(trained, prune)

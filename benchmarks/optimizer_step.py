@@ -26,7 +26,7 @@ from timing import describe, time_in_turns
 
 from constraints import KSparsePolytope, build_constraints, make_feasible
 from models import build_model
-from optim import SFW, ProjectedSGD, sfw
+from optim import SFW, ProjectedSGD
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "Mlp": partial(build_model, "Mlp", 10, 1, 28),
@@ -40,17 +40,6 @@ SIZES = [10**power for power in range(4, 9)]
 # empties the caches before a step; were a row's tensors small, its steps would find them there.
 ENTRIES_PER_ROW = 1 << 26
 SPARSITY = 0.05  # K as a fraction of the entries, as in the paper
-
-
-class PlainSFW(SFW):
-    """SFW without its fused step: the plain one, on any device."""
-
-    def step(self, closure: Callable | None = None) -> None:
-        fused, sfw._fused_step = sfw._fused_step, lambda: None
-        try:
-            super().step(closure)
-        finally:
-            sfw._fused_step = fused
 
 
 def main() -> None:
@@ -88,7 +77,7 @@ def networks(device: str, seconds: float) -> None:
             torch.optim.SGD(parameters, lr=1e-9, momentum=0.9).step,
             SFW(parameters, regions, lr=1e-6).step,
             ProjectedSGD(parameters, regions, lr=1e-9).step,
-            PlainSFW(parameters, regions, lr=1e-6).step,
+            SFW(parameters, regions, lr=1e-6, fused=False).step,
         ]
         sgd, *others = time_in_turns(steps, seconds, device)
         ratios = " | ".join(f"{other / sgd:.2f}" for other in others)
@@ -124,12 +113,15 @@ def extra_memory(n: int, device: str) -> float:
 
 
 def print_extra_memory(n: int, device: str) -> None:
-    """What `extra_memory` runs: the first step has its scratch space to make, as any other."""
+    """What `extra_memory` runs: a step that has its scratch space to make."""
     p = nn.Parameter(torch.zeros(n, device=device))
     p.grad = torch.randn(n, device=device)
-    optimizer = SFW([p], [KSparsePolytope(n, max(1, int(SPARSITY * n)), radius=1.0)], lr=1e-6)
-    optimizer.step()  # compiles, and makes the momentum buffer
-    sfw._fused_step.cache_clear()
+    regions = [KSparsePolytope(n, max(1, int(SPARSITY * n)), radius=1.0)]
+    former = SFW([p], regions, lr=1e-6)
+    former.step()  # compiles, and makes the momentum buffer
+    optimizer = SFW([p], regions, lr=1e-6)  # which has no scratch space yet
+    optimizer.load_state_dict(former.state_dict())
+    del former
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()

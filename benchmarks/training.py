@@ -31,11 +31,11 @@ from constraints import Region, build_constraints, make_feasible
 from models import ARCHITECTURES, build_model
 from optim import SFW, sfw_init
 from train_prune import train_step
-from utils.compute.device import autocast, pick_device, placed
+from utils.compute.device import autocast, compiled, pick_device, placed
 from utils.datasets import DATASETS
 from utils.datasets.batches import Batches
 from utils.process.errors import exit_status
-from utils.train.progress import EpochProgress
+from utils.train.step import TrainingStep
 
 CIFAR10 = DATASETS["cifar10"]
 BATCH_SIZE = 128
@@ -70,12 +70,16 @@ def throughput(device: torch.device, steps: int) -> None:
     command += ["--gpu", str(-1 if device.index is None else device.index)]
     print("| ResNet18, batch 128 | images/s | to plain loop |")
     print("| --- | --- | --- |")
-    rates: dict[str, list[float]] = {name: [] for name in ("plain loop", *PRECISIONS)}
+    # On a GPU every run captures its steps; what that and the compiler bring is shown beside it.
+    kinds = ("captured", "eager", "captured and compiled") if device.type == "cuda" else ("",)
+    ours = {f"{precision} {kind}".strip(): (precision, kind) for precision in PRECISIONS
+            for kind in kinds}  # fmt: skip
+    rates: dict[str, list[float]] = {name: [] for name in ("plain loop", *ours)}
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rates["plain loop"].append(float(done.stdout))
-        for precision in PRECISIONS:
-            rates[precision].append(our_throughput(device, precision, BATCH_SIZE, steps))
+        for name, (precision, kind) in ours.items():
+            rates[name].append(our_throughput(device, precision, BATCH_SIZE, steps, kind))
     for name, found in rates.items():
         ratio = median(found) / median(rates["plain loop"])
         print(f"| {name} | {median(found):.0f} | {ratio:.2f} |", flush=True)
@@ -117,19 +121,25 @@ def plain_throughput(gpu: int, steps: int) -> float:
     return steps * BATCH_SIZE / (time.perf_counter() - start)
 
 
-def our_throughput(device: torch.device, precision: str, batch_size: int, steps: int) -> float:
-    """Images a second of train_prune.py's steps, after one of two steps."""
+def our_throughput(
+    device: torch.device, precision: str, batch_size: int, steps: int, kind: str = ""
+) -> float:
+    """Images a second of train_prune.py's steps, once the first ones are taken."""
     model, regions = prepared(device, precision)
     optimizer = SFW(model.parameters(), regions)
-    for count in (2, steps):
-        batches = our_batches(device, batch_size, count)
-        start = time.perf_counter()
-        with EpochProgress("", len(batches)) as progress:
-            for inputs, targets in batches:
-                outputs = train_step(model, optimizer, precision, inputs, targets)
-                progress.record(*outputs, targets)
-        synchronise(device.type)
-    return count * batch_size / (time.perf_counter() - start)
+    network = compiled(model, batch_size) if "compiled" in kind else model
+    first, steps = (20, max(steps, 200)) if device.type == "cuda" else (2, steps)
+    batches = our_batches(device, batch_size, first + steps)
+    step = TrainingStep(partial(train_step, network, optimizer, precision), batches, optimizer)
+    step.captures = step.captures and kind != "eager"
+    step.begin_epoch(batches.order(), [1.0] * (first + steps), 0)
+    for taken in range(first + steps):
+        if taken == first:
+            synchronise(device.type)
+            start = time.perf_counter()
+        step()
+    synchronise(device.type)
+    return steps * batch_size / (time.perf_counter() - start)
 
 
 def parts(device: torch.device, steps: int) -> None:
@@ -154,22 +164,18 @@ def step_parts(device: torch.device, precision: str, steps: int) -> dict[str, fl
         before, now = now, time.perf_counter()
         taken[part] = taken.get(part, 0.0) + now - before
 
-    with EpochProgress("", steps + 2) as progress:
-        for step in range(steps + 2):
-            if step == 2:
-                taken.clear()
-            inputs, targets = next(batches)
-            lap("data")
-            with autocast(device, precision):
-                logits = model(inputs)
-                loss = F.cross_entropy(logits, targets)
-            optimizer.zero_grad()
-            loss.backward()
-            lap("forward and backward")
-            optimizer.step()
-            lap("SFW's step")
-            progress.record(loss, logits, targets)
-            lap("losses and accuracies")
+    for step in range(steps + 2):
+        if step == 2:
+            taken.clear()
+        inputs, targets = next(batches)
+        lap("data")
+        with autocast(device, precision):
+            loss = F.cross_entropy(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        lap("forward and backward")
+        optimizer.step()
+        lap("SFW's step")
     return {part: seconds / sum(taken.values()) for part, seconds in taken.items()}
 
 
@@ -211,7 +217,7 @@ def forward_backward(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
 def prepared(
     device: torch.device, precision: str, arch: str = "ResNet18", side: int = 32
 ) -> tuple[nn.Module, list[Region]]:
-    model = placed(build_model(arch, CIFAR10.classes, 3, side), device, precision).train()
+    model = placed(build_model(arch, CIFAR10.classes, 3, side), device).train()
     regions = build_constraints(model, "k_sparse_constraints", tau=15.0, mode="diameter")
     make_feasible(model, regions)
     return model, regions

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from constraints.projection import project_capped_l1_ball
-from constraints.region import Region
+from constraints.region import Region, is_local, scale
 
 
 class KSparsePolytope(Region):
@@ -15,34 +15,30 @@ class KSparsePolytope(Region):
 
     Equivalently, the l1 ball of radius rK cut with the l-infinity ball of radius r (Miao et al.,
     ICLR 2022). Its L2 diameter is 2 r sqrt(K). Give `radius` (r) or `diameter`.
-    Raises ValueError when `k` is not in 1 ... n or the size is not positive.
+    Raises ValueError when `k` is not in 1 ... n (0 for n = 0) or the size is not positive.
     """
 
     def __init__(
         self, n: int, k: int, *, radius: float | None = None, diameter: float | None = None
     ) -> None:
-        if not 1 <= k <= n:
+        if not min(n, 1) <= k <= n:
             raise ValueError(f"k must be between 1 and n = {n}, not {k}")
-        self._set_size(n, radius, diameter, 2 * math.sqrt(k))
-        self.k = self.vertex_entries = k
+        self._set_size(n, radius, diameter, 2 * math.sqrt(max(k, 1)))
+        self.k = self.vertex_entries = int(k)
 
     def __repr__(self) -> str:
         return f"KSparsePolytope({self.n}, {self.k}, radius={self.radius:g})"
 
-    def lmo(self, g: Tensor) -> Tensor:
-        """-r sign(g) on the K entries of largest magnitude, 0 elsewhere.
+    def describe(self) -> dict[str, str | int | float]:
+        return super().describe() | {"k": self.k}
 
-        Of entries that tie at the K-th magnitude, the first in the tensor's order are taken, so
-        that no more than K are non-zero.
+    def furthest(self, rows: Tensor) -> Tensor:
+        """sign(g) on the K entries of largest magnitude of each row g, 0 elsewhere.
+
+        Of entries that tie at the K-th magnitude, the first in the row are taken, so that no more
+        than K are non-zero.
         """
-        self._check(g)
-        magnitude = g.detach().abs().flatten()
-        threshold = _kth_largest(magnitude, self.k)
-        chosen = _without_ties(magnitude, threshold, self.k)
-        if chosen is None:
-            above, tied = magnitude > threshold, magnitude == threshold
-            chosen = above | (tied & (tied.cumsum(0, dtype=torch.int32) <= self.k - above.sum()))
-        return g.sign().mul_(chosen.view(g.shape)).mul_(-self.radius)
+        return rows.sign().mul_(largest_entries(rows.abs(), self.k))
 
     def shift_inside(self, x: Tensor) -> Tensor:
         """`x`, or, if it is outside, x / ||x||_1 times r min(K, floor(||x||_1 / ||x||_inf)).
@@ -50,11 +46,13 @@ class KSparsePolytope(Region):
         That is the authors' rule. It leaves an outside point's l1 norm at a whole multiple of r.
         """
         self._check(x)
+        if not self.n:
+            return x.clone()
         magnitude = x.abs().double()
         l1, linf = magnitude.sum(), magnitude.max()
         inside = (l1 <= self.radius * self.k) & (linf <= self.radius)
         factor = self.radius * (l1 / linf).floor().clamp(max=self.k) / l1
-        return x * torch.where(inside, torch.ones_like(l1), factor).to(x.dtype)
+        return scale(x, torch.where(inside, torch.ones_like(l1), factor))
 
     def euclidean_project(self, x: Tensor) -> Tensor:
         """The nearest point of the intersection of the two balls, exact up to rounding."""
@@ -62,20 +60,44 @@ class KSparsePolytope(Region):
         return project_capped_l1_ball(x, total=self.radius * self.k, cap=self.radius)
 
 
-def _without_ties(magnitude: Tensor, threshold: Tensor, k: int) -> Tensor | None:
-    """1 from the threshold on and 0 below, as numbers, which multiply faster than booleans.
+def largest_entries(magnitude: Tensor, k: int) -> Tensor:
+    """1 for the `k` largest in each row of `magnitude`, the first of those that tie, and else 0.
 
-    None if those are more than K, or on a GPU, which would have to be waited for to tell.
+    Without waiting for a device, and in as few operations as can be.
     """
-    if not magnitude.is_cpu:
-        return None
-    chosen = torch.ge(magnitude, threshold, out=torch.empty_like(magnitude))
-    return chosen if chosen.count_nonzero() <= k else None
+    if not is_local(magnitude) and magnitude.dtype != torch.float64:
+        return by_keys(magnitude, k)
+    threshold = _kth_largest(magnitude, k)
+    if is_local(magnitude):
+        # Numbers, which multiply faster than booleans.
+        chosen = torch.ge(magnitude, threshold, out=torch.empty_like(magnitude))
+        if chosen.count_nonzero(-1).max() <= k:
+            return chosen
+    return by_threshold(magnitude, threshold, k)
+
+
+def by_keys(magnitude: Tensor, k: int) -> Tensor:
+    """`largest_entries` as booleans. An entry's key is its bits, then how far it is from the end.
+
+    No two keys in a row are equal, and the bits of magnitudes order as integers.
+    """
+    bits = magnitude.float().view(torch.int32)
+    from_end = torch.arange(magnitude.shape[-1], 0, -1, device=magnitude.device)
+    keys = torch.add(from_end, bits, alpha=1 << 31)
+    return keys >= keys.topk(k, sorted=False).values.amin(-1, keepdim=True)
+
+
+def by_threshold(magnitude: Tensor, threshold: Tensor, k: int) -> Tensor:
+    """`largest_entries` as booleans, from the K-th largest magnitude of each row."""
+    above, tied = magnitude > threshold, magnitude == threshold
+    room = k - above.sum(-1, keepdim=True)
+    return above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
 
 
 def _kth_largest(values: Tensor, k: int) -> Tensor:
-    """The K-th largest of `values`; NumPy's selection is many times faster on the CPU."""
-    if values.is_cpu and values.dtype in (torch.float32, torch.float64):
-        position = len(values) - k
-        return torch.from_numpy(np.partition(values.numpy(), position)[position : position + 1])
-    return values.topk(k, sorted=False).values.min()
+    """The K-th largest of each row; NumPy's selection is many times faster on the CPU."""
+    if is_local(values) and values.dtype in (torch.float32, torch.float64):
+        position = values.shape[-1] - k
+        rows = np.partition(values.detach().numpy(), position)
+        return torch.from_numpy(rows[..., position : position + 1])
+    return values.topk(k, sorted=False).values.amin(-1, keepdim=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from constraints.projection import project_capped_l1_ball
-from constraints.region import Region
+from constraints.region import Region, scale
 
 BISECTIONS = 60
 NEWTON_STEPS = 10
@@ -25,47 +25,47 @@ class LpBall(Region):
         if not (p == 1 or p >= 2):
             raise ValueError(f"p must be 1, or 2 or more, not {p}")
         self._set_size(n, radius, diameter, 2 * max(n, 1) ** max(0.5 - 1 / p, 0))
-        self.p = p
+        self.p = float(p)
         self.vertex_entries = {1: 1, math.inf: n}.get(p)
 
     def __repr__(self) -> str:
         return f"LpBall({self.n}, {self.p:g}, radius={self.radius:g})"
 
-    def lmo(self, g: Tensor) -> Tensor:
-        """-r sign(g_i) |g_i|^(q-1) / ||g||_q^(q-1), where 1/p + 1/q = 1; 0 where g is all 0.
+    def describe(self) -> dict[str, str | int | float]:
+        return super().describe() | {"p": self.p}
 
-        For p = 1 that is one entry, the first of largest magnitude.
+    def furthest(self, rows: Tensor) -> Tensor:
+        """sign(g_i) |g_i|^(q-1) / ||g||_q^(q-1) for each row g, 1/p + 1/q = 1; 0 where g is all 0.
+
+        For p = 1 that is one entry, the first of largest magnitude. At least float32.
         """
-        self._check(g)
-        if self.p == 1:
-            flat = g.flatten()
-            largest = flat.abs().argmax(keepdim=True)
-            v = torch.zeros_like(flat)
-            v[largest] = -self.radius * flat[largest].sign()
-            return torch.empty_like(g).copy_(v.view(g.shape))
         if self.p == math.inf:
-            return g.sign().mul_(-self.radius)
+            return rows.sign()
+        if self.p == 1:
+            largest = rows.abs().argmax(-1, keepdim=True)
+            return torch.zeros_like(rows).scatter_(-1, largest, rows.gather(-1, largest).sign())
+        # Powers and squares of magnitudes divided by the largest neither overflow nor all vanish.
         # Norms of half-precision gradients need more digits than their entries have.
-        dtype = torch.promote_types(g.dtype, torch.float32)
+        dtype = torch.promote_types(rows.dtype, torch.float32)
         tiny = torch.finfo(dtype).tiny
-        if self.p == 2:
-            norm = torch.linalg.vector_norm(g, dtype=dtype).clamp(min=tiny)
-            return (g / norm).mul_(-self.radius)
-        # Powers of magnitudes divided by the largest neither overflow nor all vanish.
-        scaled = g.abs().to(dtype)
-        scaled /= scaled.max().clamp(min=tiny)
+        largest = rows.abs().amax(-1, keepdim=True)
+        scaled = rows.to(dtype) / largest.to(dtype).clamp(min=tiny)
         q = self.p / (self.p - 1)
-        norm = torch.linalg.vector_norm(scaled, q).clamp(min=tiny)
-        return (scaled / norm).pow_(q - 1).mul_(-self.radius).to(g.dtype).mul_(g.sign())
+        scaled /= torch.linalg.vector_norm(scaled, q, dim=-1, keepdim=True).clamp(min=tiny)
+        return scaled if q == 2 else scaled.abs().pow_(q - 1).mul_(scaled.sign())
 
     def shift_inside(self, x: Tensor) -> Tensor:
         """`x`, or, if it is outside, `x` scaled to the ball's surface."""
         self._check(x)
+        if not self.n:
+            return x.clone()
         norm = torch.linalg.vector_norm(x, self.p, dtype=torch.float64)
-        return x * (self.radius / norm).clamp(max=1).to(x.dtype)
+        return scale(x, (self.radius / norm).clamp(max=1))
 
     def euclidean_project(self, x: Tensor) -> Tensor:
         self._check(x)
+        if not self.n:
+            return x.clone()
         if self.p == 1:
             return project_capped_l1_ball(x, total=self.radius)
         if self.p == 2:
@@ -98,5 +98,5 @@ class LpBall(Region):
             middle = (low + high) / 2
             outside = (entries(middle.exp()) ** self.p).sum() > 1
             low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
-        y = torch.where((a**self.p).sum() > 1, entries(high.exp()), a) * self.radius
+        y = torch.where((a**self.p).sum() <= 1, a, entries(high.exp())) * self.radius
         return y.to(x.dtype).copysign_(x)

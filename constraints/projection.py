@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from constraints.region import is_local
+
 # Entries that the CPU works on at a time: temporaries stay in its caches, on one thread.
 PIECE = 1 << 15
 # Newton's method takes about ten steps; this many halvings end any bisection. The norm is then
@@ -21,20 +23,30 @@ def project_capped_l1_ball(x: Tensor, total: float, cap: float = math.inf) -> Te
     GPU, where nothing may depend on a value, a sort.
     """
     flat = x.detach().reshape(-1)
-    pieces = flat.split(PIECE if x.is_cpu else flat.numel())
-    shift = (shift_by_newton if x.is_cpu else shift_by_sorting)(pieces, total, cap)
-    projected = torch.empty_like(flat)
-    for piece, out in zip(pieces, projected.split(pieces[0].numel()), strict=True):
-        out.copy_((piece.abs().double() - shift).clamp_(0, cap)).copysign_(piece)
+    if not flat.numel():
+        return x.clone()
+    if is_local(x):
+        pieces = flat.split(PIECE)
+        shift = shift_by_newton(pieces, total, cap)
+        projected = torch.empty_like(flat)
+        for piece, out in zip(pieces, projected.split(PIECE), strict=True):
+            out.copy_(_shrunk(piece, shift, cap))
+    else:
+        projected = _shrunk(flat, shift_by_sorting(flat, total, cap), cap).to(x.dtype)
     projected = projected.view(x.shape)
     return projected if x.is_contiguous() else torch.empty_like(x).copy_(projected)
+
+
+def _shrunk(x: Tensor, shift: float | Tensor, cap: float) -> Tensor:
+    """The entries of `x` moved towards 0 by `shift` and then cut to `cap`, in double precision."""
+    return (x.abs().double() - shift).clamp_(0, cap).copysign_(x)
 
 
 def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> float:
     """The shift, by Newton's method on the norm, which is exact once it is in the root's piece.
 
     A step that leaves the bracket of the root is replaced by halving it. Entries that are 0, or at
-    the cap, all over the bracket are settled and not looked at again.
+    the cap, all over the bracket are settled and not looked at again. NaN if an entry is NaN.
     """
     shift, low, high = 0.0, 0.0, max(piece.abs().max().item() for piece in pieces)
     settled = 0.0  # the part of the norm that is at the cap
@@ -44,6 +56,8 @@ def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> flo
             clipped = (piece.abs().double() - shift).clamp_(0, cap)
             norm += clipped.sum().item()
             free += ((clipped > 0) & (clipped < cap)).sum().item()
+        if math.isnan(norm):
+            return norm
         if abs(norm - total) <= TOLERANCE * total or (shift == 0 and norm <= total):
             break
         low, high = (shift, high) if norm > total else (low, shift)
@@ -60,12 +74,12 @@ def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> flo
     return shift
 
 
-def shift_by_sorting(pieces: tuple[Tensor, ...], total: float, cap: float) -> Tensor:
-    """The shift, from the sorted breakpoints of the norm, without waiting for the device.
+def shift_by_sorting(x: Tensor, total: float, cap: float) -> Tensor:
+    """The shift for the flat `x`, from the sorted breakpoints of the norm; waits for no device.
 
     An entry starts to shrink where |x_i| - shift drops below the cap, and ends at |x_i|.
     """
-    magnitude = torch.cat([piece.abs().double() for piece in pieces])
+    magnitude = x.abs().double()
     starts = (magnitude - cap).clamp_(min=0)
     breakpoints, order = torch.cat([starts, magnitude]).sort()
     slopes = torch.where(order < magnitude.numel(), 1.0, -1.0).to(magnitude.dtype).cumsum_(0)
@@ -75,4 +89,4 @@ def shift_by_sorting(pieces: tuple[Tensor, ...], total: float, cap: float) -> Te
     last = torch.searchsorted(fallen, excess.clamp(min=0).view(1)).clamp_(max=fallen.numel() - 1)
     # Step back from the end of the piece in which the norm reaches `total`.
     back = (fallen.gather(0, last) - excess) / slopes.gather(0, last).clamp_(min=1)
-    return torch.where(excess > 0, breakpoints.gather(0, last + 1) - back, 0.0)
+    return torch.where(excess <= 0, 0.0, breakpoints.gather(0, last + 1) - back)

@@ -2,17 +2,20 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 class Region(ABC):
-    """A convex region of tensors with `n` entries, centred on the origin.
+    """A convex region of tensors with `n` entries, centred on the origin; `n` may be 0.
 
     `radius` and `diameter` are in the units of the entries; `diameter` is the largest L2 distance
     between two points. The methods take a tensor of any shape with `n` entries, any memory format
     and any floating-point type, return a new one like it, and never make the host wait for the
-    device. They raise ValueError when the number of entries is not `n`.
+    device. What they return has NaN in it if the tensor has. They raise ValueError when the number
+    of entries is not `n`.
     """
 
     n: int
@@ -21,17 +24,22 @@ class Region(ABC):
     # How many entries of a vertex are +radius or -radius, if all others are 0: optimizers may then
     # find the vertex without `lmo`. None for other regions, and for subclasses with another `lmo`.
     vertex_entries: int | None = None
+    # `furthest(rows)`, if a region has it, takes any number of gradients of n entries as the rows
+    # of a matrix, and gives a new matrix of the points furthest along them in the region of radius
+    # 1. Then `lmo` needs no code of its own, and regions of one kind share an LMO: see `alike`. A
+    # row with NaN may give anything. None for other regions, which define `lmo`.
+    furthest: Callable[[Tensor], Tensor] | None = None
 
     def _set_size(
         self, n: int, radius: float | None, diameter: float | None, diameter_per_radius: float
     ) -> None:
         """Set `n`, and `radius` and `diameter` from the one of them that is given."""
-        if n < 1:
-            raise ValueError(f"n must be at least 1, not {n}")
+        if n < 0:
+            raise ValueError(f"n must be at least 0, not {n}")
         if (radius is None) == (diameter is None):
             raise ValueError("give either radius or diameter")
-        self.n = n
-        self.radius = diameter / diameter_per_radius if radius is None else radius
+        self.n = int(n)
+        self.radius = float(diameter / diameter_per_radius if radius is None else radius)
         self.diameter = self.radius * diameter_per_radius
         if not 0 < self.radius < math.inf:
             name, value = ("diameter", diameter) if radius is None else ("radius", radius)
@@ -41,9 +49,25 @@ class Region(ABC):
         if x.numel() != self.n:
             raise ValueError(f"the region has {self.n} entries, the tensor {x.numel()}")
 
-    @abstractmethod
+    def describe(self) -> dict[str, str | int | float]:
+        """The region's kind and sizes in plain types, as an optimizer's state dict holds them."""
+        return {"kind": type(self).__name__, "n": self.n, "radius": self.radius}
+
     def lmo(self, g: Tensor) -> Tensor:
         """The linear minimisation oracle: a vertex v of the region at which <g, v> is smallest."""
+        self._check(g)
+        if not self.n:
+            return g.clone()
+        v = self.furthest(g.reshape(1, -1))
+        largest = g.amax().to(v.dtype)  # NaN if there is one
+        v = v.mul_(torch.where(largest.isnan(), largest, -self.radius)).view(g.shape)
+        return v.to(g.dtype) if g.is_contiguous() else torch.empty_like(g).copy_(v)
+
+    def alike(self) -> tuple | None:
+        """Equal for regions that differ in nothing but their radius, if they have `furthest`."""
+        if self.furthest is None:
+            return None
+        return tuple(value for key, value in self.describe().items() if key != "radius")
 
     @abstractmethod
     def shift_inside(self, x: Tensor) -> Tensor:
@@ -75,3 +99,15 @@ class Unconstrained(Region):
     def euclidean_project(self, x: Tensor) -> Tensor:
         self._check(x)
         return x.clone()
+
+
+def is_local(x: Tensor) -> bool:
+    """Whether reading the values of `x` costs nothing: it is in this CPU's memory, and no subclass
+    of Tensor that stands for entries elsewhere, as a DTensor's are."""
+    return x.is_cpu and type(x) in (Tensor, nn.Parameter)
+
+
+def scale(x: Tensor, factor: Tensor) -> Tensor:
+    """`x` times a number, rounded once: in half precision the number alone may not be finite."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return (x.to(dtype) * factor.to(dtype)).to(x.dtype)

@@ -90,7 +90,7 @@ def train(run: Run, data: Dataset) -> nn.Module:
     method = METHODS[run.method]
     epochs, device = round(EPOCHS * method.epochs), torch.device("cpu")
     torch.manual_seed(run.seed)
-    model = placed(ResNet18(10, 3, 32, width=WIDTH), device, PRECISION)
+    model = placed(ResNet18(10, 3, 32, width=WIDTH), device)
     # From a generator of their own, as in train_prune.py.
     halves = data.train_batches(BATCH_SIZE // 2, torch.Generator().manual_seed(run.seed + 1))
     with autocast(device, PRECISION):

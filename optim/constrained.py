@@ -1,7 +1,11 @@
-"""What optimizers over feasible regions have in common: a region bound to each parameter."""
+"""What optimizers over feasible regions have in common: a region for each parameter, and state."""
 
+import functools
+import itertools
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,13 +14,64 @@ from torch.optim import Optimizer
 
 from constraints import Region
 
+# Two radii that differ by less, relative to their size, are the same: another machine rounds the
+# initial norms that they come from in another way.
+RADIUS_TOLERANCE = 1e-5
+
+
+@dataclass(slots=True)
+class TensorStep:
+    """One parameter's part in a step.
+
+    `theta` is what moves: the parameter, or its float32 copy if the parameter has fewer digits.
+    `gradient`, whose sign is such that the step descends, and `momentum_buffer` have the shape and
+    type of `theta`. `momentum` is 0 at the parameter's first step, so that the buffer becomes the
+    gradient, and the group's value after that. `group` holds the other options.
+    """
+
+    param: Tensor
+    theta: Tensor
+    gradient: Tensor
+    momentum_buffer: Tensor
+    momentum: float
+    region: Region
+    group: dict[str, Any]
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.theta, self.gradient, self.momentum_buffer
+
+    def decayed_gradient(self) -> Tensor:
+        """The gradient with weight decay."""
+        decay = self.group["weight_decay"]
+        return self.gradient.add(self.theta, alpha=decay) if decay else self.gradient
+
 
 class ConstrainedOptimizer(Optimizer):
-    """A torch.optim.Optimizer whose every parameter has a region of its own.
+    """A torch.optim.Optimizer with a region for each parameter.
 
     `params` is what any PyTorch optimizer takes, tensors or groups of them; `constraints` holds
-    their regions in the same order. Raises ValueError when their numbers or sizes differ.
+    their regions in the same order. A group keeps its regions as "constraints", beside "params".
+    Raises ValueError when their numbers or sizes differ.
+
+    - A parameter's first step is the first with a learning rate other than 0: a step with
+      learning rate 0 before it only makes the state. (That is how torch.distributed.checkpoint
+      reads a fresh optimizer's state, and it changes nothing.) "step" in the state counts the
+      steps; replays of a CUDA graph do not advance it.
+    - Parameters of half precision have a float32 copy in the state, which the steps move and which
+      is rounded to the parameter. Without it small steps would be lost, and the iterates leave
+      their region. Momentum buffers are float32, too. If the parameter has been changed by
+      something else, its new values count.
+    - A gradient that is infinite or NaN turns its whole parameter into NaN, so that it is seen:
+      no step waits for the device to raise an error. `torch.amp.GradScaler` skips such steps.
+    - `torch.compile` leaves a step as it is: it runs outside the compiled graph.
+    - Zero-size parameters are left alone. Complex parameters and sparse gradients are refused.
+
+    `state_dict()` holds each region's kind and sizes, and `load_state_dict` raises ValueError for
+    a state of other regions. State dicts of earlier versions, which hold no regions, load.
     """
+
+    _unbound: Sequence[Region] = ()  # while the optimizer is built: regions not yet in a group
 
     def __init__(
         self,
@@ -24,71 +79,187 @@ class ConstrainedOptimizer(Optimizer):
         constraints: Sequence[Region],
         defaults: dict[str, Any],
     ) -> None:
-        self._regions: dict[Tensor, Region] = {}
+        self._check_options(defaults)
         self._unbound = list(constraints)
         super().__init__(params, defaults)
         if self._unbound:
-            bound, given = len(self._regions), len(self._regions) + len(self._unbound)
-            raise ValueError(f"{given} constraints were given for {bound} parameters")
+            bound = sum(len(group["params"]) for group in self.param_groups)
+            total = bound + len(self._unbound)
+            raise ValueError(f"{total} constraints were given for {bound} parameters")
+        del self._unbound
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_regions": self._regions, "_unbound": []}
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also called by load_state_dict: fills in what states of earlier versions lack."""
+        present = self.__dict__.get("param_groups")  # None while unpickling
+        for i, group in enumerate(state["param_groups"]):
+            group.setdefault("maximize", False)
+            if present is not None:
+                regions = present[i]["constraints"]
+                if "constraints" in group:
+                    _check_same_regions(group["constraints"], regions, i)
+                group["constraints"] = regions
+        for values in state["state"].values():
+            if isinstance(values, dict) and "momentum_buffer" in values:
+                values.setdefault("step", 1)
+        super().__setstate__(state)
 
+    @torch._disable_dynamo
+    def state_dict(self) -> dict[str, Any]:
+        """As in PyTorch; "constraints" of a group describes each region in plain types."""
+        state = super().state_dict()
+        for group in state["param_groups"]:
+            group["constraints"] = [region.describe() for region in group["constraints"]]
+        return state
+
+    @torch._disable_dynamo
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in PyTorch, but the state of half-precision parameters stays float32.
+
+        Raises ValueError, with nothing loaded, if the state is of other regions.
+        """
+        final: dict[str, Any] = {}  # what is left when the hooks of others have changed it
+        last = self.register_load_state_dict_pre_hook(lambda _, loaded: final.update(loaded))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
+        keys = itertools.chain.from_iterable(group["params"] for group in final["param_groups"])
+        params = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
+        for key, p in zip(keys, params, strict=True):
+            if p.dtype != _working_type(p.dtype) and key in final["state"]:
+                for name, value in final["state"][key].items():
+                    if isinstance(value, Tensor):
+                        self.state[p][name] = value.to(p.device)
+
+    @torch._disable_dynamo
     def add_param_group(self, group: dict[str, Any]) -> None:
         """As in PyTorch; in a group added later, "constraints" holds its parameters' regions."""
-        own = group.get("constraints")
-        super().add_param_group({k: v for k, v in group.items() if k != "constraints"})
+        first = sum(len(group["params"]) for group in self.param_groups)
+        super().add_param_group(dict(group))
         added = self.param_groups[-1]
-        params, given = added["params"], self._unbound if own is None else list(own)
         try:
-            if len(given) < len(params):
+            params, own = added["params"], added.get("constraints")
+            regions = list(self._unbound if own is None else own)
+            if len(regions) < len(params):
                 raise ValueError("there are fewer constraints than parameters")
-            if own is not None and len(given) > len(params):
-                raise ValueError(f"{len(given)} constraints for {len(params)} parameters")
-            regions = given[: len(params)]
-            for i, (p, region) in enumerate(zip(params, regions, strict=True), len(self._regions)):
+            if own is not None and len(regions) > len(params):
+                raise ValueError(f"{len(regions)} constraints for {len(params)} parameters")
+            added["constraints"] = regions[: len(params)]
+            for i, (p, region) in enumerate(zip(params, regions, strict=False), first):
+                if not p.is_floating_point():
+                    raise ValueError(f"parameter {i} is {p.dtype}: regions hold real numbers only")
                 if region.n != p.numel():
                     raise ValueError(
                         f"constraint {i} has {region.n} entries, its parameter {p.numel()}"
                     )
-            self._check_group(added, regions)
-        except ValueError:
+            self._check_options(added)
+            self._check_regions(added)
+        except BaseException:
             self.param_groups.pop()
             raise
-        self._regions.update(zip(params, regions, strict=True))
-        del given[: len(params)]
+        if own is None:
+            self._unbound = regions[len(params) :]
 
-    def _check_group(self, group: dict[str, Any], regions: Sequence[Region]) -> None:
-        """Raise ValueError, with the value, for what the optimizer cannot work with."""
-        if not group["lr"] > 0:
-            raise ValueError(f"lr must be greater than 0, not {group['lr']}")
-        if not 0 <= group["momentum"] < 1:
-            raise ValueError(f"momentum must be in 0 <= momentum < 1, not {group['momentum']}")
-        if not group["weight_decay"] >= 0:
-            raise ValueError(f"weight_decay must be at least 0, not {group['weight_decay']}")
+    def _check_options(self, options: dict[str, Any]) -> None:
+        """Raise ValueError, with the value, for what is out of range."""
+        lr, momentum, decay = (options[name] for name in ("lr", "momentum", "weight_decay"))
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
+        if not lr > 0:
+            raise ValueError(f"lr must be greater than 0, not {lr}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in 0 <= momentum < 1, not {momentum}")
+        if not decay >= 0:
+            raise ValueError(f"weight_decay must be at least 0, not {decay}")
 
+    def _check_regions(self, group: dict[str, Any]) -> None:
+        """Raise an error for regions that the optimizer cannot work with."""
+
+    @torch._disable_dynamo  # which torch.compiler.disable is, but for importing the compiler now
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Update every parameter that has a gradient; returns the closure's loss, if there is one.
 
-        Nothing in a step makes the host wait for the device.
+        Nothing in a step makes the host wait for the device. Raises RuntimeError, before anything
+        moves, for a sparse gradient and for a parameter whose shape has changed.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, self._regions[p], group)
+        steps = [
+            self._tensor_step(p, region, group)
+            for group in self.param_groups
+            for p, region in zip(group["params"], group["constraints"], strict=True)
+            if p.grad is not None
+        ]
+        # Until its first step a parameter stays where it is.
+        steps = [s for s in steps if self.state[s.param]["step"] or not _is_zero(s.group["lr"])]
+        self._take([s for s in steps if s.theta.numel()])
+        for s in steps:
+            self.state[s.param]["step"] += 1
+            if s.theta is not s.param:
+                s.param.copy_(s.theta)
         return loss
 
     @abstractmethod
-    def _update(self, p: Tensor, region: Region, group: dict[str, Any]) -> None:
-        """Move `p`, in place, by one step along its gradient and weight decay."""
+    def _take(self, steps: Sequence[TensorStep]) -> None:
+        """Advance each momentum buffer and move each `theta`, in place."""
+
+    def _tensor_step(self, p: Tensor, region: Region, group: dict[str, Any]) -> TensorStep:
+        """What a step on `p` needs. Makes its state, or brings it to the type that `p` has now."""
+        gradient, state, dtype = p.grad, self.state[p], _working_type(p.dtype)
+        if gradient.layout != torch.strided:
+            raise RuntimeError(
+                f"{type(self).__name__} needs dense gradients, not {gradient.layout}"
+            )
+        if "momentum_buffer" not in state:
+            state["step"] = 0
+            state["momentum_buffer"] = torch.zeros_like(p, dtype=dtype)
+        m, theta = state["momentum_buffer"], p
+        if p.dtype != dtype:
+            theta = state.setdefault("master_param", p.to(dtype))
+        if not p.shape == gradient.shape == m.shape == theta.shape or p.numel() != region.n:
+            raise RuntimeError(
+                f"a parameter of shape {tuple(p.shape)} has a gradient of shape"
+                f" {tuple(gradient.shape)}, state of shape {tuple(m.shape)} and a constraint of"
+                f" {region.n} entries: they must agree"
+            )
+        if m.dtype != dtype:
+            m = state["momentum_buffer"] = m.to(dtype)
+        if theta is not p:
+            theta.copy_(torch.where(theta.to(p.dtype) == p, theta, p))
+        if gradient.dtype != dtype:
+            gradient = gradient.to(dtype)
+        if group["maximize"]:
+            gradient = -gradient
+        momentum = group["momentum"] if state["step"] else 0.0
+        return TensorStep(p, theta, gradient, m, momentum, region, group)
 
 
-def decayed_gradient(p: Tensor, group: dict[str, Any]) -> Tensor:
-    """The gradient of `p` with its weight decay."""
-    decay = group["weight_decay"]
-    return p.grad.add(p, alpha=decay) if decay else p.grad
+def zero_or_nan(x: Tensor) -> Tensor:
+    """0, or NaN if an entry of `x` is infinite or NaN; without waiting for the device."""
+    return torch.linalg.vector_norm(x, math.inf) * 0
+
+
+@functools.cache
+def _working_type(dtype: torch.dtype) -> torch.dtype:
+    """The type in which steps on parameters are computed: their own, but at least float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _is_zero(lr: float | Tensor) -> bool:
+    """Whether the learning rate is 0, as far as that is known without waiting for a device."""
+    return (not isinstance(lr, Tensor) or lr.is_cpu) and float(lr) == 0
+
+
+def _check_same_regions(saved: Sequence[dict], regions: Sequence[Region], group: int) -> None:
+    """Raise ValueError if `saved`, the descriptions in a state dict, are not those of `regions`."""
+    for i, (theirs, region) in enumerate(zip(saved, regions, strict=True)):
+        ours = region.describe()
+        alike = {**theirs, "radius": 0} == {**ours, "radius": 0}
+        if not (alike and math.isclose(theirs["radius"], ours["radius"], rel_tol=RADIUS_TOLERANCE)):
+            raise ValueError(
+                f"the state is of other regions: constraint {i} of group {group} is {theirs} there"
+                f" and {ours} here"
+            )

@@ -2,14 +2,20 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from constraints import Region
-from optim.constrained import ConstrainedOptimizer, decayed_gradient
+from optim import cuda
+from optim.constrained import ConstrainedOptimizer, TensorStep
+from optim.plain import plain_step, rescaling
+
+if TYPE_CHECKING:
+    from optim.cpu.step import CpuStep
+    from optim.cuda.step import CudaStep
 
 RESCALES = ("gradient", "diameter", None)
 
@@ -17,79 +23,110 @@ RESCALES = ("gradient", "diameter", None)
 class SFW(ConstrainedOptimizer):
     """Stochastic Frank-Wolfe with momentum (Pokutta, Spiegel and Zimmer, 2020, algorithm 2).
 
-    Each step on a parameter theta with gradient g, momentum rho and learning rate eta:
+    Each step on a parameter theta with gradient g, in terms of the options:
 
-        m     <- g at its first step, then rho m + (1 - rho) g
+        m     <- g at its first step, then momentum m + (1 - momentum) g
         v     <- lmo(m) of theta's region
         gamma  = ||m|| / ||theta - v||  (rescale "gradient"), 1 / diameter ("diameter") or 1 (None)
-        theta <- (1 - alpha) theta + alpha v,  alpha = clip(eta gamma, 0, 1)
+        theta <- (1 - alpha) theta + alpha v,  alpha = clip(lr gamma, 0, 1)
 
-    A parameter that starts in its region never leaves it (see `constraints.make_feasible`).
-    `weight_decay` times theta is added to g. `params` and `constraints` are as in
-    ConstrainedOptimizer. Raises ValueError for a value that does not fit, and for a region that
-    has no LMO.
+    A parameter that starts in its region never leaves it by more than rounding (see
+    `constraints.make_feasible`). `weight_decay` times theta is added to g; `maximize` negates g.
+
+    `fused` chooses between this step as it is written here, on any device and for any region, and
+    one that takes a few passes over memory, for regions whose vertices are sparse sign vectors: on
+    the CPU, compiled by Numba, for float32 and float64 parameters (of half precision: their float32
+    copies), and on NVIDIA GPUs, compiled by Triton, for float32 ones (and the copies). None, the
+    default, takes the fused step where it can be taken, parameter by parameter. True requires it
+    for all; an error says why it cannot be taken. False never takes it. On a GPU the first step
+    tries it on small tensors, with a warning if it fails; so no first step can be captured in a
+    CUDA graph.
+
+    `params` and `constraints`, and what all types of parameters have in common, are described in
+    ConstrainedOptimizer. Raises ValueError for a value that does not fit and for a region that has
+    no LMO, and RuntimeError for `fused=True` where there is no fused step.
     """
 
     def __init__(
         self,
         params: Iterable[Any],
         constraints: Sequence[Region],
-        lr: float = 1.0,
+        lr: float | Tensor = 1.0,
         momentum: float = 0.9,
         rescale: str | None = "gradient",
         weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        fused: bool | None = None,
     ) -> None:
         defaults = {
             "lr": lr, "momentum": momentum, "rescale": rescale, "weight_decay": weight_decay,
+            "maximize": maximize, "fused": fused,
         }  # fmt: skip
         super().__init__(params, constraints, defaults)
 
-    def _check_group(self, group: dict[str, Any], regions: Sequence[Region]) -> None:
-        super()._check_group(group, regions)
-        if group["lr"] > 1:
-            raise ValueError(f"lr must be at most 1, not {group['lr']}")
-        if group["rescale"] not in RESCALES:
-            raise ValueError(f"rescale must be one of {RESCALES}, not {group['rescale']!r}")
-        if any(math.isinf(region.diameter) for region in regions):
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for group in state["param_groups"]:
+            group.setdefault("fused", None)
+        super().__setstate__(state)
+
+    def _check_options(self, options: dict[str, Any]) -> None:
+        super()._check_options(options)
+        if options["lr"] > 1:
+            raise ValueError(f"lr must be at most 1, not {options['lr']}")
+        if options["rescale"] not in RESCALES:
+            raise ValueError(f"rescale must be one of {RESCALES}, not {options['rescale']!r}")
+
+    def _check_regions(self, group: dict[str, Any]) -> None:
+        if any(math.isinf(region.diameter) for region in group["constraints"]):
             raise ValueError("SFW needs bounded regions: an unconstrained one has no LMO")
+        if group["fused"]:
+            for p, region in zip(group["params"], group["constraints"], strict=True):
+                self._require_fused(p.device, region)
 
-    def _update(self, p: Tensor, region: Region, group: dict[str, Any]) -> None:
-        state, keep = self.state[p], group["momentum"]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"], keep = torch.zeros_like(p), 0.0
-        m, lr = state["momentum_buffer"], group["lr"]
-        gamma = {"gradient": None, "diameter": 1 / region.diameter, None: 1.0}[group["rescale"]]
-        fused = _fused_step() if p.device.type == "cpu" else None
-        decay = group["weight_decay"]
-        if fused is None or not fused(p, m, region, float(lr), gamma, keep, decay):
-            plain_step(p, m, region, lr, gamma, keep, decayed_gradient(p, group))
+    def _take(self, steps: Sequence[TensorStep]) -> None:
+        for s in steps:
+            if s.group["fused"]:
+                self._require_fused(s.theta.device, s.region, s.tensors)
+        on_gpu, plain = [], []
+        for s in steps:
+            if s.group["fused"] is False:
+                plain.append(s)
+            elif s.theta.is_cuda and cuda.obstacle(s.theta.device, s.region, s.tensors) is None:
+                on_gpu.append(s)
+            elif not (s.theta.is_cpu and self._cpu_step and self._cpu_step(s, rescaling(s))):
+                plain.append(s)
+        if on_gpu:
+            self._cuda_step(on_gpu)
+        plain_step(plain)
 
+    @functools.cached_property
+    def _cuda_step(self) -> "CudaStep":
+        """The fused step on GPUs; only for where `cuda.obstacle` sees nothing against it."""
+        from optim.cuda.step import CudaStep  # imports Triton
 
-@functools.cache
-def _fused_step() -> Callable[..., bool] | None:
-    """The step compiled for the CPU; None where Numba, its compiler, is not installed."""
-    try:
-        from optim.fused import FusedStep  # takes a second to import
-    except (ImportError, RuntimeError):  # it is absent, or has nowhere to keep what it compiles
-        return None
-    return FusedStep()
+        return CudaStep()
 
+    @functools.cached_property
+    def _cpu_step(self) -> "CpuStep | None":
+        """The fused step on the CPU; None where Numba, which compiles it, cannot be used."""
+        try:
+            from optim.cpu.step import CpuStep  # takes a second to import
+        except (ImportError, RuntimeError):  # it is absent, or has nowhere to keep what it compiles
+            return None
+        return CpuStep()
 
-def plain_step(
-    p: Tensor, m: Tensor, region: Region, lr: float | Tensor, gamma: float | None,
-    keep: float, gradient: Tensor,
-) -> None:  # fmt: skip
-    """The step as the algorithm has it, on any device and for any region, in place on p and m.
-
-    `keep` is the momentum, 0 at the first step; `gamma` None stands for ||m|| / ||theta - v||.
-    """
-    m.lerp_(gradient, 1 - keep) if keep else m.copy_(gradient)
-    v = region.lmo(m)
-    if gamma is None:
-        gamma = m.norm() / (p - v).norm()
-    alpha = lr * gamma
-    if isinstance(alpha, Tensor):
-        # At a vertex ||theta - v|| is 0 and alpha infinite or, with m = 0, not a number.
-        p.lerp_(v, alpha.nan_to_num(0.0).clamp(0, 1).to(p.dtype))
-    else:
-        p.lerp_(v, min(alpha, 1.0))
+    def _require_fused(
+        self, device: torch.device, region: Region, tensors: Sequence[Tensor] = ()
+    ) -> None:
+        """Raise RuntimeError, with the reason, where there is no fused step."""
+        if device.type == "cuda":
+            obstacle = cuda.obstacle(device, region, tensors)
+        elif device.type != "cpu":
+            obstacle = f"there is no fused step on {device}"
+        elif self._cpu_step is None:
+            obstacle = "it needs Numba, which is not installed or cannot write its cache"
+        else:
+            obstacle = self._cpu_step.obstacle(region, tensors)
+        if obstacle:
+            raise RuntimeError(f"SFW cannot take a fused step (fused=True): {obstacle}")

@@ -1,6 +1,7 @@
 """Fixtures: golden numbers and real data, small data sets, and the scripts' command line."""
 
 import importlib
+import os
 import signal
 import struct
 import subprocess
@@ -16,6 +17,7 @@ from runs import DIGITS, FLAGS, ROOT, SETTINGS, outcome
 import train_prune
 from utils.process.signals import Stopped
 from utils.settings.config import Config
+from utils.train.run import TrainingRun
 
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("fixed")
@@ -27,7 +29,7 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:
-            if "cuda" in item.keywords:
+            if item.get_closest_marker("cuda"):  # `keywords` has the names of folders, too
                 item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
 
 
@@ -173,20 +175,48 @@ def uninterrupted(tmp_path_factory):
     return outcome(folder)
 
 
+@pytest.fixture(autouse=True)
+def every_epoch_is_saved(monkeypatch):
+    """However short it is; see TrainingRun.saved_epoch."""
+    monkeypatch.setattr("utils.train.run.SAVING_SHARE", float("inf"))
+
+
 @pytest.fixture
 def stop_after(monkeypatch):
     """stop_after(n) makes the next run stop when it has saved n epochs."""
 
     def arrange(epochs):
-        save = train_prune.save_progress
+        save = TrainingRun.save
 
-        def save_and_stop(resume, state):
-            save(resume, state)
-            if state.epoch == epochs:
-                monkeypatch.setattr(train_prune, "save_progress", save)
+        def save_and_stop(run):
+            save(run)
+            if run.state.epoch == epochs:
+                monkeypatch.setattr(TrainingRun, "save", save)
                 raise Stopped(signal.SIGTERM)
 
-        monkeypatch.setattr(train_prune, "save_progress", save_and_stop)
+        monkeypatch.setattr(TrainingRun, "save", save_and_stop)
+
+    return arrange
+
+
+@pytest.fixture
+def stop_within(monkeypatch):
+    """stop_within(n) sends the process a signal in the n-th of the steps taken from then on.
+
+    Returns a list with an entry for each of them.
+    """
+
+    def arrange(steps, number=signal.SIGTERM):
+        train_step, calls = train_prune.train_step, []
+
+        def signalled(*arguments):
+            calls.append(1)
+            if len(calls) == steps:
+                os.kill(os.getpid(), number)
+            return train_step(*arguments)
+
+        monkeypatch.setattr(train_prune, "train_step", signalled)
+        return calls
 
     return arrange
 

@@ -8,9 +8,12 @@ import torch
 
 from constraints import build_constraints, make_feasible
 from models import build_model
-from optim import SFW, sfw_init
+from optim import SFW, ProjectedSGD, sfw_init
 from train_prune import train_step
-from utils.train.cuda_graph import CapturedStep
+from utils.compute.device import placed
+from utils.datasets.augment import crop_and_flip
+from utils.datasets.batches import Batches
+from utils.train.step import TrainingStep
 
 pytestmark = pytest.mark.cuda
 
@@ -73,51 +76,90 @@ def test_sfw_init_waits_for_the_device_only_to_report():
     assert waits(3) == waits(8) > 0
 
 
-def test_captured_steps_train_as_plain_ones(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    device = torch.device("cuda", 0)
-    models = [build_model("ResNet18", 10, 3, 32).to(device) for _ in range(2)]
-    models[1].load_state_dict(models[0].state_dict())
-    # With so large a diameter the outputs tell one batch from another.
-    regions = build_constraints(models[0], "k_sparse_constraints", tau=300.0, mode="diameter")
-    steps, optimizers = [], []
-    for model in models:
-        make_feasible(model, regions)
-        optimizers.append(SFW(model.parameters(), regions, lr=0.1))
-        steps.append(partial(train_step, model, optimizers[-1], "fp32"))
-    steps[1] = CapturedStep(steps[1], optimizers[1], 32)
-    former = None
-    for size, lr in [(32, 0.1)] * 5 + [(8, 0.1), (32, 0.1)] + [(32, 0.01)] * 2 + [(8, 0.01)]:
-        batch = torch.randn(size, 3, 32, 32, device=device), torch.arange(size, device=device) % 10
-        for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = lr
-        plain, captured = (step(*batch)[1].clone() for step in steps)
-        torch.testing.assert_close(captured, plain, rtol=0, atol=1e-2)
-        if former is not None and former.shape == plain.shape:
-            assert (former - plain).abs().max() > 5e-2
-        former = plain
-    for name, values in models[0].state_dict().items():
-        torch.testing.assert_close(models[1].state_dict()[name], values, rtol=1e-2, atol=1e-2)
+def batches_of(images, size, augment=None):
+    labels, channels = torch.arange(len(images), device=images.device) % 10, images.shape[1]
+    generator = torch.Generator(images.device).manual_seed(0)
+    return Batches(images, labels, size, (0.5,) * channels, (0.25,) * channels, augment, generator)
+
+
+@pytest.fixture
+def captured_steps(monkeypatch):
+    """What TrainingStep captures: one entry for each graph that was recorded."""
+    graphs, capture = [], TrainingStep._capture
+
+    def noted(step, size):
+        capture(step, size)
+        graphs.append(step.graph)
+
+    monkeypatch.setattr(TrainingStep, "_capture", noted)
+    return graphs
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_compiled_run_is_captured_and_trains_as_a_plain_one(
-    precision, quick, write_npz, tmp_path, monkeypatch
-):
-    captures = []
-    capture = CapturedStep._capture
-    monkeypatch.setattr(
-        CapturedStep, "_capture", lambda self, *batch: captures.append(1) or capture(self, *batch)
-    )
-    write_npz(tmp_path, "cifar10")
-    common = ("--data", "cifar10", "--data_dir", tmp_path, "--arch", "VGG16", "--gpu", "0",
-              "--train_batchsize", "12", "--epoch_num", "3", "--precision", precision)  # fmt: skip
+@pytest.mark.parametrize("kind", ["SFW", "SGD"])
+def test_captured_steps_train_as_plain_ones(precision, kind, monkeypatch, captured_steps):
+    """20 replays and more of changing batches and rates; the results of each step are compared."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    device = torch.device("cuda", 0)
+    # With so large a diameter the losses tell one batch from another.
     losses = []
-    for flags in ((), ("--compile",)):
-        folder = tmp_path / str(len(flags))
-        status, _, err = quick("train_prune.py", *common, *flags, "--output_dir", folder)
-        assert status == 0, err
+    for captures in (False, True):
+        torch.manual_seed(0)
+        model = placed(build_model("ResNet18", 10, 3, 32), device).train()
+        regions = build_constraints(model, "k_sparse_constraints", tau=300.0, mode="diameter")
+        make_feasible(model, regions)
+        optimizer = (SFW if kind == "SFW" else ProjectedSGD)(model.parameters(), regions, lr=0.1)
+        images = torch.randint(256, (32 * 12 + 8, 3, 32, 32), device=device, dtype=torch.uint8)
+        batches = batches_of(images, 32, crop_and_flip)
+        step = TrainingStep(partial(train_step, model, optimizer, precision), batches, optimizer)
+        step.captures = captures
+        found = []
+        for epoch in range(2):
+            step.begin_epoch(batches.order(), [0.1 / (epoch + 1)] * len(step.sizes), 0)
+            for _ in step.sizes:
+                step()
+            found += step.results[:, 0].tolist()
+        losses.append(found)
+    assert len(captured_steps) == 1 and captured_steps[0] is not None
+    assert losses[1] == pytest.approx(losses[0], abs=0.02)
+    assert max(losses[0]) - min(losses[0]) > 0.1
+
+
+@pytest.mark.parametrize("flags", ["", "--compile", "--sfw_init 1 --sfw_init_iters 3"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_run_is_captured_and_resumes_within_an_epoch(
+    flags, precision, quick, write_npz, tmp_path, stop_within, captured_steps
+):
+    write_npz(tmp_path, "cifar10")
+    text = f"--data cifar10 --arch VGG16 --gpu 0 --train_batchsize 12 --epoch_num 3 {flags}"
+    common = (*text.split(), "--precision", precision, "--data_dir", tmp_path)
+    losses = []
+    for name in ("whole", "stopped"):
+        folder = tmp_path / name
+        if name == "stopped":
+            stop_within(steps=6)
+            assert quick("train_prune.py", *common, "--output_dir", folder)[0] == 143
+        status, _, err = quick("train_prune.py", *common, "--output_dir", folder)
+        assert (status, err) == (0, "")
         (path,) = (folder / "saved_models").glob("*.pt")
         losses.append(torch.load(path, weights_only=True)["metrics"]["train_loss"])
-        assert bool(captures) == ("--compile" in flags)
-    assert losses[1][0] == pytest.approx(losses[0][0], rel=0.05)
+    assert captured_steps and all(graph is not None for graph in captured_steps)
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_memory_does_not_grow_over_many_replays(captured_steps):
+    device = torch.device("cuda", 0)
+    model = build_model("Mlp", 10, 1, 8).to(device)
+    regions = build_constraints(model, "k_sparse_constraints", tau=5.0, mode="diameter")
+    optimizer = SFW(model.parameters(), regions)
+    images = torch.randint(256, (64 * 10 + 3, 1, 8, 8), device=device, dtype=torch.uint8)
+    batches = batches_of(images, 64)
+    step = TrainingStep(partial(train_step, model, optimizer, "fp32"), batches, optimizer)
+    reserved = []
+    for _ in range(5):
+        step.begin_epoch(batches.order(), [1.0] * len(step.sizes), 0)
+        for _ in step.sizes:
+            step()
+        reserved.append(torch.cuda.memory_reserved())
+    assert len(captured_steps) == 1
+    assert reserved[-1] == reserved[1]

@@ -8,13 +8,12 @@ from runs import DIGITS
 
 from models import build_model
 from utils.compute.device import compiled, placed
-from utils.datasets.batches import Batches
 
 CPU = torch.device("cpu")
 
 
 def test_convolutions_are_channels_last_on_the_cpu():
-    model = placed(build_model("VGG16", 10, 3, 32), CPU, "fp32")
+    model = placed(build_model("VGG16", 10, 3, 32), CPU)
     kernels = [p for p in model.parameters() if p.dim() == 4]
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
 
@@ -54,17 +53,3 @@ def test_a_missing_compiler_is_told_before_any_work(quick, tmp_path, monkeypatch
     assert err == (
         "error: --compile: needs a C++ compiler, and there is no no_such_compiler; install it\n"
     )
-
-
-@pytest.mark.parametrize("done", [1, 3])
-def test_a_round_goes_on_where_it_was_left(done):
-    images, labels = torch.zeros(20, 1, 2, 2, dtype=torch.uint8), torch.arange(20)
-
-    def batches(generator):
-        return Batches(images, labels, 6, (0.0,), (1.0,), None, generator)
-
-    generator = torch.Generator().manual_seed(0)
-    start = generator.get_state()
-    whole = [targets.tolist() for _, targets in batches(generator)]
-    rest = [targets.tolist() for _, targets in batches(generator).rest_of_round(done, start)]
-    assert rest == whole[done:]

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from utils.compute.measure import count_above, evaluate
+from utils.compute.measure import count_above, evaluate, not_finite
 
 
 def test_accuracy_is_over_images_and_in_evaluation_mode():
@@ -21,3 +21,12 @@ def test_count_above_counts_magnitudes_strictly_above():
     with torch.no_grad():
         model.weight.copy_(torch.tensor([-2.0, 1.0, 0.5, 0.0]))
     assert count_above(model, (2.0, 1.0, 0.5, 0.0)) == [0, 1, 2, 3]
+
+
+def test_parameters_that_are_not_finite_are_named():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    assert not_finite(model) == []
+    with torch.no_grad():
+        model[0].bias[1] = torch.inf
+        model[1].weight[0, 1] = torch.nan
+    assert not_finite(model) == ["0.bias", "1.weight"]

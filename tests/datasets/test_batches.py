@@ -47,6 +47,16 @@ def test_one_seed_gives_one_sequence_of_batches():
             assert torch.equal(x, u) and torch.equal(y, v)
 
 
+def test_the_order_of_a_round_is_drawn_again_from_where_it_began():
+    data = batches(generator=generator())
+    start = data.generator.get_state()
+    order = data.order()
+    torch.rand(5, generator=data.generator)  # as augmentation draws
+    now = data.generator.get_state()
+    assert torch.equal(data.order(start), order)
+    assert torch.equal(data.generator.get_state(), now)
+
+
 def test_crop_and_flip_gives_each_image_a_window_of_its_own():
     originals = images(64, side=8)
     out = augment.crop_and_flip(originals, generator())

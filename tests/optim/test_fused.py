@@ -1,157 +1,88 @@
-"""The fused CPU step against the algorithm written out, whatever the tensors look like."""
+"""SFW(fused=...): which step is taken, and what an error says where a fused one cannot be."""
 
-import math
-import subprocess
-import sys
-
-import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from runs import ROOT
 from torch import nn
 
 from constraints import KSparsePolytope, LpBall
-from optim import SFW, fused, sfw
-
-RESCALES = ("gradient", "diameter", None)
-
-
-def stable_lmo(m, k, radius):
-    """-radius sign(m) on the K largest magnitudes, the first of equals, by a stable sort."""
-    flat = m.flatten()
-    v = torch.zeros_like(flat)
-    chosen = flat.abs().sort(descending=True, stable=True).indices[:k]
-    v[chosen] = -radius * flat[chosen].sign()
-    return v.view(m.shape)
-
-
-def expected_step(theta, m, region, lr, rescale):
-    """theta after a step with momentum buffer m, in double precision."""
-    theta, m = theta.double(), m.double()
-    v = stable_lmo(m, region.vertex_entries, region.radius)
-    distance = (theta - v).norm()
-    gamma = {
-        "gradient": m.norm() / distance if distance > 0 else (m.norm() > 0) * math.inf,
-        "diameter": 1 / region.diameter,
-        None: 1.0,
-    }[rescale]
-    alpha = min(float(lr * gamma), 1.0) if m.norm() > 0 or rescale != "gradient" else 0.0
-    return theta + alpha * (v - theta)
-
-
-def check_steps(shape, region, dtype, rescale, levels, channels_last, decay=0.0, steps=4, seed=0):
-    """Take random steps with SFW and compare each with `expected_step`."""
-    generator = torch.Generator().manual_seed(seed)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-
-    def draw():
-        x = torch.randn(shape, generator=generator, dtype=torch.float64)
-        if levels:  # few values: many ties, many zeros
-            x = (x * levels).round() / levels
-        return x.to(dtype).contiguous(memory_format=layout)
-
-    p = nn.Parameter(region.shift_inside(draw()))
-    optimizer = SFW([p], [region], lr=0.5, rescale=rescale, weight_decay=decay)
-    m = None
-    for _ in range(steps):
-        before, p.grad = p.detach().clone(), draw()
-        optimizer.step()
-        g = p.grad.double() + decay * before.double()
-        m = g if m is None else 0.9 * m + 0.1 * g
-        buffer = optimizer.state[p]["momentum_buffer"]
-        torch.testing.assert_close(buffer.double(), m, rtol=1e-5, atol=1e-6)
-        m = buffer.double().clone()  # from here on selection is exact, ties included
-        expected = expected_step(before, buffer, region, 0.5, rescale)
-        tolerance = 1e-5 if dtype == torch.float32 else 1e-10
-        torch.testing.assert_close(p.detach().double(), expected, rtol=tolerance, atol=tolerance)
-        assert p.is_contiguous(memory_format=layout)
-
-
-@pytest.fixture
-def small_limits(monkeypatch):
-    """Samples and wakes threads for small tensors too."""
-    monkeypatch.setattr(fused, "SAMPLE_FROM", 400)
-    monkeypatch.setattr(fused, "SAMPLE_LEAST", 128)
-    monkeypatch.setattr(fused, "PARALLEL_FROM", 1000)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400)
-@given(
-    shape=st.sampled_from(
-        [(1,), (2,), (7,), (64,), (33, 41), (8, 6, 3, 3), (20, 16, 3, 3), (3, 1, 1, 1)]
-    ),
-    fraction=st.floats(0, 1),
-    kind=st.sampled_from(["k_sparse", "l1", "linf"]),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-    rescale=st.sampled_from(RESCALES),
-    levels=st.sampled_from([0, 1, 2, 8]),
-    channels_last=st.booleans(),
-    decay=st.sampled_from([0.0, 0.1]),
-    deviations=st.sampled_from([0.0, 4.0]),  # 0: the bracket is often missed
-    seed=st.integers(0, 1000),
-)
-def test_every_step_is_the_algorithms(
-    small_limits,
-    shape,
-    fraction,
-    kind,
-    dtype,
-    rescale,
-    levels,
-    channels_last,
-    decay,
-    deviations,
-    seed,
-):
-    n = math.prod(shape)
-    region = {
-        "k_sparse": lambda: KSparsePolytope(n, max(1, round(fraction * n)), radius=0.7),
-        "l1": lambda: LpBall(n, 1, radius=3.0),
-        "linf": lambda: LpBall(n, math.inf, radius=0.4),
-    }[kind]()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "DEVIATIONS", deviations)
-        check_steps(
-            shape,
-            region,
-            dtype,
-            rescale,
-            levels,
-            channels_last and len(shape) == 4,
-            decay,
-            seed=seed,
-        )
-
-
-@pytest.mark.parametrize("levels", [0, 4])
-@pytest.mark.parametrize(("n", "k"), [(9000, 450), (300_000, 15_000), (2_000_001, 100_000)])
-def test_large_tensors_step_like_small_ones(n, k, levels):
-    check_steps((n,), KSparsePolytope(n, k, radius=0.5), torch.float32, "gradient", levels, False)
-
-
-def test_the_fused_step_is_taken_where_it_can_be(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("the plain step was taken")
-
-    monkeypatch.setattr(sfw, "plain_step", refuse)
-    for region in (KSparsePolytope(54, 5, radius=1.0), LpBall(54, 1, radius=1.0)):
-        check_steps((2, 3, 3, 3), region, torch.float32, "gradient", 0, True)
+from optim import SFW
+from optim.cpu import kernels
+from optim.sfw import RESCALES
 
 
 @pytest.mark.parametrize("rescale", RESCALES)
-def test_plain_and_fused_steps_agree_where_numba_is_absent(rescale, monkeypatch):
+@pytest.mark.parametrize("maximize", [False, True])
+def test_plain_and_fused_steps_agree(rescale, maximize):
     region = KSparsePolytope(500, 25, radius=0.5)
     p, q = (nn.Parameter(torch.linspace(-0.2, 0.2, 500)) for _ in range(2))
-    fast, plain = SFW([p], [region], rescale=rescale), SFW([q], [region], rescale=rescale)
+    options = dict(rescale=rescale, maximize=maximize, weight_decay=0.1)
+    fast, plain = (
+        SFW([p], [region], fused=True, **options),
+        SFW([q], [region], fused=False, **options),
+    )
     for seed in range(5):
         p.grad = q.grad = torch.randn(500, generator=torch.Generator().manual_seed(seed))
         fast.step()
-        with monkeypatch.context() as patch:
-            patch.setattr(sfw, "_fused_step", lambda: None)
-            plain.step()
+        plain.step()
         torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("region", [KSparsePolytope(5000, 250, radius=1.0),
+                                    LpBall(5000, 1, radius=1.0)], ids=repr)  # fmt: skip
+def test_the_fused_step_is_taken_by_itself_where_it_can_be(region, monkeypatch):
+    calls, move = [], kernels.move
+    monkeypatch.setattr(kernels, "move", lambda *a: calls.append(1) or move(*a))
+    for fused in (None, True, False):
+        p = nn.Parameter(torch.zeros(5000))
+        p.grad = torch.ones(5000)
+        SFW([p], [region], fused=fused).step()
+        calls.append(fused)
+    assert calls == [1, None, 1, True, False]
+
+
+def strided_gradient():
+    p = nn.Parameter(torch.zeros(6))
+    p.grad = torch.ones(12)[::2]
+    return p
+
+
+POLYTOPE = KSparsePolytope(6, 2, radius=1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "region", "message"),
+    [
+        (
+            lambda: nn.Parameter(torch.zeros(6)),
+            LpBall(6, 2, radius=1.0),
+            "LpBall.* not sparse sign",
+        ),
+        (lambda: nn.Parameter(torch.zeros(6, device="meta")), POLYTOPE, "no fused step on meta"),
+        (strided_gradient, POLYTOPE, "lie in memory alike"),
+    ],
+)
+def test_a_required_fused_step_that_cannot_be_taken_says_why(make, region, message):
+    p = make()
+    with pytest.raises(RuntimeError, match=message):
+        SFW([p], [region], fused=True).step()
+
+
+def test_a_required_fused_step_is_refused_before_anything_moves():
+    p, q = nn.Parameter(torch.zeros(6)), strided_gradient()
+    p.grad = torch.ones(6)
+    optimizer = SFW([p, q], [POLYTOPE, POLYTOPE], fused=True)
+    with pytest.raises(RuntimeError, match="lie in memory alike"):
+        optimizer.step()
+    assert torch.equal(p, torch.zeros(6)) and optimizer.state[p]["step"] == 0
+
+
+def test_a_group_has_its_own_choice_of_step():
+    p, q = nn.Parameter(torch.zeros(6)), nn.Parameter(torch.zeros(4))
+    groups = [{"params": [p], "fused": True}, {"params": [q], "fused": False}]
+    optimizer = SFW(groups, [POLYTOPE, LpBall(4, 2, radius=1.0)], lr=0.5)
+    p.grad, q.grad = torch.ones(6), torch.ones(4)
+    optimizer.step()
+    assert p.norm() > 0 and q.norm() > 0
 
 
 @pytest.mark.parametrize("make", [
@@ -160,7 +91,7 @@ def test_plain_and_fused_steps_agree_where_numba_is_absent(rescale, monkeypatch)
     lambda: nn.Parameter(torch.ones(2, 6)[:, ::2]),
     lambda: nn.Parameter(torch.ones(3, 2).T),
 ], ids=["bfloat16", "float16", "strided", "transposed"])  # fmt: skip
-def test_what_the_fused_step_cannot_take_the_plain_one_does(make):
+def test_parameters_of_any_type_and_layout_are_stepped(make):
     p, region = make(), KSparsePolytope(6, 2, radius=1.0)
     p.grad = torch.arange(6.0).view(p.shape).to(p.dtype)
     SFW([p], [region], rescale=None).step()
@@ -172,99 +103,3 @@ def test_gradients_laid_out_unlike_their_weights_are_taken():
     p.grad = torch.arange(24.0).view(2, 3, 2, 2).contiguous()
     SFW([p], [KSparsePolytope(24, 2, radius=1.0)], rescale=None).step()
     assert p.detach().flatten().tolist() == [0] * 22 + [-1, -1]
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_broken_gradient_neither_hangs_nor_crashes(value, small_limits):
-    p = nn.Parameter(torch.zeros(5000))
-    p.grad = torch.randn(5000)
-    p.grad[::7] = value
-    optimizer = SFW([p], [KSparsePolytope(5000, 250, radius=1.0)])
-    for _ in range(2):
-        optimizer.step()
-        assert p.abs().max() <= 1 and (p != 0).sum() <= 250
-
-
-@pytest.mark.parametrize("plain", [False, True])
-def test_a_learning_rate_of_zero_keeps_a_vertex(plain, monkeypatch):
-    if plain:
-        monkeypatch.setattr(sfw, "_fused_step", lambda: None)
-    p = nn.Parameter(torch.tensor([-1.0]))
-    p.grad = torch.ones(1)
-    optimizer = SFW([p], [KSparsePolytope(1, 1, radius=1.0)])
-    optimizer.param_groups[0]["lr"] = 0.0  # as at the end of a cosine schedule
-    optimizer.step()
-    assert p.tolist() == [-1.0]
-
-
-def test_an_infinite_first_gradient_is_kept_by_the_plain_step():
-    p = nn.Parameter(torch.zeros(3))
-    p.grad = torch.tensor([math.inf, 1.0, -1.0])
-    optimizer = SFW([p], [LpBall(3, 2, radius=1.0)])
-    optimizer.step()
-    assert optimizer.state[p]["momentum_buffer"].tolist() == [math.inf, 1.0, -1.0]
-
-
-def test_entries_without_momentum_stay_where_denormals_are_flushed():
-    p = nn.Parameter(torch.full((10,), 0.5))
-    p.grad = torch.eye(10)[0]
-    flushed = torch.set_flush_denormal(True)
-    try:
-        SFW([p], [KSparsePolytope(10, 5, radius=1.0)], lr=0.5, rescale=None).step()
-    finally:
-        torch.set_flush_denormal(False)
-    assert flushed
-    assert p.tolist() == [-0.25] + [0.25] * 9
-
-
-def test_a_sample_holds_nothing_but_magnitudes(monkeypatch):
-    """What else was in memory would decide how sums are split, and so their last bits."""
-    empty, bracket, samples = np.empty, fused._bracket, []
-
-    def filled(*arguments):
-        array = empty(*arguments)
-        array.fill(1e6)
-        return array
-
-    monkeypatch.setattr(np, "empty", filled)
-    monkeypatch.setattr(fused, "_bracket", lambda x, *a: samples.append(x.copy()) or bracket(x, *a))
-    check_steps((90_001,), KSparsePolytope(90_001, 4500, radius=0.1), torch.float32, None, 0, False)
-    assert len(samples) == 4
-    assert all(sample.max() < 100 for sample in samples)
-
-
-def test_results_do_not_depend_on_the_number_of_threads():
-    def run(threads):
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        p = nn.Parameter(torch.zeros(600_000))
-        optimizer = SFW([p], [KSparsePolytope(600_000, 30_000, radius=0.1)])
-        for seed in range(3):
-            p.grad = torch.randn(600_000, generator=torch.Generator().manual_seed(seed))
-            optimizer.step()
-        torch.set_num_threads(before)
-        return p
-
-    assert torch.equal(run(1), run(2))
-
-
-def test_autograd_notices_that_weights_moved():
-    p = nn.Parameter(torch.ones(3))
-    loss = (p * p).sum()
-    p.grad = torch.ones(3)
-    SFW([p], [KSparsePolytope(3, 1, radius=1.0)]).step()
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
-
-
-def test_the_number_of_threads_stays_what_the_user_set():
-    """Numba's start would change it, and with it the last bits of what follows."""
-    code = (
-        "import torch; from torch import nn; from constraints import KSparsePolytope\n"
-        "from optim import SFW; torch.set_num_threads(1); n = 600_000\n"
-        "p = nn.Parameter(torch.zeros(n)); p.grad = torch.randn(n)\n"
-        "SFW([p], [KSparsePolytope(n, 300, radius=1.0)]).step(); print(torch.get_num_threads())"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip() == "1", done.stderr

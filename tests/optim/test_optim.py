@@ -154,9 +154,9 @@ def test_a_refused_group_leaves_the_optimizer_as_it_was():
     for _ in range(2):
         with pytest.raises(ValueError, match="no LMO"):
             optimizer.add_param_group(group)
-    assert list(group) == ["params", "constraints"] and len(optimizer._regions) == 1
+    assert list(group) == ["params", "constraints"] and len(optimizer.param_groups) == 1
     optimizer.add_param_group({"params": [q], "constraints": [LpBall(3, 2, radius=1.0)]})
-    assert len(optimizer.param_groups) == len(optimizer._regions) == 2
+    assert len(optimizer.param_groups) == 2
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -232,11 +232,18 @@ def test_a_learning_rate_may_be_a_tensor():
 
 
 def test_pytorch_schedulers_drive_it():
-    optimizer = small_sfw(small_network(), lr=0.8)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
-    optimizer.step()
-    scheduler.step()
-    assert optimizer.param_groups[0]["lr"] == 0.4
+    scheduled, by_hand, constant = (small_network() for _ in range(3))
+    optimizers = [small_sfw(model, lr=0.8) for model in (scheduled, by_hand, constant)]
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizers[0], 1, gamma=0.5)
+    for seed in range(3):
+        train(scheduled, optimizers[0], 1, seed)
+        scheduler.step()
+        optimizers[1].param_groups[0]["lr"] = 0.8 * 0.5**seed
+        train(by_hand, optimizers[1], 1, seed)
+        train(constant, optimizers[2], 1, seed)
+    assert optimizers[0].param_groups[0]["lr"] == 0.1
+    assert_same_weights(scheduled, by_hand)
+    assert not torch.equal(scheduled[0].weight, constant[0].weight)
 
 
 def test_channels_last_weights_step_like_contiguous_ones():

@@ -1,15 +1,41 @@
 """Losses and accuracies of an epoch."""
 
+import pytest
 import torch
 
+from utils.process.errors import RunError
 from utils.train.progress import EpochProgress
 
 
-def test_progress_means_losses_over_batches_and_accuracy_over_images():
-    right, wrong = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
-    ones = torch.ones(3, dtype=torch.int64)
-    with EpochProgress("", 2) as progress:
-        progress.record(torch.tensor(1.0), right.expand(3, -1), ones)
-        progress.record(torch.tensor(4.0), wrong, ones[:1])
+def progress_of(results, sizes, earlier=None):
+    return EpochProgress("Epoch 1/2", torch.tensor(results), sizes, earlier)
+
+
+def test_losses_are_means_over_batches_and_the_accuracy_is_over_images():
+    with progress_of([[1.0, 3], [4.0, 0]], [3, 1]) as progress:
+        progress.advance()
+        assert not progress.complete
+        progress.advance()
+    assert progress.complete
     assert progress.losses == [1.0, 4.0] and progress.accuracies == [100.0, 0.0]
     assert progress.loss == 2.5 and progress.accuracy == 75.0
+
+
+def test_progress_goes_on_from_the_state_of_another():
+    first = progress_of([[1.0, 3], [0.0, 0]], [3, 1])
+    first.advance()
+    with progress_of([[0.0, 0], [4.0, 1]], [3, 1], first.state()) as second:
+        assert second.steps_done == 1
+        second.advance()
+    assert second.losses == [1.0, 4.0] and second.accuracies == [100.0, 100.0]
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(loss):
+    message = r"Epoch 1/2, step 2: the loss is (nan|inf), the last finite one was 0\.5"
+    with (
+        pytest.raises(RunError, match=message),
+        progress_of([[0.5, 1], [loss, 0]], [2, 2]) as progress,
+    ):
+        progress.advance()
+        progress.advance()

@@ -11,7 +11,6 @@ import pytest
 import torch
 from runs import FLAGS, ROOT, SETTINGS, flags_of, outcome
 
-import train_prune
 from utils.settings.config import Config
 from utils.train.resume import RunState
 
@@ -34,17 +33,9 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
 
 @pytest.mark.parametrize("steps", [1, 30, 2 * 23])  # an epoch has 23
 def test_a_run_stopped_within_an_epoch_goes_on_within_it(
-    steps, quick, tmp_path, monkeypatch, uninterrupted
+    steps, quick, tmp_path, stop_within, uninterrupted
 ):
-    train_step, calls = train_prune.train_step, []
-
-    def signalled(*arguments):
-        calls.append(1)
-        if len(calls) == steps:
-            os.kill(os.getpid(), signal.SIGINT)
-        return train_step(*arguments)
-
-    monkeypatch.setattr(train_prune, "train_step", signalled)
+    calls = stop_within(steps, signal.SIGINT)
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
     epochs, rest = divmod(steps - 1, 23)
     assert status == 130
@@ -117,7 +108,8 @@ def call(*arguments, **named):
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 setattr(os, name, call)
-import train_prune
+import train_prune, utils.train.run
+utils.train.run.SAVING_SHARE = float("inf")
 sys.exit(train_prune.main(sys.argv[4:]))
 """
 

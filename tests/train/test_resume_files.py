@@ -9,6 +9,10 @@ import pytest
 import torch
 from runs import FLAGS, outcome
 
+from utils.process.errors import RunError
+from utils.train import run as training
+from utils.train.run import TrainingRun
+
 
 def go_on(quick, stopped):
     return quick("train_prune.py", *FLAGS, "--output_dir", stopped.output_dir)
@@ -135,24 +139,22 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(quick, tmp_path, monkeypa
 
 @pytest.mark.parametrize("spoil", ["vanished", "file", "folder"])
 def test_a_folder_that_changes_in_mid_run_is_told_or_made_anew(spoil, quick, tmp_path, monkeypatch):
-    import train_prune
+    save, models = TrainingRun.save, tmp_path / "saved_models"
 
-    save, models = train_prune.save_progress, tmp_path / "saved_models"
-
-    def spoil_and_save(resume, state):
-        if state.epoch == 3:
+    def spoil_and_save(run):
+        if run.state.epoch == 3:
             if spoil == "folder":
-                resume.newest.unlink()
-                (resume.newest / "inside").mkdir(parents=True)
+                run.resume.newest.unlink()
+                (run.resume.newest / "inside").mkdir(parents=True)
             else:
                 shutil.rmtree(models)
             if spoil == "file":
                 models.write_text("in the way")
-        if state.epoch == 4 and spoil == "file":
+        if run.state.epoch == 4 and spoil == "file":
             models.unlink()
-        save(resume, state)
+        save(run)
 
-    monkeypatch.setattr(train_prune, "save_progress", spoil_and_save)
+    monkeypatch.setattr(TrainingRun, "save", spoil_and_save)
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
     assert "Traceback" not in err
     told = {"vanished": 0, "file": 1, "folder": 4}[spoil]  # each save, and the removal
@@ -161,23 +163,21 @@ def test_a_folder_that_changes_in_mid_run_is_told_or_made_anew(spoil, quick, tmp
 
 
 def test_a_log_that_cannot_be_written_costs_no_checkpoint(quick, tmp_path, monkeypatch):
-    import train_prune
+    save = TrainingRun.save
 
-    save = train_prune.save_progress
-
-    def spoil_and_save(resume, state):
-        if state.epoch == 1:
+    def spoil_and_save(run):
+        if run.state.epoch == 1:
             shutil.rmtree(tmp_path / "saved_logs")
             (tmp_path / "saved_logs").write_text("in the way")
-        save(resume, state)
-        assert torch.load(resume.newest, weights_only=True)["epoch"] == state.epoch
+        save(run)
+        assert torch.load(run.resume.newest, weights_only=True)["epoch"] == run.state.epoch
 
-    monkeypatch.setattr(train_prune, "save_progress", spoil_and_save)
+    monkeypatch.setattr(TrainingRun, "save", spoil_and_save)
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
     assert status == 1 and err.splitlines()[-1].endswith("the same command ends the run")
     assert len(list((tmp_path / "saved_models").glob("*init=1.pt"))) == 1
     (tmp_path / "saved_logs").unlink()
-    monkeypatch.setattr(train_prune, "save_progress", save)
+    monkeypatch.setattr(TrainingRun, "save", save)
     assert quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)[0] == 0
 
 
@@ -200,3 +200,39 @@ def test_a_picture_that_cannot_be_written_does_not_lose_sfw_init(quick, tmp_path
     monkeypatch.setattr("utils.process.writing.os.fsync", full_once)
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
     assert status == 0 and "scales.png" in err and err.startswith("warning: ")
+
+
+def test_a_disk_that_is_full_until_the_end_is_waited_for(
+    quick, tmp_path, monkeypatch, uninterrupted
+):
+    """Nothing of the run could be saved; the disk has room again after the second try."""
+    sync, waits = os.fsync, []
+
+    def full_until_waited_for(descriptor):
+        if len(waits) < 2:
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr("utils.process.writing.os.fsync", full_until_waited_for)
+    monkeypatch.setattr(training.time, "sleep", waits.append)
+    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    assert status == 0 and waits == [training.RETRY_SECONDS] * 2
+    assert err.splitlines()[-1].endswith("kept in memory and tries again until it can")
+    assert outcome(tmp_path)[0] == uninterrupted[0]
+
+
+def test_a_full_disk_after_a_complete_save_ends_the_run_at_once(
+    quick, tmp_path, monkeypatch, uninterrupted
+):
+    write = training.write_contents
+
+    def full(path, contents):
+        raise RunError(f"cannot write {path} (No space left on device)")
+
+    monkeypatch.setattr(training, "write_contents", full)
+    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    assert status == 1 and err.endswith("once it can, the same command ends the run\n")
+    monkeypatch.setattr(training, "write_contents", write)
+    status, out, _ = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    assert status == 0 and "Going on after epoch 5 of 5 epochs" in out
+    assert outcome(tmp_path) == uninterrupted

@@ -5,22 +5,26 @@ import logging
 import os
 import shlex
 import shutil
+import sysconfig
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from utils.process.errors import UserError
+from utils.process.errors import RunError, UserError
 
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def pick_device(gpu: int) -> torch.device:
-    """The CPU for -1, else that CUDA device.
+    """The CPU for -1, else that CUDA device, set up for this process.
 
-    Raises UserError when it is not there, and in one of several processes: all would use it.
+    On CUDA, fp32 is PyTorch's own: convolutions multiply in TF32, whose factors have 10 bits of
+    mantissa, and linear layers in full precision. Raises UserError when the device is not there or
+    cannot be used, and in one of several processes: all would use it.
     """
     processes = os.environ.get("WORLD_SIZE", "")
     if processes.isdecimal() and int(processes) > 1:
@@ -32,11 +36,21 @@ def pick_device(gpu: int) -> torch.device:
     if gpu < 0:
         keep_freed_memory()
         return torch.device("cpu")
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpu >= found:
-        there = f"devices 0 to {found - 1}" if found else "no CUDA device"
-        raise UserError(f"--gpu {gpu}: PyTorch finds {there}; --gpu -1 runs on the CPU")
-    torch.cuda.set_device(gpu)  # what names no device then takes no memory on another
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpu >= count:
+        devices = f"devices 0 to {count - 1}" if count else "no CUDA device"
+        raise UserError(f"--gpu {gpu}: PyTorch finds {devices}; --gpu -1 runs on the CPU")
+    try:
+        torch.cuda.set_device(gpu)  # what names no device then takes no memory on another
+        torch.empty(1, device="cuda")
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"--gpu {gpu}: cannot be used ({reason}); choose another, or -1 for the CPU"
+        ) from None
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
     return torch.device("cuda", gpu)
 
 
@@ -52,28 +66,50 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def placed(model: nn.Module, device: torch.device, precision: str) -> nn.Module:
-    """The model on the device, in the memory format in which its convolutions are fastest there."""
-    if device.type == "cpu" or precision == "bf16":
-        return model.to(device, memory_format=torch.channels_last)
-    return model.to(device)
+def placed(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on the device, in the memory format in which convolutions are fastest."""
+    return model.to(device, memory_format=torch.channels_last)
 
 
-def check_compiler() -> None:
-    """Raise UserError where --compile cannot work for want of a C++ compiler."""
-    compiler = (shlex.split(os.environ.get("CXX", "")) or ["g++"])[0]
+def check_compiler(device: torch.device) -> None:
+    """Raise UserError where --compile cannot work for want of a compiler.
+
+    On a CPU torch.compile writes C++. On CUDA it writes Triton, which compiles its launcher as C
+    with Python's headers.
+    """
+    variable, name = ("CXX", "g++") if device.type == "cpu" else ("CC", "gcc")
+    compiler = (shlex.split(os.environ.get(variable, "")) or [name])[0]
     if shutil.which(compiler) is None:
-        raise UserError(f"--compile: needs a C++ compiler, and there is no {compiler}; install it")
+        language = "C++" if device.type == "cpu" else "C"
+        raise UserError(
+            f"--compile: needs a {language} compiler, and there is no {compiler}; install it"
+        )
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    if device.type == "cuda" and not headers.is_file():
+        raise UserError(f"--compile: needs Python's headers, and there is no {headers}; install it")
 
 
 def compiled(model: nn.Module, batch_size: int) -> Callable[[Tensor], Tensor]:
     """The model's forward pass, its backward pass included, for batches of this size.
 
-    A round's last, smaller batch is not worth a compilation: the model itself takes it.
+    A round's last, smaller batch is not worth a compilation: the model itself takes it. A call
+    raises RunError when the compiler fails.
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA: no news
     fast = torch.compile(model, dynamic=False)
-    return lambda inputs: (fast if len(inputs) == batch_size else model)(inputs)
+
+    def forward(inputs: Tensor) -> Tensor:
+        if len(inputs) != batch_size:
+            return model(inputs)
+        try:
+            return fast(inputs)
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            raise RunError(f"--compile: the compiler failed ({reason}); go on without it") from None
+
+    return forward
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

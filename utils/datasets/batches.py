@@ -35,30 +35,29 @@ class Batches:
         return -(-len(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.rest_of_round(0, None)
+        for chosen in self.order().split(self.batch_size):
+            yield self.take(chosen)
 
-    def rest_of_round(self, done: int, start: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The round without its first `done` batches.
+    def order(self, start: Tensor | None = None) -> Tensor:
+        """The images of a round by their index, int64 (images,), in the order of the batches.
 
-        `start` is the generator's state when the round began; None is for a new round.
+        `start` is the generator's state when a round began: its order is drawn again, and the
+        generator then stands where it stood before. Without it a new round begins.
         """
+        count, device = len(self.images), self.images.device
         if self.generator is None:
-            for first in range(done * self.batch_size, len(self.images), self.batch_size):
-                chosen = slice(first, first + self.batch_size)
-                yield self._normalise(self.images[chosen]), self.labels[chosen]
-            return
+            return torch.arange(count, device=device)
         now = self.generator.get_state()
         if start is not None:
             self.generator.set_state(start)
-        device = self.images.device
-        order = torch.randperm(len(self.images), generator=self.generator, device=device)
+        order = torch.randperm(count, generator=self.generator, device=device)
         if start is not None:
             self.generator.set_state(now)
-        for chosen in order.split(self.batch_size)[done:]:
-            images = self.images[chosen]
-            if self.augment is not None:
-                images = self.augment(images, self.generator)
-            yield self._normalise(images), self.labels[chosen]
+        return order
 
-    def _normalise(self, images: Tensor) -> Tensor:
-        return torch.addcmul(self.offset, images.float(), self.scale)
+    def take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """The inputs and targets of the images with these indices, augmented and normalised."""
+        images = self.images[chosen]
+        if self.augment is not None and self.generator is not None:
+            images = self.augment(images, self.generator)
+        return torch.addcmul(self.offset, images.float(), self.scale), self.labels[chosen]

@@ -9,24 +9,25 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
-    """The run was told to stop; `number` is the signal's.
+    """The run was told to stop by the signal of this number.
 
-    Like KeyboardInterrupt it passes by those who catch every Exception.
+    `between_steps` says that it stopped where all of its state fits together and can be saved. Like
+    KeyboardInterrupt it is no Exception, so that code that catches every Exception lets it pass.
     """
 
     advice = "the same command starts again"
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, between_steps: bool = False) -> None:
+        self.number, self.between_steps = number, between_steps
 
     def __str__(self) -> str:
         return f"stopped by {signal.Signals(self.number).name}; {self.advice}"
 
 
 class StopSignals:
-    """Raises Stopped where a signal finds the run, or, within `deferred`, at the next `check`.
+    """Raises Stopped when a signal comes or, within `deferred`, at the next `check`.
 
-    A second signal does not wait. As a context manager it brings back the former handlers.
+    A second signal does not wait. As a context manager it restores the former handlers at its end.
     """
 
     def __init__(self) -> None:
@@ -56,7 +57,7 @@ class StopSignals:
     def check(self) -> None:
         """Raise Stopped if a signal has come."""
         if self.pending:
-            raise Stopped(self.pending)
+            raise Stopped(self.pending, between_steps=True)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         waits = self._deferring and not self.pending

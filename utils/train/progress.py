@@ -1,37 +1,41 @@
-"""Watching an epoch: losses and accuracies are read back from the device in blocks."""
+"""The losses and accuracies of an epoch, read back from the device in blocks."""
 
 import math
 import time
+from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from utils.process.errors import RunError
+from utils.process.terminal import ProgressBar
 
 READ_BACK_SECONDS = 0.5
 
 
 class EpochProgress:
-    """Collects each step's loss and accuracy, and shows a bar when standard error is a terminal.
+    """Follows the steps of an epoch, and shows a bar with loss and accuracy on a terminal.
 
-    Reading a number back waits for the device; it happens twice a second and at the end. That is
-    when a loss that is not finite raises RunError. `done` is what another object's `done` gave.
+    `results` (steps, 2) is on the device: each step writes its mean loss and how many of its images
+    it got right; `sizes` are the numbers of images. Reading results back waits for the device; it
+    happens twice a second and at the end. A loss that is not finite raises RunError then. `earlier`
+    is what `state` gave when the epoch was stopped.
     """
 
-    def __init__(self, title: str, steps: int, done: dict[str, list] | None = None) -> None:
-        self._title = title
-        done = done or {"losses": [], "accuracies": [], "sizes": []}
-        self.losses: list[float] = list(done["losses"])
-        self.accuracies: list[float] = list(done["accuracies"])  # percent
-        self._sizes: list[int] = list(done["sizes"])
-        self._waiting: list[Tensor] = []
-        self._last_read = time.monotonic()
-        self._bar = tqdm(
-            desc=title, total=steps, initial=len(self.losses), unit="step", leave=False,
-            disable=None,
-        )  # fmt: skip
+    def __init__(
+        self,
+        title: str,
+        results: Tensor,
+        sizes: Sequence[int],
+        earlier: dict[str, Any] | None = None,
+    ) -> None:
+        self.title, self._results, self._sizes = title, results, sizes
+        self.losses: list[float] = list(earlier["losses"]) if earlier else []
+        self.accuracies: list[float] = list(earlier["accuracies"]) if earlier else []  # percent
+        self.steps_done = len(self.losses)
+        self.started = self._last_read = time.monotonic()
+        self._bar = ProgressBar(title, len(sizes), initial=self.steps_done, unit="step")
 
     def __enter__(self) -> "EpochProgress":
         return self
@@ -46,19 +50,14 @@ class EpochProgress:
             self._read_back()
         self._bar.close()
 
-    def record(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Note one step: `loss` is the batch's mean, `logits` (batch, classes)."""
-        correct = (logits.detach().argmax(1) == targets).sum()
-        self._waiting.append(torch.stack([loss.detach().float(), correct]))
-        self._sizes.append(len(targets))
-        self._bar.update()
-        if time.monotonic() - self._last_read > READ_BACK_SECONDS:
-            self._read_back()
+    @property
+    def complete(self) -> bool:
+        return self.steps_done == len(self._sizes)
 
-    def done(self) -> dict[str, list]:
-        """All steps so far, for another object to go on from."""
-        self._read_back()
-        return {"losses": self.losses, "accuracies": self.accuracies, "sizes": self._sizes}
+    @property
+    def seconds(self) -> float:
+        """Since this object was made."""
+        return time.monotonic() - self.started
 
     @property
     def loss(self) -> float:
@@ -68,24 +67,37 @@ class EpochProgress:
     @property
     def accuracy(self) -> float:
         """In percent, over the images read back so far."""
-        weighted = zip(self.accuracies, self._sizes, strict=False)
-        return sum(a * n for a, n in weighted) / sum(self._sizes[: len(self.accuracies)])
+        sizes = self._sizes[: len(self.accuracies)]
+        weighted = zip(self.accuracies, sizes, strict=True)
+        return sum(a * n for a, n in weighted) / sum(sizes)
+
+    def advance(self) -> None:
+        """One more step is taken."""
+        self.steps_done += 1
+        self._bar.advance_to(self.steps_done)
+        if time.monotonic() - self._last_read > READ_BACK_SECONDS:
+            self._read_back()
+
+    def state(self) -> dict[str, Any]:
+        """The results of all steps so far in plain types, from which another object goes on."""
+        self._read_back()
+        sizes = list(self._sizes[: self.steps_done])
+        return {"losses": self.losses, "accuracies": self.accuracies, "sizes": sizes}
 
     def _read_back(self) -> None:
-        sizes = self._sizes[len(self.losses) :]
-        if sizes:
-            for (loss, correct), size in zip(
-                torch.stack(self._waiting).tolist(), sizes, strict=True
-            ):
-                if not math.isfinite(loss):
-                    last = f"{self.losses[-1]:.4g}" if self.losses else "before this epoch"
-                    raise RunError(
-                        f"{self._title}, step {len(self.losses) + 1}: the loss is {loss}, the last"
-                        f" finite one was {last}; lower --lr or --tau"
-                    )
-                self.losses.append(loss)
-                self.accuracies.append(100 * correct / size)
-            self._waiting.clear()
-            if not self._bar.disable:
-                self._bar.set_postfix_str(f"loss {self.loss:.4f}, accuracy {self.accuracy:.2f} %")
+        first = len(self.losses)
+        for step, (loss, correct) in enumerate(
+            self._results[first : self.steps_done].tolist(), first
+        ):
+            if not math.isfinite(loss):
+                last = f"{self.losses[-1]:.4g}" if self.losses else "before this epoch"
+                raise RunError(
+                    f"{self.title}, step {step + 1}: the loss is {loss}, the last finite one was"
+                    f" {last}; lower --lr or --tau"
+                )
+            self.losses.append(loss)
+            self.accuracies.append(100 * correct / self._sizes[step])
+        if self.losses:
+            text = f"loss {self.loss:.4f}, accuracy {self.accuracy:.2f} %"
+            self._bar.advance_to(self.steps_done, text)
         self._last_read = time.monotonic()

@@ -1,9 +1,9 @@
 """SFW-Init as part of a run: its progress bar, its lines in the log and its picture."""
 
 from collections.abc import Iterable
+from contextlib import closing
 
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from constraints import Region
 from optim import sfw_init
@@ -12,6 +12,7 @@ from utils.compute.device import autocast
 from utils.outputs.logs import TextLog, init_line, scale_line
 from utils.outputs.plots import plot_scales
 from utils.process.errors import RunError, warn
+from utils.process.terminal import ProgressBar, say
 from utils.settings.config import Config
 
 
@@ -28,16 +29,15 @@ def learn_initial_scales(
     is iterated over as often as need be. Raises RunError when the loss is not finite.
     """
     device = next(model.parameters()).device
-    bar = tqdm(total=config.sfw_init_iters, desc="SFW-Init", unit="iteration", leave=False,
-               disable=None)  # fmt: skip
+    bar = ProgressBar("SFW-Init", config.sfw_init_iters, unit="iteration")
 
     def show(report: Report) -> None:
         log.add(init_line(report))
-        bar.update(report.iteration - bar.n)
-        bar.set_postfix_str(f"loss {report.loss_before:.4f} -> {report.loss_after:.4f}")
+        losses = f"loss {report.loss_before:.4f} -> {report.loss_after:.4f}"
+        bar.advance_to(report.iteration, losses)
 
     try:
-        with bar, autocast(device, config.precision):
+        with closing(bar), autocast(device, config.precision):
             scales = sfw_init(
                 model, batches, constraints, config.lr, config.sfw_init_iters, report=show
             )
@@ -50,5 +50,5 @@ def learn_initial_scales(
     except RunError as error:
         warn(f"{error}; training goes on without that picture")
     smallest, largest = min(scales.values()), max(scales.values())
-    print(f"SFW-Init: {config.sfw_init_iters} iterations, scales {smallest:.3f} to {largest:.3f}")
+    say(f"SFW-Init: {config.sfw_init_iters} iterations, scales {smallest:.3f} to {largest:.3f}")
     return scales

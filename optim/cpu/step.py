@@ -8,7 +8,7 @@ weights theta. Neither v nor theta - v is ever stored.
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numba
@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from constraints import Region
-from optim import kernels
+from constraints.region import is_local
+from optim.constrained import TensorStep
+from optim.cpu import kernels
 
 # Smaller tensors are not worth waking a second thread, or sampling.
 PARALLEL_FROM, SAMPLE_FROM = 1 << 18, 1 << 13
@@ -38,7 +40,11 @@ class Settled(NamedTuple):
     tie: np.floating | None = None  # the magnitude of all candidates, which are not stored then
 
 
-class FusedStep:
+# Numba's own threads take one task at a time.
+THREADS = threading.Lock()
+
+
+class CpuStep:
     """Takes the step of one tensor at a time, and keeps scratch space from one to the next.
 
     That is half of the largest tensor. Where the bracket misses, the step takes one tensor instead.
@@ -46,48 +52,57 @@ class FusedStep:
 
     def __init__(self) -> None:
         self.scratch = np.empty((2, 0))
-        self.lock = threading.Lock()  # for the scratch space, and for Numba's own threads
 
-    def __call__(
-        self, p: Tensor, m: Tensor, region: Region, lr: float, gamma: float | None,
-        keep: float, decay: float,
-    ) -> bool:  # fmt: skip
-        """Advance m and move p by one step along p.grad, in place.
+    def __call__(self, s: TensorStep, gamma: float | None) -> bool:
+        """Take the step; `gamma` None stands for ||m|| / ||theta - v||.
 
-        `keep` is the momentum (0 at the first step), `decay` the weight decay, and `gamma` None
-        stands for ||m|| / ||theta - v||. Returns False, with nothing done, for what only the plain
-        step takes: another device, type or kind of region, or tensors laid out differently.
+        Returns False, with nothing done, for what only the plain step takes: see `obstacle`.
         """
-        arrays = None if region.vertex_entries is None else _flat_arrays(p, p.grad, m)
+        arrays = None if s.region.vertex_entries is None else _flat_arrays(s.tensors)
         if arrays is None:
             return False
         threads = torch.get_num_threads()
-        with self.lock:
-            self._step(p, *arrays, region, lr, gamma, keep, decay)
+        with THREADS:
+            self._step(s, *arrays, gamma)
         if torch.get_num_threads() != threads:  # Numba's threads set OpenMP's number as they start
             torch.set_num_threads(threads)
-        torch.autograd.graph.increment_version(p)
+        torch.autograd.graph.increment_version(s.theta)
         return True
 
+    @staticmethod
+    def obstacle(region: Region, tensors: Sequence[Tensor]) -> str | None:
+        """Why the step cannot be taken with this region and these tensors; None if it can be."""
+        if region.vertex_entries is None:
+            return f"the vertices of {region!r} are not sparse sign vectors"
+        if tensors and _flat_arrays(tensors) is None:
+            return (
+                "parameter, gradient and momentum buffer are not plain tensors that lie in memory"
+                " alike, contiguous or channels last"
+            )
+        return None
+
     def _step(
-        self, p: Tensor, theta: np.ndarray, g: np.ndarray, m: np.ndarray, region: Region,
-        lr: float, gamma: float | None, keep: float, decay: float,
-    ) -> None:  # fmt: skip
+        self, s: TensorStep, theta: np.ndarray, g: np.ndarray, m: np.ndarray, gamma: float | None
+    ) -> None:
         parallel = theta.size >= PARALLEL_FROM
         if parallel:
             numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-        scalar = theta.dtype.type
-        radius = scalar(region.radius)
-        settled = self._first_pass(theta, m, g, region.vertex_entries, radius, keep, decay)
-        threshold, tied = self._select(m, region.vertex_entries, settled, p)
+        scalar, k = theta.dtype.type, s.region.vertex_entries
+        radius = scalar(s.region.radius)
+        settled = self._first_pass(theta, m, g, k, radius, s.momentum, s.group["weight_decay"])
+        if not math.isfinite(settled.square) and not np.isfinite(m).all():
+            theta.fill(math.nan)
+            return
+        threshold, tied = self._select(m, k, settled, s.theta)
         if gamma is None:
             distance = settled.distance + self._rest(theta, m, settled, threshold, radius)
             if tied.size:
                 moved = theta[tied] + radius * np.sign(m[tied])
                 distance += float(np.sum(moved**2 - theta[tied] ** 2))
             gamma = _ratio(settled.square, distance)
-        alpha = lr * gamma
-        alpha = min(alpha, 1.0) if alpha > 0 else 0.0  # 0 for what is not a number
+        lr = float(s.group["lr"])
+        # A product of 0 and infinity, at a vertex, is 0.
+        alpha = min(lr * gamma, 1.0) if not (lr <= 0 or gamma == 0) else 0.0
         move = kernels.move_chunks if parallel else kernels.move
         move(theta, m, threshold, scalar(1 - alpha), scalar(alpha) * radius)
         if tied.size:
@@ -95,11 +110,11 @@ class FusedStep:
 
     def _first_pass(
         self, theta: np.ndarray, m: np.ndarray, g: np.ndarray, k: int, radius: np.floating,
-        keep: float, decay: float,
+        momentum: float, decay: float,
     ) -> Settled:  # fmt: skip
         n, scalar = theta.size, theta.dtype.type
         advance = kernels.advance_chunks if n >= PARALLEL_FROM else kernels.advance
-        weights = scalar(keep), scalar(1 - keep), scalar(decay)
+        weights = scalar(momentum), scalar(1 - momentum), scalar(decay)
         tiny = np.nextafter(scalar(0), scalar(1))  # v is 0 where m is: nothing to choose there
         low, high, room = tiny, scalar(math.inf), n + 1
         if n >= SAMPLE_FROM:
@@ -190,12 +205,9 @@ def _first_tied(m: np.ndarray, threshold: np.floating, count: int, p: Tensor) ->
     return tied[:count]
 
 
-def _flat_arrays(*tensors: Tensor) -> list[np.ndarray] | None:
+def _flat_arrays(tensors: Sequence[Tensor]) -> list[np.ndarray] | None:
     """Views of the tensors' entries in the order of memory; None if they are not laid out alike."""
-    dtype = tensors[0].dtype
-    if dtype not in (torch.float32, torch.float64):
-        return None
-    if any(t.dtype != dtype or not t.is_cpu or t.layout != torch.strided for t in tensors):
+    if not all(map(is_local, tensors)):
         return None
     arrays = [t.detach().numpy() for t in tensors]
     if not all(a.flags.c_contiguous for a in arrays):
@@ -226,6 +238,6 @@ def _bracket(magnitudes: np.ndarray, share: float) -> tuple[np.floating, np.floa
 
 def _ratio(square: float, distance: float) -> float:
     """||m|| / ||theta - v|| from the squares: 0 for m = 0, and infinite at a vertex."""
-    if not square > 0:
+    if square == 0:
         return 0.0
-    return math.sqrt(square / distance) if distance > 0 else math.inf
+    return math.inf if distance <= 0 else math.sqrt(square / distance)

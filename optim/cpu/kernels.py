@@ -1,4 +1,4 @@
-"""Compiled loops of SFW's step on the CPU (see `optim.fused`).
+"""Compiled loops of SFW's step on the CPU (see `optim.cpu.step`).
 
 Slices are passed and looped over from 0 to their size: where an index might be negative Numba
 guards each access, and the loop is not vectorised. Scalars have the arrays' type.
@@ -20,20 +20,21 @@ OPTIONS = dict(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc",
 
 
 @njit(**OPTIONS)
-def sample(theta, m, g, keep, give, decay, magnitudes):
+def sample(theta, m, g, momentum, gain, decay, magnitudes):
     """Fill `magnitudes` with those that `advance` is going to give entries all over m."""
     for r in range(magnitudes.size // RUN):
         a = int((r * GOLDEN) % 1.0 * (theta.size - RUN))
         theta_, m_, g_ = theta[a : a + RUN], m[a : a + RUN], g[a : a + RUN]
         run = magnitudes[r * RUN : (r + 1) * RUN]
         for i in range(run.size):
-            run[i] = abs(keep * m_[i] + give * (g_[i] + decay * theta_[i]))
+            run[i] = abs(momentum * m_[i] + gain * (g_[i] + decay * theta_[i]))
 
 
 @njit(**OPTIONS)
-def advance(theta, m, g, keep, give, decay, radius, low, high, candidates):
-    """m <- keep m + give (g + decay theta); settle all but the entries of magnitude low ... high.
+def advance(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
+    """Advance m, and settle all but the entries of magnitude low ... high.
 
+    m <- momentum m + gain (g + decay theta), where gain is 1 - momentum.
     Of those, the candidates, m and theta are copied to the front of the two rows of `candidates`,
     as far as there is room; where that is for fewer than all entries, the last place is a dump.
     Returns ||m||^2; ||theta - v||^2 without the candidates; how many entries are above `high`, and
@@ -50,7 +51,7 @@ def advance(theta, m, g, keep, give, decay, radius, low, high, candidates):
         block_square, block_distance, block_above = zero, zero, zero
         for i in range(m_.size):
             weight = theta_[i]
-            x = keep * m_[i] + give * (g_[i] + decay * weight)
+            x = momentum * m_[i] + gain * (g_[i] + decay * weight)
             m_[i] = x
             block_square += x * x
             magnitude = abs(x)
@@ -77,7 +78,7 @@ def advance(theta, m, g, keep, give, decay, radius, low, high, candidates):
 
 
 @njit(parallel=True, **OPTIONS)
-def advance_chunks(theta, m, g, keep, give, decay, radius, low, high, candidates):
+def advance_chunks(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
     """`advance` with a chunk a thread; its sums do not depend on the number of threads.
 
     Says that there are -1 candidates when those of some chunk had no room.
@@ -87,7 +88,7 @@ def advance_chunks(theta, m, g, keep, give, decay, radius, low, high, candidates
     for c in prange(chunks):
         a, b = c * CHUNK, min(m.size, (c + 1) * CHUNK)
         sums[c, 0], sums[c, 1], counts[c, 0], counts[c, 1] = advance(
-            theta[a:b], m[a:b], g[a:b], keep, give, decay, radius, low, high,
+            theta[a:b], m[a:b], g[a:b], momentum, gain, decay, radius, low, high,
             candidates[:, a // ROOM : (b + ROOM - 1) // ROOM],
         )  # fmt: skip
     square, distance, above, found = 0.0, 0.0, 0, 0

@@ -1,0 +1,1 @@
+"""SFW's fused step on the CPU: loops that Numba compiles."""

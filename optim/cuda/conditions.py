@@ -1,0 +1,132 @@
+"""When the step can be taken: for which tensors, and on which devices, as trying it once shows."""
+
+import functools
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+
+from constraints import KSparsePolytope, Region
+from optim.constrained import TensorStep
+from optim.plain import plain_step
+
+# Entries of a tensor that a kernel can still count.
+MOST_ENTRIES = 2**31 - 2**16
+# Of the tensors that the step is tried on: the first has two blocks, the second is channels-last.
+SHAPES = ((33, 150), (8, 6, 3, 3))
+# With this momentum all sums are exact, so that the fused and the plain step see the same ties.
+MOMENTUM, STEPS, TOLERANCE = 0.5, 2, 1e-5
+
+
+def obstacle(
+    device: torch.device, region: Region, tensors: Sequence[Tensor] = ()
+) -> str | None:
+    """Why the step cannot be taken with this region, these tensors, or on `device` at all.
+
+    None if it can be. `tensors` are a parameter's weights, gradient and momentum buffer.
+    """
+    if region.vertex_entries is None:
+        return f"the vertices of {region!r} are not sparse sign vectors"
+    if region.n > MOST_ENTRIES:
+        return f"there is a tensor of more than {MOST_ENTRIES} entries"
+    if any(x.dtype != torch.float32 or type(x) not in (Tensor, nn.Parameter) for x in tensors):
+        return "parameter, gradient and momentum buffer are not plain float32 tensors"
+    layouts = {(x.device, x.layout, x.shape, channels_last(x)) for x in tensors}
+    if len(layouts) > 1 or any(order is None for *_, order in layouts):
+        return (
+            "parameter, gradient and momentum buffer do not lie in memory alike, contiguous or"
+            " channels last"
+        )
+    return available(device)
+
+
+def channels_last(x: Tensor) -> tuple[int, int] | None:
+    """Channels, and entries of one channel of one sample, if x has its channels last in memory.
+
+    (1, 1) if x is contiguous, None if it is neither.
+    """
+    if x.layout != torch.strided:
+        return None
+    if x.is_contiguous():
+        return 1, 1
+    if x.dim() > 2 and x.movedim(1, -1).is_contiguous():
+        return x.shape[1], x[0, 0].numel()
+    return None
+
+
+@functools.cache
+def available(device: torch.device) -> str | None:
+    """Why the step cannot be taken on `device`, in one line; None if it can.
+
+    The first call for a device compiles the kernels, takes two steps with them and compares these
+    with plain ones. That waits for the device, as no later step does, and cannot be captured in a
+    CUDA graph. Warns if there is Triton but the step does not work.
+    """
+    if find_spec("triton") is None:
+        return "it needs Triton, which is not installed"
+    try:
+        with torch.no_grad(), _waits_allowed(device):
+            difference = _largest_difference(device)
+    except Exception as error:  # what Triton, the compilers it needs or the driver cannot do
+        lines = str(error).strip().splitlines() or [""]
+        reason = f"{type(error).__name__}: {lines[-1]}"
+    else:
+        if difference <= TOLERANCE:
+            return None
+        reason = f"its results differ from the plain step's by {difference:g}"
+    warnings.warn(
+        f"SFW takes its plain step on {device}: the fused one does not work there ({reason})",
+        stacklevel=2,
+    )
+    return reason
+
+
+@contextmanager
+def _waits_allowed(device: torch.device) -> Iterator[None]:
+    """Within it, PyTorch does not report that the host waits for the device."""
+    if device.type != "cuda":
+        yield
+        return
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+def _largest_difference(device: torch.device) -> float:
+    """Between weights and momentum buffers that fused steps leave and those that plain ones do."""
+    from optim.cuda.step import CudaStep  # imports Triton
+
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(shape: tuple[int, ...]) -> Tensor:
+        x = torch.randn(shape, generator=generator).mul_(4).round_().div_(4)  # many entries tie
+        layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+        return x.to(device, memory_format=layout)
+
+    group = {"lr": 0.5, "weight_decay": 0.0, "rescale": "gradient"}
+    fused, plain = [], []
+    for shape in SHAPES:
+        theta, gradient, m = (draw(shape) for _ in range(3))
+        region = KSparsePolytope(theta.numel(), theta.numel() // 20, radius=0.5)
+        fused.append(TensorStep(theta, theta, gradient, m, 0.0, region, group))
+        plain.append(replace(fused[-1], theta=theta.clone(), momentum_buffer=m.clone()))
+    take = CudaStep()
+    for _ in range(STEPS):
+        take(fused)
+        plain_step(plain)
+        for s, expected in zip(fused, plain, strict=True):
+            s.gradient = expected.gradient = draw(s.theta.shape)
+            s.momentum = expected.momentum = MOMENTUM
+    differences = [
+        (a - b).abs().max()
+        for s, expected in zip(fused, plain, strict=True)
+        for a, b in zip(s.tensors, expected.tensors, strict=True)
+    ]
+    return torch.stack(differences).max().item()

@@ -1,0 +1,240 @@
+"""SFW's fused step on the CPU against the algorithm written out, whatever the tensors look like."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from runs import ROOT
+from torch import nn
+
+from constraints import KSparsePolytope, LpBall
+from optim import SFW
+from optim.cpu import kernels, step
+
+RESCALES = ("gradient", "diameter", None)
+
+
+def stable_lmo(m, k, radius):
+    """-radius sign(m) on the K largest magnitudes, the first of equals, by a stable sort."""
+    flat = m.flatten()
+    v = torch.zeros_like(flat)
+    chosen = flat.abs().sort(descending=True, stable=True).indices[:k]
+    v[chosen] = -radius * flat[chosen].sign()
+    return v.view(m.shape)
+
+
+def expected_step(theta, m, region, lr, rescale):
+    """theta after a step with momentum buffer m, in double precision."""
+    theta, m = theta.double(), m.double()
+    v = stable_lmo(m, region.vertex_entries, region.radius)
+    distance = (theta - v).norm()
+    gamma = {
+        "gradient": m.norm() / distance if distance > 0 else (m.norm() > 0) * math.inf,
+        "diameter": 1 / region.diameter,
+        None: 1.0,
+    }[rescale]
+    alpha = min(float(lr * gamma), 1.0) if m.norm() > 0 or rescale != "gradient" else 0.0
+    return theta + alpha * (v - theta)
+
+
+def check_steps(shape, region, dtype, rescale, levels, channels_last, decay=0.0, steps=4, seed=0):
+    """Take random steps with SFW and compare each with `expected_step`."""
+    generator = torch.Generator().manual_seed(seed)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def draw():
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
+        if levels:  # few values: many ties, many zeros
+            x = (x * levels).round() / levels
+        return x.to(dtype).contiguous(memory_format=layout)
+
+    p = nn.Parameter(region.shift_inside(draw()))
+    options = dict(lr=0.5, rescale=rescale, weight_decay=decay)
+    optimizer = SFW([p], [region], fused=True, **options)
+    m = None
+    for _ in range(steps):
+        before, p.grad = p.detach().clone(), draw()
+        optimizer.step()
+        g = p.grad.double() + decay * before.double()
+        m = g if m is None else 0.9 * m + 0.1 * g
+        buffer = optimizer.state[p]["momentum_buffer"]
+        torch.testing.assert_close(buffer.double(), m, rtol=1e-5, atol=1e-6)
+        m = buffer.double().clone()  # from here on selection is exact, ties included
+        expected = expected_step(before, buffer, region, 0.5, rescale)
+        tolerance = 1e-5 if dtype == torch.float32 else 1e-10
+        torch.testing.assert_close(p.detach().double(), expected, rtol=tolerance, atol=tolerance)
+        assert p.is_contiguous(memory_format=layout)
+
+
+@pytest.fixture
+def small_limits(monkeypatch):
+    """Samples and wakes threads for small tensors too."""
+    monkeypatch.setattr(step, "SAMPLE_FROM", 400)
+    monkeypatch.setattr(step, "SAMPLE_LEAST", 128)
+    monkeypatch.setattr(step, "PARALLEL_FROM", 1000)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400)
+@given(
+    shape=st.sampled_from(
+        [(1,), (2,), (7,), (64,), (33, 41), (8, 6, 3, 3), (20, 16, 3, 3), (3, 1, 1, 1)]
+    ),
+    fraction=st.floats(0, 1),
+    kind=st.sampled_from(["k_sparse", "l1", "linf"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    rescale=st.sampled_from(RESCALES),
+    levels=st.sampled_from([0, 1, 2, 8]),
+    channels_last=st.booleans(),
+    decay=st.sampled_from([0.0, 0.1]),
+    deviations=st.sampled_from([0.0, 4.0]),  # 0: the bracket is often missed
+    seed=st.integers(0, 1000),
+)
+def test_every_step_is_the_algorithms(
+    small_limits,
+    shape,
+    fraction,
+    kind,
+    dtype,
+    rescale,
+    levels,
+    channels_last,
+    decay,
+    deviations,
+    seed,
+):
+    n = math.prod(shape)
+    region = {
+        "k_sparse": lambda: KSparsePolytope(n, max(1, round(fraction * n)), radius=0.7),
+        "l1": lambda: LpBall(n, 1, radius=3.0),
+        "linf": lambda: LpBall(n, math.inf, radius=0.4),
+    }[kind]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "DEVIATIONS", deviations)
+        check_steps(
+            shape,
+            region,
+            dtype,
+            rescale,
+            levels,
+            channels_last and len(shape) == 4,
+            decay,
+            seed=seed,
+        )
+
+
+@pytest.mark.parametrize("levels", [0, 4])
+@pytest.mark.parametrize(("n", "k"), [(9000, 450), (300_000, 15_000), (2_000_001, 100_000)])
+def test_large_tensors_step_like_small_ones(n, k, levels):
+    check_steps((n,), KSparsePolytope(n, k, radius=0.5), torch.float32, "gradient", levels, False)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("count", [5000, 300_000])
+def test_a_broken_gradient_neither_hangs_nor_crashes_and_shows(value, count, small_limits):
+    p = nn.Parameter(torch.zeros(count))
+    p.grad = torch.randn(count)
+    p.grad[::7] = value
+    optimizer = SFW([p], [KSparsePolytope(count, count // 20, radius=1.0)], fused=True)
+    for _ in range(2):
+        optimizer.step()
+        assert p.isnan().all()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("rescale", RESCALES)
+def test_a_gradient_whose_norm_overflows_is_a_large_one(fused, rescale):
+    """Its squares are infinite in float32, but it is not: the step is the longest there is."""
+    p, q = nn.Parameter(torch.zeros(6)), nn.Parameter(torch.zeros(6))
+    p.grad = torch.tensor([3e38, -1e38, 2e38, 0.0, 1.0, 1e20])
+    q.grad = p.grad / 1e30
+    for parameter in (p, q):
+        SFW(
+            [parameter], [KSparsePolytope(6, 2, radius=1.0)], lr=1.0, rescale=rescale, fused=fused
+        ).step()
+    assert torch.equal(p, q) and p.norm() > 0
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_learning_rate_of_zero_keeps_a_vertex(fused):
+    p = nn.Parameter(torch.zeros(1))
+    p.grad = torch.full((1,), 100.0)
+    optimizer = SFW([p], [KSparsePolytope(1, 1, radius=1.0)], fused=fused)
+    optimizer.step()
+    assert p.tolist() == [-1.0]
+    optimizer.param_groups[0]["lr"] = 0.0  # as at the end of a cosine schedule
+    optimizer.step()
+    assert p.tolist() == [-1.0]
+
+
+def test_entries_without_momentum_stay_where_denormals_are_flushed():
+    p = nn.Parameter(torch.full((10,), 0.5))
+    p.grad = torch.eye(10)[0]
+    flushed = torch.set_flush_denormal(True)
+    try:
+        SFW([p], [KSparsePolytope(10, 5, radius=1.0)], lr=0.5, rescale=None).step()
+    finally:
+        torch.set_flush_denormal(False)
+    assert flushed
+    assert p.tolist() == [-0.25] + [0.25] * 9
+
+
+def test_a_sample_holds_nothing_but_magnitudes(monkeypatch):
+    """What else was in memory would decide how sums are split, and so their last bits."""
+    empty, sample, samples = np.empty, kernels.sample, []
+
+    def filled(*arguments):
+        array = empty(*arguments)
+        array.fill(1e6)
+        return array
+
+    def noted(*arguments):
+        sample(*arguments)
+        samples.append(arguments[-1].copy())
+
+    monkeypatch.setattr(np, "empty", filled)
+    monkeypatch.setattr(kernels, "sample", noted)
+    check_steps((90_001,), KSparsePolytope(90_001, 4500, radius=0.1), torch.float32, None, 0, False)
+    assert len(samples) == 4
+    assert all(magnitudes.max() < 100 for magnitudes in samples)
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    def run(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        p = nn.Parameter(torch.zeros(600_000))
+        optimizer = SFW([p], [KSparsePolytope(600_000, 30_000, radius=0.1)])
+        for seed in range(3):
+            p.grad = torch.randn(600_000, generator=torch.Generator().manual_seed(seed))
+            optimizer.step()
+        torch.set_num_threads(before)
+        return p
+
+    assert torch.equal(run(1), run(2))
+
+
+def test_autograd_notices_that_weights_moved():
+    p = nn.Parameter(torch.ones(3))
+    loss = (p * p).sum()
+    p.grad = torch.ones(3)
+    SFW([p], [KSparsePolytope(3, 1, radius=1.0)]).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_the_number_of_threads_stays_what_the_user_set():
+    """Numba's start would change it, and with it the last bits of what follows."""
+    code = (
+        "import torch; from torch import nn; from constraints import KSparsePolytope\n"
+        "from optim import SFW; torch.set_num_threads(1); n = 600_000\n"
+        "p = nn.Parameter(torch.zeros(n)); p.grad = torch.randn(n)\n"
+        "SFW([p], [KSparsePolytope(n, 300, radius=1.0)]).step(); print(torch.get_num_threads())"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "1", done.stderr

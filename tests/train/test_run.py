@@ -1,0 +1,87 @@
+"""A training run that nobody watches, that learns nothing, or that has a shorter sibling."""
+
+import subprocess
+import sys
+
+import torch
+from runs import DIGITS, ROOT, RUN
+
+from utils.train import run as training
+from utils.train.resume import ResumeFile
+
+
+def command(folder):
+    return [sys.executable, str(ROOT / "train_prune.py"), *DIGITS, "--output_dir", str(folder)]
+
+
+def weights(folder):
+    return torch.load(folder / "saved_models" / f"{RUN}.pt", weights_only=True)["state_dict"]
+
+
+def assert_same_weights(folder, other):
+    for name, values in weights(other).items():
+        assert torch.equal(weights(folder)[name], values)
+
+
+def test_training_goes_on_when_the_reader_of_its_output_has_gone(tmp_path, trained):
+    process = subprocess.Popen(
+        command(tmp_path / "unwatched"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()  # as `head` does, here before the first line
+    err = process.stderr.read()
+    assert process.wait() == 0
+    assert err.startswith("warning: standard output cannot be written (Broken pipe)")
+    assert err.count("\n") == 1
+    assert_same_weights(tmp_path / "unwatched", trained)
+
+
+def test_training_goes_on_with_standard_error_closed(tmp_path, trained):
+    line = " ".join(["exec", *command(tmp_path / "unwatched"), "2>&-"])
+    process = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    assert process.returncode == 0
+    assert "Epoch 2/2" in process.stdout
+    assert_same_weights(tmp_path / "unwatched", trained)
+
+
+def test_a_run_that_ends_far_above_the_loss_of_guessing_warns(quick, tmp_path):
+    flags = ("--optimizer", "SGD", "--constraint", "unconstraints", "--mode", "None", "--lr", "50")
+    status, _, err = quick("train_prune.py", *DIGITS, *flags, "--output_dir", tmp_path)
+    assert status == 0
+    assert err.startswith("warning: the network has learned nothing: its training loss is ")
+    assert "guessing has 2.303; lower --lr" in err
+
+
+def test_a_run_that_learns_does_not_warn(quick, tmp_path):
+    status, _, err = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path)
+    assert (status, err) == (0, "")
+
+
+def test_a_finished_run_with_fewer_epochs_is_named_before_a_longer_one_begins(quick, trained):
+    flags = ("--data", "digits", "--arch", "Mlp", "--output_dir", trained)
+    _, out, _ = quick("train_prune.py", *flags, "--epoch_num", 3)
+    assert "Trained already for 2 epochs, which cannot be continued" in out
+    assert f"{RUN}.pt" in out
+    _, out, _ = quick("train_prune.py", *flags, "--epoch_num", 4, "--seed", 1)
+    assert "Trained already for" not in out  # that was another seed's
+
+
+def test_saving_takes_a_small_share_of_the_time_of_short_epochs(quick, tmp_path, monkeypatch):
+    """A clock on which an epoch takes a second and a save half of one: every fifth is saved."""
+    now, epochs_saved = [0.0], []
+
+    def save(resume, state):
+        epochs_saved.append(state.epoch)
+        resume.position = state.position
+        now[0] += 0.5
+
+    def count(model):
+        now[0] += 1.0
+        return []
+
+    monkeypatch.setattr(training, "SAVING_SHARE", 0.1)
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(training, "not_finite", count)
+    monkeypatch.setattr(ResumeFile, "save", save)
+    flags = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "12", "--output_dir", tmp_path)
+    assert quick("train_prune.py", *flags)[0] == 0
+    assert epochs_saved == [0, 5, 10, 12]

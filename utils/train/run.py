@@ -1,0 +1,225 @@
+"""A training run as a process: its files, resuming, stop signals, and what it records."""
+
+import math
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Generator, nn
+
+from utils.compute.measure import THRESHOLDS, count_above, not_finite
+from utils.datasets import Dataset
+from utils.outputs.logs import TextLog, configuration_line, distribution_line, test_line, train_line
+from utils.outputs.model_file import model_contents, write_contents
+from utils.process.errors import RunError, warn
+from utils.process.signals import Stopped, StopSignals
+from utils.process.terminal import say
+from utils.process.writing import check_writable, remove_leftovers
+from utils.settings.config import Config
+from utils.train.lock import run_lock
+from utils.train.progress import EpochProgress
+from utils.train.resume import ResumeFile, RunState
+from utils.train.step import TrainingStep
+
+RETRY_SECONDS = 10.0  # between attempts to write the finished model to a full disk
+# Saving takes at most this share of a run's time: short epochs are not saved one by one.
+SAVING_SHARE = 0.1
+# A network that guesses has a loss of ln(classes). One that ends far above that has diverged.
+DIVERGED = 1.5
+
+
+@contextmanager
+def training_run(config: Config) -> Iterator["TrainingRun"]:
+    """The run of these settings, while no other process trains it.
+
+    SIGINT and SIGTERM raise Stopped, whose advice says from where the run goes on. Raises UserError
+    when a file of the run cannot be written or another process trains it.
+    """
+    files = config.files
+    written = [files.model, files.resume, files.previous_resume, files.train_log, files.scales_plot]
+    check_writable([*written, files.lock], "--output_dir")
+    with StopSignals() as signals, run_lock(files.lock):
+        remove_leftovers(written)
+        run = TrainingRun(config, signals)
+        try:
+            yield run
+        except Stopped as stopped:
+            if position := run.resume.position:
+                never = " without --resume never" if config.resume == "never" else ""
+                stopped.advice = f"the same command{never} goes on after {position}"
+            raise
+
+
+class TrainingRun:
+    """What surrounds the method: where the run stands, what is saved, and what people read."""
+
+    def __init__(self, config: Config, signals: StopSignals) -> None:
+        self.config, self.signals = config, signals
+        self.resume = ResumeFile(config)
+        self.log = TextLog(config.files.train_log)
+        self.metrics: dict[str, Any] = {"train_loss": [], "train_accuracy": [], "test_accuracy": []}
+        self.saved: dict[str, Any] | None = None  # what the resume file holds
+        self.state: RunState
+        self._saved_at, self._save_seconds = time.monotonic(), 0.0
+
+    def is_finished(self) -> bool:
+        """Whether the model is there already and is not to be trained anew; says so."""
+        model = self.config.files.model
+        finished = self.config.resume == "auto" and model.is_file() and not self.resume.exists()
+        if finished:
+            say(f"Trained already; --resume never trains it anew:\n  {model}")
+        return finished
+
+    def open(self, model: nn.Module, dataset: Dataset) -> None:
+        """Begin the log, tell people what is trained, and read the resume file if there is one."""
+        config = self.config
+        self.log.add(configuration_line(config))
+        count = sum(p.numel() for p in model.parameters())
+        say(
+            f"{config.arch} with {count:,} parameters on {config.data},"
+            f" {len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images;"
+            f" {config.optimizer}, {config.constraint}"
+        )
+        if config.resume == "auto":
+            self.saved = self.resume.load(dataset.train_images.device)
+        if self.saved is None and (shorter := _finished_with_fewer_epochs(config)):
+            say(
+                f"Trained already for {shorter.epoch_num} epochs, which cannot be continued: their"
+                f" learning rates were planned for that end. This run starts from the beginning.\n"
+                f"  {shorter.files.model}"
+            )
+
+    def begin(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, generator: Generator
+    ) -> None:
+        """Restore what the resume file holds, or save the run as it is before the first epoch."""
+        self.state = RunState(model, optimizer, generator, self.metrics, self.log)
+        if self.saved is None:
+            self.save()
+            return
+        self.state.restore(self.saved, self.resume.newest)
+        self.resume.position = self.state.position
+        say(f"Going on after {self.state.position} of {self.config.epoch_num} epochs")
+
+    def epochs(self) -> range:
+        """The epochs that are left, counting from 0."""
+        return range(self.state.epoch, self.config.epoch_num)
+
+    @contextmanager
+    def saved_epoch(self) -> Iterator[None]:
+        """Save the run when the block ends, and when a signal stops it between two steps.
+
+        Where epochs are so short that saving would take more than SAVING_SHARE of the time, an
+        epoch is saved with a later one, or when a signal comes.
+        """
+        with self.signals.deferred():
+            try:
+                yield
+            except Stopped as stopped:
+                if stopped.between_steps:
+                    self.save()
+                raise
+            since = time.monotonic() - self._saved_at
+            last = self.state.epoch == self.config.epoch_num
+            if last or self.signals.pending or self._save_seconds <= SAVING_SHARE * since:
+                self.save()
+
+    @contextmanager
+    def steps(self, step: TrainingStep, rates: Sequence[float]) -> Iterator[EpochProgress]:
+        """The progress of an epoch at these learning rates, from where it was stopped if it was."""
+        state = self.state
+        title = f"Epoch {state.epoch + 1}/{self.config.epoch_num}"
+        start = state.partial["start"] if state.partial else None
+        now = state.generator.get_state()
+        with EpochProgress(title, step.results, step.sizes, state.partial) as progress:
+            step.begin_epoch(step.batches.order(start), rates, progress.steps_done)
+            try:
+                yield progress
+            except Stopped:
+                state.partial = progress.state() | {"start": now if start is None else start}
+                raise
+        state.partial = None
+
+    def record(self, progress: EpochProgress, test_accuracy: float, lr: float) -> None:
+        """Add a complete epoch to metrics and log, and tell people in one line.
+
+        `lr` is the learning rate of its last step. Raises RunError, naming the parameters, when a
+        weight is not finite.
+        """
+        state, losses = self.state, progress.losses
+        if names := not_finite(state.model):
+            raise RunError(
+                f"{progress.title}: the weights of {', '.join(names)} are not finite after step"
+                f" {len(losses)}, whose loss was {losses[-1]:.4g}; lower --lr or --tau"
+            )
+        self.metrics["train_loss"].append(progress.loss)
+        self.metrics["train_accuracy"].append(progress.accuracy)
+        self.metrics["test_accuracy"].append(test_accuracy)
+        first = state.epoch * len(losses) + 1
+        for i, (loss, accuracy) in enumerate(zip(losses, progress.accuracies, strict=True), first):
+            self.log.add(train_line(i, state.epoch + 1, loss, accuracy))
+        self.log.add(test_line(state.epoch + 1, test_accuracy))
+        for threshold, above in zip(THRESHOLDS, count_above(state.model), strict=True):
+            self.log.add(distribution_line(threshold, above))
+        state.epoch += 1
+        say(
+            f"{progress.title}: loss {progress.loss:.4f}, training accuracy"
+            f" {progress.accuracy:.2f} %, test accuracy {test_accuracy:.2f} %, lr {lr:.4g},"
+            f" {progress.seconds:.2f} s"
+        )
+
+    def save(self) -> None:
+        """Save the log and the resume file; when the disk takes neither, the run goes on."""
+        started = time.monotonic()
+        for save in (self.log.save, lambda: self.resume.save(self.state)):
+            try:
+                save()
+            except RunError as error:
+                position = self.resume.position
+                saved = f"the run is saved up to {position}" if position else "nothing is saved"
+                warn(f"{error}; {saved}, and every epoch tries again")
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - started
+
+    def finish(self) -> None:
+        """Write the model and the log, remove the resume file, and warn of a run that diverged."""
+        config, state = self.config, self.state
+        self._write_results(model_contents(state.model, config, state.epoch, self.metrics))
+        self.resume.remove()
+        loss, guessing = self.metrics["train_loss"][-1], math.log(config.num_classes)
+        if loss > DIVERGED * guessing:
+            warn(
+                f"the network has learned nothing: its training loss is {loss:.4g}, and guessing"
+                f" has {guessing:.4g}; lower --lr"
+            )
+        say(f"\nModel: {config.files.model}\nLog: {config.files.train_log}")
+
+    def _write_results(self, contents: dict[str, Any]) -> None:
+        """Write model and log; wait for room on the disk where the run would otherwise be lost."""
+        warned = False
+        while True:
+            try:
+                write_contents(self.config.files.model, contents)
+                self.log.save()
+                return
+            except RunError as error:
+                if self.resume.position == self.state.position:
+                    raise RunError(f"{error}; once it can, the same command ends the run") from None
+                if not warned:
+                    warn(f"{error}; the run is kept in memory and tries again until it can")
+                warned = True
+                time.sleep(RETRY_SECONDS)
+
+
+def _finished_with_fewer_epochs(config: Config) -> Config | None:
+    """The longest finished run that differs from this one in that it has fewer epochs."""
+    pattern = re.compile(r"_epoch_num=(\d+)")
+    names = [path.name for path in config.files.model.parent.glob("*.pt")]
+    counts = {int(match[1]) for name in names if (match := pattern.search(name))}
+    shorter = sorted(count for count in counts if 0 < count < config.epoch_num)
+    runs = [replace(config, epoch_num=count) for count in reversed(shorter)]
+    return next((run for run in runs if run.files.model.is_file()), None)

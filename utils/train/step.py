@@ -1,0 +1,109 @@
+"""The steps of an epoch, which take nothing from the host; on a GPU they are a CUDA graph."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from utils.datasets.batches import Batches
+from utils.process.errors import warn
+
+# Takes inputs and targets, trains on them, and returns the batch's mean loss and its logits.
+TrainOn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+# Steps before the capture, in which libraries are loaded, the network is compiled, and the buffers
+# that a run keeps are made: none of that can be captured.
+WARM_UP = 3
+
+
+class TrainingStep:
+    """Draws the next batch of an epoch, trains on it, and records its loss and accuracy.
+
+    What changes from step to step lies on the device: the order of the images, the number of the
+    step, the learning rates and the results. On a GPU the whole step, augmentation and optimizer
+    included, is therefore captured once in a CUDA graph and replayed, where the host would
+    otherwise issue a thousand operations and more. The first steps, and the smaller last batch of
+    an epoch, go without. A step that cannot be captured is reported in one line, and goes without.
+
+    A graph holds the addresses of weights, state and gradients: none of them may be replaced after
+    the first steps. It keeps the memory of a step to itself.
+    """
+
+    def __init__(
+        self, train_on: TrainOn, batches: Batches, optimizer: torch.optim.Optimizer
+    ) -> None:
+        device = batches.images.device
+        self.train_on, self.batches, self.optimizer = train_on, batches, optimizer
+        self.sizes = [len(part) for part in torch.arange(len(batches.images)).split(
+            batches.batch_size)]  # fmt: skip
+        self.order = torch.empty(len(batches.images), dtype=torch.int64, device=device)
+        self.places = torch.arange(batches.batch_size, device=device)
+        self.next = torch.zeros((), dtype=torch.int64, device=device)  # the step's number
+        # By step: the mean loss and how many images were classified correctly.
+        self.results = torch.zeros(len(self.sizes), 2, device=device)
+        self.rates = torch.zeros(len(self.sizes), device=device)
+        self.lr = torch.zeros((), device=device)
+        self.captures = device.type == "cuda"
+        self.steps_before_capture = WARM_UP
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.stream = torch.cuda.Stream(device) if self.captures else None
+
+    def begin_epoch(self, order: Tensor, rates: Sequence[float], done: int) -> None:
+        """Set the order of the images, the learning rate of each step, and how many are done."""
+        self.order.copy_(order)
+        self.rates.copy_(torch.tensor(rates))
+        self.next.fill_(done)
+        self.host_rates, self.done = rates, done
+
+    def __call__(self) -> None:
+        """Take the next step of the epoch."""
+        size = self.sizes[self.done]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr if self.captures else self.host_rates[self.done]
+        self.done += 1
+        if not self.captures or size != self.batches.batch_size:
+            self._step(size)
+        elif self.steps_before_capture:
+            self.steps_before_capture -= 1
+            self._step_beside(size)
+        else:
+            if self.graph is None:
+                self._capture(size)
+            self.graph.replay() if self.graph is not None else self._step(size)
+
+    def _step(self, size: int) -> None:
+        """One step on a batch of `size` images, in operations that do not wait for the device."""
+        index = self.next.view(1)
+        self.lr.copy_(self.rates.gather(0, index).view(()))
+        chosen = self.order.gather(0, self.places[:size] + index * self.batches.batch_size)
+        inputs, targets = self.batches.take(chosen)
+        loss, logits = self.train_on(inputs, targets)
+        correct = (logits.argmax(1) == targets).sum()
+        result = torch.stack([loss.float(), correct.float()])
+        self.results.index_copy_(0, index, result.view(1, 2))
+        self.next.add_(1)
+
+    def _step_beside(self, size: int) -> None:
+        """The step on the stream of the capture, where the memory that it sets up has to be."""
+        current = torch.cuda.current_stream()
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            self._step(size)
+        current.wait_stream(self.stream)
+
+    def _capture(self, size: int) -> None:
+        """Record the step in a graph, which does not take it; or give up capturing."""
+        graph = torch.cuda.CUDAGraph()
+        if self.batches.generator is not None:
+            graph.register_generator_state(self.batches.generator)
+        self.optimizer.zero_grad()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                self._step(size)
+            self.graph = graph
+        except RuntimeError as error:
+            # What went wrong first; what the end of the capture then raises hides it.
+            cause = error.__context__ or error
+            reason = str(cause).strip().partition("\n")[0]
+            warn(f"steps are not captured in a CUDA graph and go without, more slowly: {reason}")
+            self.captures = False
