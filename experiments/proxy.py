@@ -35,6 +35,8 @@ from utils.process.errors import exit_status
 from utils.process.writing import atomic_write
 from utils.prune.ranking import MagnitudeRanking
 from utils.prune.recalibrate import calibration_batches, recalibrate
+from utils.settings.config import Config
+from utils.settings.fields import path
 
 WIDTH, EPOCHS, BATCH_SIZE, PRECISION = 16, 12, 128, "bf16"
 TRAIN_IMAGES, HELD_OUT_IMAGES, CALIBRATION_IMAGES = 15_000, 5_000, 2_000
@@ -255,14 +257,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--data_dir",
-        type=Path,
-        default=Path("data"),
+        type=path,
+        default=Config.data_dir,
         metavar="FOLDER",
-        help="folder of cifar10.npz or torchvision's CIFAR-10 (default: data)",
+        help="folder of cifar10.npz or torchvision's CIFAR-10 (default: %(default)s)",
     )
     parser.add_argument(
         "--output_dir",
-        type=Path,
+        type=path,
         default=Path("."),
         metavar="FOLDER",
         help="folder for saved_logs/ and saved_models/ (default: .)",

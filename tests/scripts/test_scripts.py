@@ -1,5 +1,6 @@
 """The three scripts as users run them."""
 
+import dataclasses
 import re
 
 import pytest
@@ -8,7 +9,9 @@ from runs import DIGITS, RUN, files_in, read_csv
 
 from utils.compute.measure import THRESHOLDS
 from utils.prune.ranking import RATIOS
+from utils.settings.cli import Parser
 from utils.settings.config import Config
+from utils.settings.fields import setting
 
 EMPTIED = "warning: nothing passes through layers"  # as may be after so few epochs
 SCRIPTS = ("train_prune.py", "test_prune.py", "test_weight_distribution.py")
@@ -206,6 +209,12 @@ def test_help_states_every_flag_and_default(script):
         assert "(default: k_sparse_constraints)" in text
         assert "(default: 1 for SFW, 0.1 for SGD)" in text and "default: None" not in text
         assert ("--model_path" in done.stdout) == (name != "train_prune.py")
+
+
+def test_help_takes_a_default_with_a_percent_sign():
+    """As the folder of the data may have, if the repository is in such a folder."""
+    kind = dataclasses.make_dataclass("Kind", [("folder", str, setting("/50%/data", "data", "a"))])
+    assert "(default: /50%/data)" in Parser("", kind).format_help()
 
 
 def test_an_mlp_learns_the_real_mnist(quick, real_data, tmp_path):

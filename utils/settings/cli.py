@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
                 f"--{setting.name}", action="store_true", help=setting.metadata["help"]
             )
             return
-        stated = f" (default: {plain(default)})"
+        stated = f" (default: {plain(default)})".replace("%", "%%")
         if default is None or setting.metadata["several"]:  # None depends on other settings
             stated = ""
         group.add_argument(
