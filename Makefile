@@ -26,6 +26,7 @@ demo: $(VENV)/installed  ## train a small network, prune it at 19 ratios, draw t
 
 test: $(VENV)/installed-dev  ## lint, then run the tests
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/pytest
 
 bench: $(VENV)/installed  ## time steps and training against their peers, about eight minutes

@@ -30,12 +30,16 @@ from utils.settings.config import Config
 METHODS: dict[str, dict[str, Any]] = {
     # Usual for these networks and data (He et al., CVPR 2016): divided by 10 after 1/3 and 2/3.
     "SGD": dict(
-        optimizer="SGD", constraint="unconstraints", mode=None, lr=0.1, weight_decay=5e-4,
+        optimizer="SGD",
+        constraint="unconstraints",
+        mode=None,
+        lr=0.1,
+        weight_decay=5e-4,
         lr_scheme="decrease_3",
     ),
     "SFW": dict(),
     "SFW with SFW-Init": dict(sfw_init=1),
-}  # fmt: skip
+}
 
 
 def reproduce(flags: Flags) -> None:

@@ -27,8 +27,9 @@ def test_all_methods_are_trained_pruned_and_compared(run, tmp_path):
     ]
     assert sorted((c["optimizer"], c["sfw_init"], c["seed"]) for c in configs) == [
         (optimizer, init, seed)
-        for optimizer, init in (("SFW", 0), ("SFW", 1), ("SGD", 0)) for seed in (0, 1)
-    ]  # fmt: skip
+        for optimizer, init in (("SFW", 0), ("SFW", 1), ("SGD", 0))
+        for seed in (0, 1)
+    ]
     (table,) = (tmp_path / "saved_logs" / "comparison").glob("*.md")
     rows = [line.split(" | ")[0] for line in table.read_text().splitlines()[2:]]
     assert rows == [

@@ -105,8 +105,10 @@ def test_gaps_of_every_length_come_back(distance):
 
 def test_the_smaller_of_mask_and_gaps_is_stored():
     torch.manual_seed(0)
-    state = {f"w{share}": torch.randn(10_000).where(torch.rand(10_000) < share, 0)
-             for share in (0.02, 0.5, 1)}  # fmt: skip
+    state = {
+        f"w{share}": torch.randn(10_000).where(torch.rand(10_000) < share, 0)
+        for share in (0.02, 0.5, 1)
+    }
     names = set(load(pack({"state_dict": state})))
     assert names == {"w0.02:gaps", "w0.02:values", "w0.5:mask", "w0.5:values", "w1"}
 

@@ -43,12 +43,14 @@ def test_runs_are_labelled_by_what_differs(table):
     sgd = dict(optimizer="SGD", constraint="unconstraints", lr=0.1, mode=None)
     assert labels(table("a", seed=3), table("b", seed=3, tau=5.0)) == ["tau=15", "tau=5"]
     assert labels(table("a"), table("b", **sgd)) == [
-        "SFW k_sparse_constraints", "SGD unconstraints lr=0.1 mode=None",
-    ]  # fmt: skip
+        "SFW k_sparse_constraints",
+        "SGD unconstraints lr=0.1 mode=None",
+    ]
     pruned = table("c", prune=dict(allocation="lamp", bn_recalibrate=9), corrected=91.0)
     assert labels(table("a", arch="Mlp"), pruned) == [
-        "Mlp", "ResNet18 allocation=lamp bn_recalibrate=9",
-    ]  # fmt: skip
+        "Mlp",
+        "ResNet18 allocation=lamp bn_recalibrate=9",
+    ]
 
 
 def test_what_does_not_change_a_result_is_no_label(table):
@@ -98,9 +100,10 @@ def test_one_picture_and_one_table_are_made(quick, table, tmp_path):
     assert path.read_text() in out
     rows = path.read_text().splitlines()[2:]
     assert [row.split(" | ")[:2] for row in rows] == [
-        ["| tau=15, 2 seeds", "90.62 (90.00 to 91.25)"], ["| tau=5", "85.50"],
+        ["| tau=15, 2 seeds", "90.62 (90.00 to 91.25)"],
+        ["| tau=5", "85.50"],
         ["| tau=5 bn_recalibrate=9", "88.00"],
-    ]  # fmt: skip
+    ]
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     names = f"picture: {path.stem}.png, table: {path.name}"
     assert out.endswith(f"\nResults: {path.parent}/ ({names})\n")

@@ -128,8 +128,9 @@ def test_a_gpu_that_is_not_there_is_refused(quick, tmp_path):
 
 
 def test_a_data_set_that_is_absent_offline_is_refused(script, tmp_path):
-    done = script("train_prune.py", "--data", "mnist", "--data_dir", tmp_path / "d",
-                  "--output_dir", tmp_path)  # fmt: skip
+    done = script(
+        "train_prune.py", "--data", "mnist", "--data_dir", tmp_path / "d", "--output_dir", tmp_path
+    )
     result = done.returncode, done.stdout, done.stderr
     assert_refused(result, "--data mnist: absent from --data_dir", tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -198,10 +199,13 @@ class TestModelFiles:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"", "is empty"), (b"no model", "is no model file"), ("list", "is no model file"),
-            (b"PK\x03\x04 no zip", "is truncated"), ("half", "is truncated"),
+            (b"", "is empty"),
+            (b"no model", "is no model file"),
+            ("list", "is no model file"),
+            (b"PK\x03\x04 no zip", "is truncated"),
+            ("half", "is truncated"),
         ],
-    )  # fmt: skip
+    )
     def test_a_file_that_is_no_model_is_refused(self, name, content, message, quick, trained):
         path = trained / "saved_models" / f"{RUN}.pt"
         if content == "half":
@@ -217,12 +221,19 @@ class TestModelFiles:
     @pytest.mark.parametrize(
         "changed",
         [
-            {"lr": "1.0"}, {"tau": None}, {"seed": 1.5}, {"epoch_num": [2]}, {"arch": 3},
-            {"color_channel": 1.0}, {"momentum": torch.ones(2)}, {"lr": 7.0}, {"new_flag": 1},
+            {"lr": "1.0"},
+            {"tau": None},
+            {"seed": 1.5},
+            {"epoch_num": [2]},
+            {"arch": 3},
+            {"color_channel": 1.0},
+            {"momentum": torch.ones(2)},
+            {"lr": 7.0},
+            {"new_flag": 1},
             {"data": None},
         ],
         ids=str,
-    )  # fmt: skip
+    )
     def test_a_model_with_impossible_settings_is_refused(self, name, changed, quick, trained):
         path = trained / "saved_models" / f"{RUN}.pt"
         contents = torch.load(path, weights_only=True)

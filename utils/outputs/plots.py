@@ -49,9 +49,11 @@ def plot_pruning(
     high.set_xlim(89.7, max(99, *sparsities) + 0.3)
     high.set_xticks(range(90, 100))
     from_90_on = [
-        a for values in curves.values() for s, a in zip(sparsities, values, strict=True)
+        a
+        for values in curves.values()
+        for s, a in zip(sparsities, values, strict=True)
         if s >= 89.9
-    ]  # fmt: skip
+    ]
     _set_accuracy_limits(high, [first, *from_90_on])
     high.set_title("from 90 % on", fontsize=9)
     _save(figure, path, run)

@@ -43,8 +43,9 @@ def compare(tables: Sequence[Path], output_dir: Path) -> None:
     for label, curve in zip(labels_of(curves), curves, strict=True):
         runs.setdefault(label, []).append(curve.accuracies)
     values = {name: {curve.settings.get(name) for curve in curves} for name in NAMED_ALWAYS}
-    common = {LABELS.get(n, n): value for n, (value, *others) in values.items()
-              if value and not others}  # fmt: skip
+    common = {
+        LABELS.get(n, n): value for n, (value, *others) in values.items() if value and not others
+    }
     digest = hashlib.sha256("\n".join(map(str, paths)).encode(errors="replace")).hexdigest()[:16]
     files = RunFiles(output_dir, file_name(common | {"runs": len(paths), "sha256": digest}))
     picture, table = files.comparison(".png"), files.comparison(".md")

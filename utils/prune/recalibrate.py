@@ -27,9 +27,10 @@ def calibration_batches(dataset: Dataset, count: int, flag: str) -> list[Tensor]
     order = torch.randperm(available, generator=torch.Generator().manual_seed(SEED))
     chosen = order[:count].to(device)
     subset = replace(
-        dataset, train_images=dataset.train_images[chosen],
+        dataset,
+        train_images=dataset.train_images[chosen],
         train_labels=dataset.train_labels[chosen],
-    )  # fmt: skip
+    )
     generator = torch.Generator(device).manual_seed(SEED)
     return [inputs for inputs, _ in subset.train_batches(BATCH_SIZE, generator)]
 

@@ -67,8 +67,12 @@ def write_tables(
     """Write two CSV files: accuracies by ratio, and numbers of zeros by ratio and parameter."""
     rows = []
     for r in results:
-        row = {"sparsity": r.ratio, "remaining": r.remaining, "parameters": r.count,
-               "accuracy": round(r.accuracy, 4)}  # fmt: skip
+        row = {
+            "sparsity": r.ratio,
+            "remaining": r.remaining,
+            "parameters": r.count,
+            "accuracy": round(r.accuracy, 4),
+        }
         if prune.correction:
             row[prune.correction_column] = round(r.accuracy_after_correction, 4)
         if prune.save_pruned:
@@ -77,8 +81,9 @@ def write_tables(
     write_csv(files.prune_test(".csv"), list(rows[0]), [list(row.values()) for row in rows])
     layers = [
         (r.ratio, name, count, r.zeros[name], r.zeros[name] / count)
-        for r in results for name, count in entries.items()
-    ]  # fmt: skip
+        for r in results
+        for name, count in entries.items()
+    ]
     header = ("sparsity", "parameter", "entries", "zeros", "fraction")
     write_csv(files.layer_sparsity(".csv"), header, layers)
 

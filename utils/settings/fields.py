@@ -54,9 +54,14 @@ def setting(
     for a setting that affects the results: its value is then part of the run's name.
     """
     metadata = {
-        "group": group, "help": help, "type": type, "allowed": allowed, "several": several,
-        "choices": None if choices is None else tuple(choices), "identifies_run": identifies_run,
-    }  # fmt: skip
+        "group": group,
+        "help": help,
+        "type": type,
+        "allowed": allowed,
+        "several": several,
+        "choices": None if choices is None else tuple(choices),
+        "identifies_run": identifies_run,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
