@@ -84,9 +84,14 @@ class Dataset:
 
     def train_batches(self, batch_size: int, generator: Generator) -> Batches:
         return Batches(
-            self.train_images, self.train_labels, batch_size, self.mean, self.std,
-            self.augment, generator,
-        )  # fmt: skip
+            self.train_images,
+            self.train_labels,
+            batch_size,
+            self.mean,
+            self.std,
+            self.augment,
+            generator,
+        )
 
     def test_batches(self, batch_size: int) -> Batches:
         return Batches(self.test_images, self.test_labels, batch_size, self.mean, self.std)

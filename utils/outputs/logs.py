@@ -9,43 +9,62 @@ from pathlib import Path
 from typing import Any
 
 from optim.initialisation import Report
-from utils.process.writing import atomic_write
+from utils.process.errors import RunError
+from utils.process.writing import append, atomic_write
 from utils.settings.config import LABELS, Config
 from utils.settings.names import plain
 
 
 class TextLog:
-    """The lines of one run's log; `save` writes all of them."""
+    """The lines of one run's log; `save` brings the file up to date.
+
+    Lines that are new since the last `save` are appended. The file is written as a whole, and then
+    takes its place at once, the first time, and when it is not as the last `save` left it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines: list[str] = []
+        self._lines: list[str] = []
+        self._digest = hashlib.sha256()
+        self._saved_lines, self._saved_size = 0, -1  # size in bytes; -1 before the first save
 
     def add(self, line: str) -> None:
-        self.lines.append(line)
+        self._digest.update(f"\n{line}".encode() if self._lines else line.encode())
+        self._lines.append(line)
 
     def mark(self) -> dict[str, Any]:
         """The number and checksum of the lines so far, from which `restore` recognises them."""
-        return {"lines": len(self.lines), "sha256": _digest(self.lines)}
+        return {"lines": len(self._lines), "sha256": self._digest.hexdigest()}
 
     def restore(self, lines: int, sha256: str) -> bool:
-        """Read the first `lines` lines of the file; False if they are not those of `mark`."""
+        """Take the first `lines` lines of the file; False if they are not those of `mark`."""
         try:
             first_lines = self.path.read_text(errors="replace").split("\n")[:lines]
         except OSError:
             return False
-        if _digest(first_lines) != sha256:
+        log = TextLog(self.path)
+        for line in first_lines:
+            log.add(line)
+        if log.mark() != {"lines": lines, "sha256": sha256}:
             return False
-        self.lines = first_lines
+        self._lines, self._digest = log._lines, log._digest
+        self._saved_lines, self._saved_size = 0, -1
         return True
 
     def save(self) -> None:
-        with atomic_write(self.path) as file:
-            file.writelines(f"{line}\n" for line in self.lines)
-
-
-def _digest(lines: list[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        """Raises RunError when the disk does not take it; the next call tries all again."""
+        size, self._saved_size = self._saved_size, -1
+        if size >= 0:
+            new = "".join(f"{line}\n" for line in self._lines[self._saved_lines :]).encode()
+            try:
+                append(self.path, new, size)
+            except RunError:  # the file is gone, changed, or now ends in half a line
+                size = -1
+        if size < 0:
+            size, new = 0, "".join(f"{line}\n" for line in self._lines).encode()
+            with atomic_write(self.path, "wb") as file:
+                file.write(new)
+        self._saved_lines, self._saved_size = len(self._lines), size + len(new)
 
 
 def configuration_line(config: Config, unknown: Collection[str] = ()) -> str:

@@ -59,3 +59,20 @@ def atomic_write(path: Path, mode: str = "w", keep_former: Path | None = None) -
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"cannot write {path} ({error.strerror or error})") from error
+
+
+def append(path: Path, content: bytes, size: int) -> None:
+    """Append to a file of `size` bytes, and wait until it is on the disk.
+
+    Raises RunError when the file has another size, and when the disk does not take the
+    content; then the file may end in a part of it.
+    """
+    try:
+        with open(path, "r+b") as file:
+            if file.seek(0, os.SEEK_END) != size:
+                raise RunError(f"{path} has been changed by something else")
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise RunError(f"cannot write {path} ({error.strerror or error})") from error

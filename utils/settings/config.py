@@ -145,11 +145,13 @@ class Config:
         changes no existing name. It has at most 184 bytes; see `file_name`.
         """
         fields = {field.name: field for field in dataclasses.fields(self)}
-        return file_name({
-            LABELS.get(name, name): value
-            for name, value in identifying_settings(self).items()
-            if name in NAMED_ALWAYS or value != default_of(fields[name], self.data)
-        })  # fmt: skip
+        return file_name(
+            {
+                LABELS.get(name, name): value
+                for name, value in identifying_settings(self).items()
+                if name in NAMED_ALWAYS or value != default_of(fields[name], self.data)
+            }
+        )
 
     @property
     def num_classes(self) -> int:
