@@ -95,8 +95,7 @@ class Config:
         "fp32", "machine", "arithmetic of the network; bf16 is automatic mixed precision",
         choices=("fp32", "bf16"))
     compile: bool = setting(
-        False, "machine", "compile the network, and on a GPU capture each step in a CUDA graph:"
-        " about a minute more at the start, faster steps",
+        False, "machine", "compile the network: the start takes longer, and steps are faster",
         type=bool, choices=(False, True), identifies_run=False)
     resume: str = setting(
         "auto", "machine", "auto continues a stopped run of the same settings, and does not train a"
