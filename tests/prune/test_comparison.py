@@ -130,10 +130,17 @@ def test_tables_of_one_name_in_several_folders_are_all_drawn(quick, table, tmp_p
         assert status == 0 and " 90.00 " in out and " 80.00 " in out
 
 
-@pytest.mark.parametrize("path", [".", "/", ""])
-def test_a_folder_is_no_table(path, quick):
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (".", "cannot be read (Is a directory)"),
+        ("/", "cannot be read (Is a directory)"),
+        ("", "--compare: is empty"),
+    ],
+)
+def test_a_folder_is_no_table(path, message, quick):
     result = quick("test_prune.py", "--compare", path)
-    assert result[0] == 2 and "cannot be read (Is a directory)" in result[2]
+    assert result[0] == 2 and message in result[2]
 
 
 def test_many_runs_are_compared(quick, table, tmp_path):

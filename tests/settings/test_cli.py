@@ -23,6 +23,10 @@ def test_only_flags_that_were_given_are_explicit():
     assert flags.settings(PruneConfig) == PruneConfig(repair=9)
 
 
+def test_a_command_line_without_flags_is_valid():
+    assert dict(parse().explicit) == {}
+
+
 def test_a_flag_given_its_default_is_explicit():
     assert parse("--seed", "0").explicit_settings(Config) == {"seed": 0}
 

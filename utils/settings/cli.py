@@ -117,7 +117,7 @@ class Parser(argparse.ArgumentParser):
         argparse would name the values alone, as "unrecognized arguments".
         """
         starts = [i for i, word in enumerate(args) if word.startswith("--")]
-        for start, end in zip(starts, [*starts[1:], len(args)], strict=True):
+        for start, end in zip(starts, [*starts, len(args)][1:], strict=True):
             flag, *values = [*args[start].split("=", 1), *args[start + 1 : end]]
             known = self._option_string_actions.get(flag)
             if known is None or known.nargs == "+":
