@@ -202,8 +202,8 @@ def test_help_states_every_flag_and_default(script):
     for name in SCRIPTS:
         done = script(name, "--help")
         assert done.returncode == 0 and done.stderr == ""
-        for setting in vars(Config()):
-            assert f"--{setting}" in done.stdout
+        for flag in vars(Config()):
+            assert f"--{flag}" in done.stdout
         text = " ".join(done.stdout.split())
         assert "(default: k_sparse_constraints)" in text
         assert "(default: 1 for SFW, 0.1 for SGD)" in text and "default: None" not in text
