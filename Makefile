@@ -26,6 +26,7 @@ demo: $(VENV)/installed  ## train a small network, prune it at 19 ratios, draw t
 
 test: $(VENV)/installed-dev  ## lint, then run the tests
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/pytest
 
 bench: $(VENV)/installed  ## time steps and training against their peers, about eight minutes
@@ -37,7 +38,7 @@ proxy: $(VENV)/installed  ## SFW, SGD and CrAM+ tuned and compared on a small Re
 	@$(BIN)/python experiments/proxy.py $(PROXY)
 
 reproduce: $(VENV)/installed  ## the paper's comparison on CIFAR-10; GPU=0, ARGS="--seeds 0 1 2"
-	$(BIN)/python benchmarks/reproduce.py --gpu $(GPU) $(ARGS)
+	$(BIN)/python experiments/reproduce.py --gpu $(GPU) $(ARGS)
 
 clean:  ## remove the virtual environment (outputs and data stay)
 	rm -rf $(VENV)

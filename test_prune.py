@@ -13,98 +13,121 @@ if __name__ == "__main__":
 
 import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from torch import nn
 
 from utils.compute.device import pick_device, placed
 from utils.compute.measure import evaluate, zeros_by_parameter
 from utils.datasets.batches import Batches
-from utils.outputs.model_file import load_trained, write_pruned
-from utils.process.errors import RunError, exit_status, warn
+from utils.outputs.model_file import write_pruned
+from utils.outputs.trained_model import TrainedModel, load_chosen
+from utils.process.errors import RunError, UserError, exit_status, warn
 from utils.process.writing import check_writable
 from utils.prune.comparison import compare
 from utils.prune.config import PruneConfig
-from utils.prune.correction import check_correction, correction
+from utils.prune.correction import Correction, build_correction
 from utils.prune.ranking import RATIOS, MagnitudeRanking
-from utils.prune.report import PrunedResult, print_heading, print_result, write_results
-from utils.settings.cli import Parser
+from utils.prune.report import print_heading, print_result, result_files, write_results
+from utils.prune.tables import PrunedResult
+from utils.settings.cli import Flags, Parser
 from utils.settings.config import Config
-from utils.settings.fields import path
-from utils.settings.names import TEST_SUFFIXES, RunFiles, plain
+from utils.settings.fields import identifying_settings, path
+from utils.settings.names import plain, results_line
 
 
-def test(given: dict) -> None:
-    """Test the model of these settings at every pruning ratio."""
-    prune = PruneConfig.taken_from(given)
-    trained = load_trained(given, given.pop("model_path", None))
+def test(trained: TrainedModel, prune: PruneConfig) -> None:
+    """Test the model at every pruning ratio, and write the results."""
     config, device = trained.config, pick_device(trained.config.gpu)
-    check_correction(prune, trained.model, config.arch)
-    files = prune.files(trained.files)
-    written = [files.prune_test(suffix) for suffix in TEST_SUFFIXES]
-    written += [files.layer_sparsity(suffix) for suffix in (".csv", ".png")]
-    written += [files.pruned(plain(ratio)) for ratio in prune.save_pruned]
-    check_writable(written, "--output_dir")
+    check_writable(result_files(trained, prune), "--output_dir")
     dataset = config.load_dataset().to(device)
     batches = dataset.test_batches(config.test_batchsize)
     model = placed(trained.model, device)
-    correct = correction(prune, model, dataset, config)
+    correction = build_correction(prune, model, dataset, config)
 
     print_heading(trained, prune)
     results = []
-    for result in sweep(config, prune, model, batches, correct, files):
+    for result in sweep(trained, prune, model, batches, correction):
         print_result(result, model)
         results.append(result)
+    files = prune.files(trained.files)
     write_results(trained, prune, results, files)
-    print("\nFiles of this run:", *files.existing(), sep="\n  ")
+    print("\n" + results_line(picture=files.prune_test(".png")))
+    if prune.save_pruned:
+        print(f"Pruned models: {files.model.parent}/")
     if any(r.ratio in prune.save_pruned and r.size is None for r in results):
-        raise RunError("--save_pruned: not all is saved; mend that, then give the command again")
+        raise RunError(
+            "--save_pruned: some files could not be written; the warnings say why; give the same"
+            " command again once that is solved"
+        )
 
 
 def sweep(
-    config: Config,
+    trained: TrainedModel,
     prune: PruneConfig,
     model: nn.Module,
     batches: Batches,
-    correct: Callable[[], None] | None,
-    files: RunFiles,
+    correction: Correction | None,
 ) -> Iterator[PrunedResult]:
-    """Prune the model in place at each ratio, test it, and save it where that is asked for.
+    """Prune `model` in place at each ratio, test it, and save it at the ratios of --save_pruned.
 
-    `correct` changes the pruned model; it is tested without and with it then, and saved with it.
+    With a correction, each pruned network is tested before and after it, and saved after it.
     """
+    config, files = trained.config, prune.files(trained.files)
     ranking = MagnitudeRanking(model, prune.allocation, prune.prune_scope)
-    dense = None if correct is None else copy.deepcopy(model.state_dict())
+    dense = None if correction is None else copy.deepcopy(model.state_dict())
     for ratio in sorted({*RATIOS, *prune.save_pruned}):
         if dense is not None:
             model.load_state_dict(dense)
         remaining = len(ranking.weights) - ranking.prune(ratio)
-        accuracy, corrected, size = evaluate(model, batches, config.precision), None, None
-        if correct is not None:
-            correct()
-            corrected = evaluate(model, batches, config.precision)
+        uncorrected = accuracy = evaluate(model, batches, config.precision)
+        if correction is not None:
+            correction()
+            accuracy = evaluate(model, batches, config.precision)
+        size = None
         if ratio in prune.save_pruned:
-            own = accuracy if corrected is None else corrected
-            pruning = {"sparsity": ratio, "accuracy": own, "accuracy_uncorrected": accuracy}
-            pruning |= {k: v for k, v in vars(prune).items() if k != "save_pruned"}
+            pruning = {"sparsity": ratio, "accuracy": accuracy, "accuracy_uncorrected": uncorrected}
+            pruning |= identifying_settings(prune)
             try:
-                size = write_pruned(files.pruned(plain(ratio)), model, config, pruning)
+                size = write_pruned(
+                    files.pruned(plain(ratio)), model, config, pruning, trained.unknown
+                )
             except RunError as error:
                 warn(str(error))
-        zeros = zeros_by_parameter(model)
-        yield PrunedResult(ratio, remaining, len(ranking.weights), zeros, accuracy, corrected, size)
+        count, zeros = len(ranking.weights), zeros_by_parameter(model)
+        after_correction = None if correction is None else accuracy
+        yield PrunedResult(ratio, remaining, count, zeros, uncorrected, after_correction, size)
+
+
+def compare_tables(flags: Flags) -> None:
+    """Run --compare, which takes no settings but --output_dir."""
+    if others := sorted(flags.explicit.keys() - {"compare", "output_dir"}):
+        raise UserError(
+            f"--{others[0]}: --compare takes the settings from the files beside its tables; leave"
+            " this flag out"
+        )
+    compare(flags.explicit["compare"], flags.settings(Config).output_dir)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(__doc__, Config, PruneConfig)
     parser.add_model_path()
-    parser.add_argument("--compare", nargs="+", type=path, metavar="CSV",
-                        help="tables in saved_logs/SFW_prune_test/: draw them in one picture and"
-                        " print one table, instead; goes with --output_dir alone")  # fmt: skip
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        type=path,
+        metavar="CSV",
+        help="instead of a test, draw these tables of saved_logs/SFW_prune_test/ in one picture and"
+        " print them as one table; goes with --output_dir alone",
+    )
 
     def run() -> None:
-        given = vars(parser.parse_args(argv))
-        (compare if "compare" in given else test)(given)
+        flags = parser.parse(argv)
+        if "compare" in flags.explicit:
+            compare_tables(flags)
+        else:
+            prune = flags.settings(PruneConfig)
+            test(load_chosen(flags), prune)
 
     return exit_status(run)
 

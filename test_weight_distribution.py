@@ -15,26 +15,26 @@ import sys
 from utils.compute.device import pick_device
 from utils.compute.measure import THRESHOLDS, count_above
 from utils.outputs.logs import TextLog, configuration_line, weights_line, write_csv
-from utils.outputs.model_file import load_trained
 from utils.outputs.plots import plot_distribution
+from utils.outputs.trained_model import TrainedModel, load_chosen
 from utils.process.errors import exit_status
 from utils.process.writing import check_writable
 from utils.settings.cli import Parser
-from utils.settings.names import TEST_SUFFIXES
+from utils.settings.names import TEST_SUFFIXES, results_line
 
 
-def test(given: dict) -> None:
-    """Count the entries of the model of these settings above each threshold."""
-    trained = load_trained(given, given.pop("model_path", None))
+def test(trained: TrainedModel) -> None:
+    """Count the entries of the model above each threshold, and write the results."""
     config, files = trained.config, trained.files
     model = trained.model.to(pick_device(config.gpu))
     check_writable([files.weight_distribution(s) for s in TEST_SUFFIXES], "--output_dir")
 
     log = TextLog(files.weight_distribution(".log"))
-    log.add(configuration_line(config))
+    log.add(configuration_line(config, trained.unknown))
     count = sum(p.numel() for p in model.parameters())
     rows = []
-    print(f"{config.arch} with {count:,} parameters, trained on {config.data}\n")
+    training = "training settings unknown" if trained.unknown else f"trained on {config.data}"
+    print(f"{config.arch} with {count:,} parameters, {training}\n")
     print(f"{'magnitude':>10}  {'parameters':>12}  {'share':>8}")
     for threshold, above in zip(THRESHOLDS, count_above(model), strict=True):
         log.add(weights_line(threshold, above))
@@ -44,13 +44,13 @@ def test(given: dict) -> None:
     header = ("threshold", "above", "fraction")
     write_csv(files.weight_distribution(".csv"), header, rows)
     plot_distribution(files.weight_distribution(".png"), model, files.run)
-    print("\nFiles of this run:", *files.existing(), sep="\n  ")
+    print("\n" + results_line(picture=files.weight_distribution(".png")))
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(__doc__)
     parser.add_model_path()
-    return exit_status(lambda: test(vars(parser.parse_args(argv))))
+    return exit_status(lambda: test(load_chosen(parser.parse(argv))))
 
 
 if __name__ == "__main__":

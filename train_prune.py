@@ -114,7 +114,7 @@ def build_optimizer(
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_status(lambda: train(Config(**vars(Parser(__doc__).parse_args(argv)))))
+    return exit_status(lambda: train(Parser(__doc__).parse(argv).settings(Config)))
 
 
 if __name__ == "__main__":

@@ -49,8 +49,10 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     for name, size, seconds in zip(("dense", *RATIOS), sizes, times, strict=True):
         label = name if isinstance(name, str) else f"{name:.0%}"
-        print(f"| {label} | {size / 1000:,.0f} | {size / sizes[0]:.3f} |"
-              f" {1000 * seconds:.0f} | {seconds / times[0]:.2f} |")  # fmt: skip
+        print(
+            f"| {label} | {size / 1000:,.0f} | {size / sizes[0]:.3f} |"
+            f" {1000 * seconds:.0f} | {seconds / times[0]:.2f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -72,8 +72,11 @@ def throughput(device: torch.device, steps: int) -> None:
     print("| --- | --- | --- |")
     # On a GPU every run captures its steps; what that and the compiler bring is shown beside it.
     kinds = ("captured", "eager", "captured and compiled") if device.type == "cuda" else ("",)
-    ours = {f"{precision} {kind}".strip(): (precision, kind) for precision in PRECISIONS
-            for kind in kinds}  # fmt: skip
+    ours = {
+        f"{precision} {kind}".strip(): (precision, kind)
+        for precision in PRECISIONS
+        for kind in kinds
+    }
     rates: dict[str, list[float]] = {name: [] for name in ("plain loop", *ours)}
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -118,13 +118,17 @@ def train(run: Run, data: Dataset) -> nn.Module:
             optimizer.step()
         losses.append(total / len(batches))
         contents = {
-            "state_dict": model.state_dict(), "optimizer": optimizer.state_dict(),
-            "generator": generator.get_state(), "losses": losses,
-        }  # fmt: skip
+            "state_dict": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "generator": generator.get_state(),
+            "losses": losses,
+        }
         write_contents(run.model, contents)
         seconds = time.monotonic() - started
-        print(f"{run.name}: epoch {epoch + 1}/{epochs}, loss {losses[-1]:.4f}, {seconds:.0f} s",
-              flush=True)  # fmt: skip
+        print(
+            f"{run.name}: epoch {epoch + 1}/{epochs}, loss {losses[-1]:.4f}, {seconds:.0f} s",
+            flush=True,
+        )
     return model
 
 
@@ -156,10 +160,15 @@ def measure(run: Run, images: str, data_dir: Path) -> None:
     else:
         found = {scope: accuracies(model, tested, SHOWN, scope) for scope in SCOPES}
     contents = {
-        "method": run.method, "strength": run.strength, "seed": run.seed, "images": images,
-        "precision": PRECISION, "threads": torch.get_num_threads(), "versions": versions(),
+        "method": run.method,
+        "strength": run.strength,
+        "seed": run.seed,
+        "images": images,
+        "precision": PRECISION,
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
         "accuracies": found,
-    }  # fmt: skip
+    }
     with atomic_write(run.result(images)) as file:
         json.dump(contents, file, indent=1)
     print(f"{run.name}: measured on {images} images", flush=True)

@@ -95,9 +95,14 @@ def sfw_init(
 
 
 def _after_step(
-    theta: Sequence[Tensor], initial: Sequence[Tensor], loss: Tensor, regions: Sequence[Region],
-    lr: float, loss_at: Callable[..., Tensor], halves: tuple[Batch, Batch],
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    theta: Sequence[Tensor],
+    initial: Sequence[Tensor],
+    loss: Tensor,
+    regions: Sequence[Region],
+    lr: float,
+    loss_at: Callable[..., Tensor],
+    halves: tuple[Batch, Batch],
+) -> tuple[Tensor, Tensor]:
     """The loss on `halves` after an SFW step along the gradient g of `loss`, and its derivatives by
     the scales: the inner products of its gradient by theta with `initial`.
 

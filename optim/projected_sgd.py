@@ -33,8 +33,11 @@ class ProjectedSGD(ConstrainedOptimizer):
         maximize: bool = False,
     ) -> None:
         defaults = {
-            "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "maximize": maximize,
-        }  # fmt: skip
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+        }
         super().__init__(params, constraints, defaults)
 
     def _take(self, steps: Sequence[TensorStep]) -> None:

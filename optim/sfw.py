@@ -60,9 +60,13 @@ class SFW(ConstrainedOptimizer):
         fused: bool | None = None,
     ) -> None:
         defaults = {
-            "lr": lr, "momentum": momentum, "rescale": rescale, "weight_decay": weight_decay,
-            "maximize": maximize, "fused": fused,
-        }  # fmt: skip
+            "lr": lr,
+            "momentum": momentum,
+            "rescale": rescale,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "fused": fused,
+        }
         super().__init__(params, constraints, defaults)
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -59,8 +59,11 @@ def script():
     def run(name, *flags, stdout=subprocess.PIPE):
         return subprocess.run(
             [sys.executable, str(ROOT / name), *map(str, flags)],
-            stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=300,
-        )  # fmt: skip
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=300,
+        )
 
     return run
 
@@ -69,9 +72,13 @@ def script():
 def write_npz():
     """Writes a small random .npz data set: write_npz(folder, name, train=..., test=...)."""
     shapes = {
-        "cifar10": (32, 32, 3), "cifar100": (32, 32, 3), "svhn": (32, 32, 3),
-        "mnist": (28, 28), "tiny": (64, 64, 3), "digits": (8, 8),
-    }  # fmt: skip
+        "cifar10": (32, 32, 3),
+        "cifar100": (32, 32, 3),
+        "svhn": (32, 32, 3),
+        "mnist": (28, 28),
+        "tiny": (64, 64, 3),
+        "digits": (8, 8),
+    }
 
     def write(folder, name, train=40, test=20, **changed):
         rng = np.random.default_rng(0)

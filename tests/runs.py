@@ -14,8 +14,14 @@ DIGITS = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "2")
 RUN = "data=digits_model=Mlp_optimizer=SFW_constraint=k_sparse_constraints_epoch_num=2"
 
 # Every kind of state: SFW-Init, momentum, a scheme that looks back, batches that are drawn.
-SETTINGS = {"data": "digits", "arch": "Mlp", "epoch_num": 5, "train_batchsize": 64, "sfw_init": 1,
-            "sfw_init_iters": 3}  # fmt: skip
+SETTINGS = {
+    "data": "digits",
+    "arch": "Mlp",
+    "epoch_num": 5,
+    "train_batchsize": 64,
+    "sfw_init": 1,
+    "sfw_init_iters": 3,
+}
 
 
 def flags_of(settings):

@@ -88,9 +88,17 @@ def advance_chunks(theta, m, g, momentum, gain, decay, radius, low, high, candid
     for c in prange(chunks):
         a, b = c * CHUNK, min(m.size, (c + 1) * CHUNK)
         sums[c, 0], sums[c, 1], counts[c, 0], counts[c, 1] = advance(
-            theta[a:b], m[a:b], g[a:b], momentum, gain, decay, radius, low, high,
+            theta[a:b],
+            m[a:b],
+            g[a:b],
+            momentum,
+            gain,
+            decay,
+            radius,
+            low,
+            high,
             candidates[:, a // ROOM : (b + ROOM - 1) // ROOM],
-        )  # fmt: skip
+        )
     square, distance, above, found = 0.0, 0.0, 0, 0
     for c in range(chunks):
         square += sums[c, 0]

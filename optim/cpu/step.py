@@ -109,9 +109,15 @@ class CpuStep:
             theta[tied] -= scalar(alpha) * radius * np.sign(m[tied])
 
     def _first_pass(
-        self, theta: np.ndarray, m: np.ndarray, g: np.ndarray, k: int, radius: np.floating,
-        momentum: float, decay: float,
-    ) -> Settled:  # fmt: skip
+        self,
+        theta: np.ndarray,
+        m: np.ndarray,
+        g: np.ndarray,
+        k: int,
+        radius: np.floating,
+        momentum: float,
+        decay: float,
+    ) -> Settled:
         n, scalar = theta.size, theta.dtype.type
         advance = kernels.advance_chunks if n >= PARALLEL_FROM else kernels.advance
         weights = scalar(momentum), scalar(1 - momentum), scalar(decay)
@@ -170,9 +176,13 @@ class CpuStep:
         return scalar(above), _first_tied(m, threshold, wanted, p)
 
     def _rest(
-        self, theta: np.ndarray, m: np.ndarray, settled: Settled, threshold: np.floating,
+        self,
+        theta: np.ndarray,
+        m: np.ndarray,
+        settled: Settled,
+        threshold: np.floating,
         radius: np.floating,
-    ) -> float:  # fmt: skip
+    ) -> float:
         """||theta - v||^2 over the candidates, of which v chooses those from the threshold on."""
         if settled.tie is None:
             return kernels.candidates_distance(self.scratch, settled.count, threshold, radius)

@@ -22,9 +22,7 @@ SHAPES = ((33, 150), (8, 6, 3, 3))
 MOMENTUM, STEPS, TOLERANCE = 0.5, 2, 1e-5
 
 
-def obstacle(
-    device: torch.device, region: Region, tensors: Sequence[Tensor] = ()
-) -> str | None:
+def obstacle(device: torch.device, region: Region, tensors: Sequence[Tensor] = ()) -> str | None:
     """Why the step cannot be taken with this region, these tensors, or on `device` at all.
 
     None if it can be. `tensors` are a parameter's weights, gradient and momentum buffer.

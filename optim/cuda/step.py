@@ -100,9 +100,15 @@ def _identity(s: TensorStep, groups: Sequence[dict[str, Any]]) -> tuple:
     group = next(i for i, group in enumerate(groups) if group is s.group)
     gamma = {"gradient": 0.0, "diameter": 1 / s.region.diameter, None: 1.0}[s.group["rescale"]]
     return (
-        s.theta.data_ptr(), s.momentum_buffer.data_ptr(), s.region.n, s.region.vertex_entries,
-        *channels_last(s.theta), s.region.radius, gamma, group,
-    )  # fmt: skip
+        s.theta.data_ptr(),
+        s.momentum_buffer.data_ptr(),
+        s.region.n,
+        s.region.vertex_entries,
+        *channels_last(s.theta),
+        s.region.radius,
+        gamma,
+        group,
+    )
 
 
 def _rate(lr: float | Tensor, device: torch.device) -> float | Tensor:

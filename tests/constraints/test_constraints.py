@@ -221,8 +221,11 @@ def test_newton_and_sorting_find_the_same_projection(data):
     torch.testing.assert_close(newton, sorting)
 
 
-@pytest.mark.parametrize("region", [KSparsePolytope(5, 2, radius=1.0), *(
-    LpBall(5, p, radius=9.0) for p in (1, 2, 3, math.inf))], ids=repr)  # fmt: skip
+@pytest.mark.parametrize(
+    "region",
+    [KSparsePolytope(5, 2, radius=1.0), *(LpBall(5, p, radius=9.0) for p in (1, 2, 3, math.inf))],
+    ids=repr,
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_zero_gradient_gives_the_origin(region, dtype):
     zeros = torch.zeros(5, dtype=dtype)

@@ -9,8 +9,10 @@ from torch import nn
 from constraints import KSparsePolytope, LpBall, build_constraints, make_feasible
 from constraints.projection import shift_by_newton, shift_by_sorting
 
-REGIONS = [KSparsePolytope(40, 3, radius=0.5), *(LpBall(40, p, radius=2.0)
-           for p in (1, 2, 3, math.inf))]  # fmt: skip
+REGIONS = [
+    KSparsePolytope(40, 3, radius=0.5),
+    *(LpBall(40, p, radius=2.0) for p in (1, 2, 3, math.inf)),
+]
 METHODS = ("lmo", "shift_inside", "euclidean_project")
 
 
@@ -64,8 +66,11 @@ def test_nan_anywhere_is_seen_by_both_ways_to_project(cap):
         assert shift_by_sorting(x, 1.5, cap).isnan()
 
 
-EMPTY = [KSparsePolytope(0, 0, radius=0.5), KSparsePolytope(0, 0, diameter=1.0), *(
-    LpBall(0, p, radius=2.0) for p in (1, 2, 3, math.inf))]  # fmt: skip
+EMPTY = [
+    KSparsePolytope(0, 0, radius=0.5),
+    KSparsePolytope(0, 0, diameter=1.0),
+    *(LpBall(0, p, radius=2.0) for p in (1, 2, 3, math.inf)),
+]
 
 
 @pytest.mark.parametrize("method", METHODS)

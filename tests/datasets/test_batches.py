@@ -47,6 +47,24 @@ def test_one_seed_gives_one_sequence_of_batches():
             assert torch.equal(x, u) and torch.equal(y, v)
 
 
+def test_batches_do_not_depend_on_the_precision_of_the_network():
+    def first_inputs():
+        data = Batches(
+            images(4, side=64),
+            torch.arange(4),
+            4,
+            (0.5,) * 3,
+            (0.25,) * 3,
+            augment.resized_crop_and_flip,
+            generator(),
+        )
+        return next(iter(data))[0]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        inputs = first_inputs()
+    assert torch.equal(inputs, first_inputs())
+
+
 def test_the_order_of_a_round_is_drawn_again_from_where_it_began():
     data = batches(generator=generator())
     start = data.generator.get_state()

@@ -92,11 +92,16 @@ def test_svhn_is_read_from_its_mat_files(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "folder", "key", "files", "of"),
     [
-        ("cifar10", "cifar-10-batches-py", "labels", [f"data_batch_{i}" for i in range(1, 6)],
-         datasets.CIFAR10),
+        (
+            "cifar10",
+            "cifar-10-batches-py",
+            "labels",
+            [f"data_batch_{i}" for i in range(1, 6)],
+            datasets.CIFAR10,
+        ),
         ("cifar100", "cifar-100-python", "fine_labels", ["train"], datasets.CIFAR100),
     ],
-)  # fmt: skip
+)
 def test_cifar_is_read_from_its_batches(name, folder, key, files, of, tmp_path, monkeypatch):
     rng, root = np.random.default_rng(0), tmp_path / folder
     root.mkdir()
@@ -122,8 +127,9 @@ def test_cifar_is_read_from_its_batches(name, folder, key, files, of, tmp_path, 
 def test_mnist_is_read_from_its_idx_files_like_from_npz(tmp_path, write_idx_mnist):
     arrays = write_idx_mnist(tmp_path)
     own = load_dataset("mnist", tmp_path)
-    packed = {f"{letter}_{split}": arrays[split][i] for split in arrays for i, letter in
-              enumerate("xy")}  # fmt: skip
+    packed = {
+        f"{letter}_{split}": arrays[split][i] for split in arrays for i, letter in enumerate("xy")
+    }
     np.savez(tmp_path / "mnist.npz", **packed)
     npz = load_dataset("mnist", tmp_path)
     for name in ("train_images", "train_labels", "test_images", "test_labels"):

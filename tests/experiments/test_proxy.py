@@ -13,13 +13,21 @@ from experiments.proxy import Run
 def small(tmp_path, monkeypatch):
     """CIFAR-10 of 80 images and a proxy of two epochs; returns the data's folder."""
     for name, value in dict(
-        WIDTH=2, EPOCHS=2, BATCH_SIZE=16, TRAIN_IMAGES=48, HELD_OUT_IMAGES=16, SEEDS=(0, 1),
-        CALIBRATION_IMAGES=16, PRECISION="fp32",
-    ).items():  # fmt: skip
+        WIDTH=2,
+        EPOCHS=2,
+        BATCH_SIZE=16,
+        TRAIN_IMAGES=48,
+        HELD_OUT_IMAGES=16,
+        SEEDS=(0, 1),
+        CALIBRATION_IMAGES=16,
+        PRECISION="fp32",
+    ).items():
         monkeypatch.setattr(proxy, name, value)
     draw = np.random.default_rng(0).integers
-    images = {f"x_{s}": draw(256, size=(n, 32, 32, 3), dtype=np.uint8)
-              for s, n in (("train", 64), ("test", 16))}  # fmt: skip
+    images = {
+        f"x_{s}": draw(256, size=(n, 32, 32, 3), dtype=np.uint8)
+        for s, n in (("train", 64), ("test", 16))
+    }
     labels = {f"y_{s}": np.arange(n) % 10 for s, n in (("train", 64), ("test", 16))}
     np.savez(tmp_path / "cifar10.npz", **images, **labels)
     return tmp_path
@@ -106,9 +114,11 @@ def test_cram_plus_keeps_the_pruned_pass_out_of_the_running_statistics():
     for gradient in (methods.dense_gradient, methods.cram_plus_gradient):
         torch.manual_seed(1)
         model = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Conv2d(3, 4, 3),
+            torch.nn.BatchNorm2d(4),
+            torch.nn.AdaptiveAvgPool2d(1),
             torch.nn.Flatten(),
-        )  # fmt: skip
+        )
         gradient(model, inputs, targets, 0)
         running.append((model[1].running_mean.clone(), model[1].running_var.clone()))
         assert model[1].momentum == 0.1

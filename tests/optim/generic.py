@@ -115,8 +115,10 @@ class TestGeneric(TestCase):
                     outcomes.append(own)
                 self.assertEqual(*outcomes)
 
-    @optims([info for info in INFOS if "fused" in info.supported_impls],
-            dtypes=[torch.float32, torch.float64])  # fmt: skip
+    @optims(
+        [info for info in INFOS if "fused" in info.supported_impls],
+        dtypes=[torch.float32, torch.float64],
+    )
     def test_fused_steps_are_as_good_as_plain_ones(self, device, dtype, optim_info):
         for given in optim_info.optim_inputs_func(device=device):
             outcomes = []
@@ -131,8 +133,9 @@ class TestGeneric(TestCase):
                 for step in range(7):
                     optimizer.zero_grad()
                     if step != 3:  # without gradients a step does nothing
-                        (model(torch.linspace(0.1, 0.6, 6).to(dtype).view(3, 2)).sum()
-                         * single).backward()  # fmt: skip
+                        (
+                            model(torch.linspace(0.1, 0.6, 6).to(dtype).view(3, 2)).sum() * single
+                        ).backward()
                     optimizer.step()
                 outcomes.append([(p, optimizer.state[p]) for p in params])
             self.assertEqual(*outcomes)
@@ -247,13 +250,28 @@ class TestGeneric(TestCase):
 
             return hook
 
-        for name in ("step_pre", "step_post", "state_dict_pre", "state_dict_post",
-                     "load_state_dict_pre", "load_state_dict_post"):  # fmt: skip
+        for name in (
+            "step_pre",
+            "step_post",
+            "state_dict_pre",
+            "state_dict_post",
+            "load_state_dict_pre",
+            "load_state_dict_post",
+        ):
             getattr(optimizer, f"register_{name}_hook")(note(name))
         run(optimizer, closure, 1)
         optimizer.load_state_dict(optimizer.state_dict())
-        self.assertEqual(calls, ["step_pre", "step_post", "state_dict_pre", "state_dict_post",
-                                 "load_state_dict_pre", "load_state_dict_post"])  # fmt: skip
+        self.assertEqual(
+            calls,
+            [
+                "step_pre",
+                "step_post",
+                "state_dict_pre",
+                "state_dict_post",
+                "load_state_dict_pre",
+                "load_state_dict_post",
+            ],
+        )
 
     @optims(INFOS)
     def test_a_state_dict_hook_may_change_what_is_given(self, device, dtype, optim_info):

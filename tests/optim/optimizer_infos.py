@@ -44,8 +44,14 @@ class ProjectedSGD(MakesRegions, optim.ProjectedSGD):
 
 def inputs(*own):
     """Options common to both optimizers, and those of one of them."""
-    common = [{}, {"lr": 0.01}, {"lr": torch.tensor(0.001)}, {"weight_decay": 0.5},
-              {"momentum": 0.0}, {"weight_decay": 0.1, "maximize": True}]  # fmt: skip
+    common = [
+        {},
+        {"lr": 0.01},
+        {"lr": torch.tensor(0.001)},
+        {"weight_decay": 0.5},
+        {"momentum": 0.0},
+        {"weight_decay": 0.1, "maximize": True},
+    ]
     every = [{"lr": 0.01} | options for options in (*common, *own)]
     return lambda device, dtype=None: [
         OptimizerInput(params=None, kwargs=deepcopy(kwargs), desc=str(kwargs)) for kwargs in every

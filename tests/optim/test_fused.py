@@ -27,8 +27,9 @@ def test_plain_and_fused_steps_agree(rescale, maximize):
         torch.testing.assert_close(p, q)
 
 
-@pytest.mark.parametrize("region", [KSparsePolytope(5000, 250, radius=1.0),
-                                    LpBall(5000, 1, radius=1.0)], ids=repr)  # fmt: skip
+@pytest.mark.parametrize(
+    "region", [KSparsePolytope(5000, 250, radius=1.0), LpBall(5000, 1, radius=1.0)], ids=repr
+)
 def test_the_fused_step_is_taken_by_itself_where_it_can_be(region, monkeypatch):
     calls, move = [], kernels.move
     monkeypatch.setattr(kernels, "move", lambda *a: calls.append(1) or move(*a))
@@ -85,12 +86,16 @@ def test_a_group_has_its_own_choice_of_step():
     assert p.norm() > 0 and q.norm() > 0
 
 
-@pytest.mark.parametrize("make", [
-    lambda: nn.Parameter(torch.ones(6, dtype=torch.bfloat16)),
-    lambda: nn.Parameter(torch.ones(6, dtype=torch.float16)),
-    lambda: nn.Parameter(torch.ones(2, 6)[:, ::2]),
-    lambda: nn.Parameter(torch.ones(3, 2).T),
-], ids=["bfloat16", "float16", "strided", "transposed"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Parameter(torch.ones(6, dtype=torch.bfloat16)),
+        lambda: nn.Parameter(torch.ones(6, dtype=torch.float16)),
+        lambda: nn.Parameter(torch.ones(2, 6)[:, ::2]),
+        lambda: nn.Parameter(torch.ones(3, 2).T),
+    ],
+    ids=["bfloat16", "float16", "strided", "transposed"],
+)
 def test_parameters_of_any_type_and_layout_are_stepped(make):
     p, region = make(), KSparsePolytope(6, 2, radius=1.0)
     p.grad = torch.arange(6.0).view(p.shape).to(p.dtype)

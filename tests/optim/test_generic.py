@@ -18,8 +18,10 @@ from runs import ROOT
 def test_pytorchs_generic_tests_pass():
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("generic.py"))],
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     ran = re.search(r"Ran (\d+) tests", done.stderr)
     assert done.returncode == 0, done.stderr
     assert ran and int(ran[1]) == 42 and "skipped" not in done.stderr

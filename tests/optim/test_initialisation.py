@@ -33,10 +33,12 @@ def regions_of(model, tau=15.0):
 def some_batches(count=6, size=4, features=12, classes=3):
     generator = torch.Generator().manual_seed(0)
     return [
-        (torch.randn(size, features, generator=generator),
-         torch.randint(classes, (size,), generator=generator))
+        (
+            torch.randn(size, features, generator=generator),
+            torch.randint(classes, (size,), generator=generator),
+        )
         for _ in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def feasible(model):
@@ -109,9 +111,13 @@ def test_first_iterations_are_the_formula(lr, tau):
 def test_scales_of_convolutions_and_batch_norms_are_the_formula():
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 2),
-        nn.Flatten(), nn.Linear(16, 3),
-    ).double()  # fmt: skip
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 4, 2),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    ).double()
     feasible(model)
     model[5].weight.requires_grad_(False)
     batches = [(torch.randn(4, 1, 5, 5, dtype=torch.float64), y) for _, y in some_batches()]

@@ -35,10 +35,16 @@ class TestShapesThatDiffer:
     """Compiled loops over such arrays would read and write outside them."""
 
     @pytest.mark.parametrize("optimizer_class", OPTIMIZERS)
-    @pytest.mark.parametrize(("saved", "own"), [
-        ((21_000,), (20_000,)), ((20_000,), (21_000,)), ((100, 200), (200, 100)), ((1,), (300,)),
-        ((300,), (20, 300)),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("saved", "own"),
+        [
+            ((21_000,), (20_000,)),
+            ((20_000,), (21_000,)),
+            ((100, 200), (200, 100)),
+            ((1,), (300,)),
+            ((300,), (20, 300)),
+        ],
+    )
     def test_the_state_of_another_shape_is_refused(self, optimizer_class, saved, own):
         p, q = nn.Parameter(torch.zeros(saved)), nn.Parameter(torch.zeros(own))
         state = stepped(optimizer_class, p).state_dict()
@@ -98,9 +104,11 @@ class TestTypes:
         for _ in range(5000):
             p.grad = (torch.randn(4, generator=generator) - 0.1).to(dtype)
             optimizer.step()
-        gauge = p.detach().double().norm(2) if isinstance(region, LpBall) else max(
-            p.detach().double().norm(1) / region.k, p.detach().double().norm(math.inf)
-        )  # fmt: skip
+        gauge = (
+            p.detach().double().norm(2)
+            if isinstance(region, LpBall)
+            else max(p.detach().double().norm(1) / region.k, p.detach().double().norm(math.inf))
+        )
         assert gauge <= 1 + 2 * torch.finfo(dtype).eps
         assert not torch.equal(p, start)
         assert p.dtype == dtype
@@ -149,10 +157,15 @@ class TestTypes:
                 assert p.isfinite().all() and p.dtype == former.dtype and not torch.equal(p, former)
 
     @pytest.mark.parametrize("optimizer_class", OPTIMIZERS)
-    @pytest.mark.parametrize(("dtype", "grad_dtype"), [
-        (torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16),
-        (torch.float32, torch.float64), (torch.float64, torch.float32),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("dtype", "grad_dtype"),
+        [
+            (torch.bfloat16, torch.float32),
+            (torch.float32, torch.bfloat16),
+            (torch.float32, torch.float64),
+            (torch.float64, torch.float32),
+        ],
+    )
     def test_a_gradient_may_have_a_type_of_its_own(self, optimizer_class, dtype, grad_dtype):
         p, q = (nn.Parameter(torch.zeros(30, dtype=dtype)) for _ in range(2))
         p.grad_dtype = grad_dtype

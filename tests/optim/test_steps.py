@@ -31,8 +31,15 @@ class TestGradientsThatAreNotFinite:
         assert p.isnan().all() and q.isfinite().all() and q.norm() > 0
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-    @pytest.mark.parametrize("region", [KSparsePolytope(100, 9, radius=0.1), Unconstrained(100), *(
-        LpBall(100, p, radius=0.1) for p in (1, 2, 3, math.inf))], ids=repr)  # fmt: skip
+    @pytest.mark.parametrize(
+        "region",
+        [
+            KSparsePolytope(100, 9, radius=0.1),
+            Unconstrained(100),
+            *(LpBall(100, p, radius=0.1) for p in (1, 2, 3, math.inf)),
+        ],
+        ids=repr,
+    )
     def test_so_do_all_regions(self, region, value):
         for optimizer_class in OPTIMIZERS[isinstance(region, Unconstrained) :]:
             p = nn.Parameter(torch.zeros(100))

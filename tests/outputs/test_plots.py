@@ -21,19 +21,24 @@ def panels(monkeypatch, tmp_path):
     return draw
 
 
-@pytest.mark.parametrize("curves", [
-    {"a": [13.6, 13.5, 13.2, 12.0, 11.0, 10.0]},
-    {"a": [99.1, 99.1, 99.0, 99.0, 98.7, 97.9]},
-    {"a": [100.0, 100.0, 90.0, 60.0, 30.0, 0.0]},
-    {"a": [60.0, 59.0, 50.0, 10.0, 10.0, 10.0], "b": [60.0, 60.0, 59.0, 58.0, 50.0, 40.0]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "curves",
+    [
+        {"a": [13.6, 13.5, 13.2, 12.0, 11.0, 10.0]},
+        {"a": [99.1, 99.1, 99.0, 99.0, 98.7, 97.9]},
+        {"a": [100.0, 100.0, 90.0, 60.0, 30.0, 0.0]},
+        {"a": [60.0, 59.0, 50.0, 10.0, 10.0, 10.0], "b": [60.0, 60.0, 59.0, 58.0, 50.0, 40.0]},
+    ],
+)
 def test_limits_show_all_accuracies_and_little_else(curves, panels):
     for axes in panels(curves):
         first, last = axes.get_xlim()
         seen = [
-            accuracy for values in curves.values()
-            for ratio, accuracy in zip(RATIOS, values, strict=True) if first <= 100 * ratio <= last
-        ]  # fmt: skip
+            accuracy
+            for values in curves.values()
+            for ratio, accuracy in zip(RATIOS, values, strict=True)
+            if first <= 100 * ratio <= last
+        ]
         low, high = axes.get_ylim()
         dense = curves["a"][0]  # a line in both panels
         spread = max(*seen, dense) - min(*seen, dense)

@@ -105,8 +105,10 @@ def test_gaps_of_every_length_come_back(distance):
 
 def test_the_smaller_of_mask_and_gaps_is_stored():
     torch.manual_seed(0)
-    state = {f"w{share}": torch.randn(10_000).where(torch.rand(10_000) < share, 0)
-             for share in (0.02, 0.5, 1)}  # fmt: skip
+    state = {
+        f"w{share}": torch.randn(10_000).where(torch.rand(10_000) < share, 0)
+        for share in (0.02, 0.5, 1)
+    }
     names = set(load(pack({"state_dict": state})))
     assert names == {"w0.02:gaps", "w0.02:values", "w0.5:mask", "w0.5:values", "w1"}
 
@@ -223,7 +225,7 @@ def test_a_foreign_or_missing_file_is_refused_in_one_line(tmp_path):
 def test_a_file_that_does_not_tell_how_it_was_pruned_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     write_pruned(path, pruned_resnet(0.9), RESNET, ["0.9"])
-    with pytest.raises(UserError, match=r"a.safetensors: does not tell how it was pruned"):
+    with pytest.raises(UserError, match=r"a.safetensors: does not state how it was pruned"):
         load_pruned(path)
 
 

@@ -38,9 +38,12 @@ def test_scripts_start_without_what_only_some_runs_need(name):
 
 @pytest.mark.parametrize(
     ("name", "module"),
-    [*((name, "torch") for name in SCRIPTS), ("train_prune.py", "torch._meta_registrations"),
-     ("train_prune.py", "utils.settings.config")],
-)  # fmt: skip
+    [
+        *((name, "torch") for name in SCRIPTS),
+        ("train_prune.py", "torch._meta_registrations"),
+        ("train_prune.py", "utils.settings.config"),
+    ],
+)
 def test_an_interrupt_while_importing_ends_in_one_line(name, module):
     done = python("-c", INTERRUPTED, module, name, "--help")
     result = (done.returncode, done.stdout, done.stderr)

@@ -1,50 +1,56 @@
 """Several runs in one picture and one table."""
 
+import json
 import re
 
 import pytest
 from runs import DIGITS
 
-from utils.outputs.logs import configuration_line, pruning_line
-from utils.prune.comparison import labels_of, settings_of
+from utils.outputs.trained_model import TrainedModel
+from utils.prune.comparison import labels_of, read_curves
 from utils.prune.config import PruneConfig
 from utils.prune.ranking import RATIOS
+from utils.prune.tables import PrunedResult, write_settings, write_tables
 from utils.settings.config import Config
+from utils.settings.names import RunFiles
 
 
 @pytest.fixture
 def table(tmp_path):
-    """Writes what test_prune.py would: table(name, accuracy, **settings) gives the table's path."""
+    """Writes what test_prune.py would: table(name, accuracy, **settings) gives the table's path.
 
-    def write(name, accuracy=90.0, prune=None, recalibrated=None, **settings):
-        path = tmp_path / f"{name}.csv"
-        lines = [configuration_line(Config(**settings))]
-        if prune is not None:
-            lines.append(pruning_line("Pruning", PruneConfig(**prune).in_name()))
-        path.with_suffix(".log").write_text("\n".join([*lines, "Prune Ratio 0 Test Accuracy 1"]))
-        columns = {"accuracy": accuracy} | ({"recalibrated": recalibrated} if recalibrated else {})
-        rows = [",".join(["sparsity", "remaining", "parameters", *columns])]
-        rows += [",".join(map(str, [ratio, 1, 2, *columns.values()])) for ratio in RATIOS]
-        path.write_text("\n".join(rows) + "\n")
-        return path
+    `corrected` is the accuracy after a correction.
+    """
+
+    def write(name, accuracy=90.0, prune=None, corrected=None, known=None, before=None, **settings):
+        config, prune = Config(**settings), PruneConfig(**(prune or {}))
+        files = RunFiles(tmp_path, name)
+        unknown = frozenset() if known is None else frozenset(vars(config)) - set(known)
+        trained = TrainedModel(None, config, files, f"{name}.pt", unknown, before)
+        write_settings(trained, prune, files)
+        results = [PrunedResult(r, 1, 2, {"w": 1}, accuracy, corrected) for r in RATIOS]
+        write_tables(prune, results, {"w": 2}, files)
+        return files.prune_test(".csv")
 
     return write
 
 
-def labels(*paths):
-    return labels_of([settings_of(path) for path in paths], paths)
+def labels(*tables):
+    return labels_of([read_curves(path)[-1] for path in tables])
 
 
 def test_runs_are_labelled_by_what_differs(table):
     sgd = dict(optimizer="SGD", constraint="unconstraints", lr=0.1, mode=None)
     assert labels(table("a", seed=3), table("b", seed=3, tau=5.0)) == ["tau=15", "tau=5"]
     assert labels(table("a"), table("b", **sgd)) == [
-        "SFW k_sparse_constraints", "SGD unconstraints lr=0.1 mode=None",
-    ]  # fmt: skip
-    pruned = table("c", prune=dict(allocation="lamp", bn_recalibrate=9))
+        "SFW k_sparse_constraints",
+        "SGD unconstraints lr=0.1 mode=None",
+    ]
+    pruned = table("c", prune=dict(allocation="lamp", bn_recalibrate=9), corrected=91.0)
     assert labels(table("a", arch="Mlp"), pruned) == [
-        "Mlp", "ResNet18 allocation=lamp bn_recalibrate=9",
-    ]  # fmt: skip
+        "Mlp",
+        "ResNet18 allocation=lamp bn_recalibrate=9",
+    ]
 
 
 def test_what_does_not_change_a_result_is_no_label(table):
@@ -59,20 +65,34 @@ def test_runs_that_differ_in_the_seed_alone_share_a_label(table):
     assert labels(*paths[::2]) == [same, same]
 
 
+def test_a_model_that_was_pruned_before_is_no_other_seed_of_a_dense_one(table):
+    paths = table("a"), table("b", seed=1, before={"sparsity": 0.9, "accuracy": 80.0})
+    assert labels(*paths) == ["cifar10 ResNet18 SFW k_sparse_constraints", "pruned_before=0.9"]
+
+
 def test_the_channels_of_a_data_set_are_no_label(table):
     assert labels(table("a", data="mnist"), table("b")) == ["mnist", "cifar10"]
 
 
-def test_runs_of_the_same_settings_and_seed_are_told_apart_by_their_names(table):
+def test_runs_of_the_same_settings_and_seed_are_distinguished_by_their_names(table):
     paths = table("run_one"), table("run_two"), table("three", tau=5.0)
     assert labels(*paths) == ["tau=15 (one)", "tau=15 (two)", "tau=5"]
+
+
+def test_a_model_of_unknown_settings_is_labelled_by_the_name_of_its_file(table):
+    known = {"data", "arch", "color_channel"}
+    authors, other = table("authors", known=known), table("other", known={*known, "lr"}, lr=0.5)
+    assert labels(authors, other) == ["authors", "other"]
+    assert labels(authors, table("a", tau=5.0), table("b")) == ["authors", "tau=5", "tau=15"]
+    pruned = table("c", known=known, prune=dict(allocation="lamp"))
+    assert labels(authors, pruned) == ["authors", "c allocation=lamp"]
 
 
 def test_one_picture_and_one_table_are_made(quick, table, tmp_path):
     tables = (
         table("a", 91.25),
         table("c", 90, seed=1),
-        table("b", 85.5, dict(bn_recalibrate=9), recalibrated=88.0, tau=5.0),
+        table("b", 85.5, dict(bn_recalibrate=9), corrected=88.0, tau=5.0),
     )
     status, out, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
     assert (status, err) == (0, "")
@@ -80,17 +100,21 @@ def test_one_picture_and_one_table_are_made(quick, table, tmp_path):
     assert path.read_text() in out
     rows = path.read_text().splitlines()[2:]
     assert [row.split(" | ")[:2] for row in rows] == [
-        ["| tau=15, 2 seeds", "90.62 (90.00 to 91.25)"], ["| tau=5", "85.50"],
+        ["| tau=15, 2 seeds", "90.62 (90.00 to 91.25)"],
+        ["| tau=5", "85.50"],
         ["| tau=5 bn_recalibrate=9", "88.00"],
-    ]  # fmt: skip
+    ]
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    names = f"picture: {path.stem}.png, table: {path.name}"
+    assert out.endswith(f"\nResults: {path.parent}/ ({names})\n")
 
 
 def test_a_network_is_drawn_once_though_several_tables_have_it(quick, table, tmp_path):
-    tables = table("a"), table("b", prune=dict(repair=9), recalibrated=None)
+    tables = table("a"), table("b", prune=dict(repair=9), corrected=80.0)
     status, out, _ = quick("test_prune.py", "--compare", *tables, *tables, "--output_dir", tmp_path)
     assert status == 0
     assert len(re.findall("^[|] .* 90.00 ", out, re.M)) == 1
+    assert len(re.findall("^[|] repair=9 .* 80.00 ", out, re.M)) == 1
 
 
 def test_tables_of_one_name_in_several_folders_are_all_drawn(quick, table, tmp_path):
@@ -99,7 +123,7 @@ def test_tables_of_one_name_in_several_folders_are_all_drawn(quick, table, tmp_p
         (tmp_path / folder).mkdir()
         path = table("x", accuracy)
         tables.append(tmp_path / folder / "x.csv")
-        for suffix in (".csv", ".log"):
+        for suffix in (".csv", ".json"):
             path.with_suffix(suffix).rename(tables[-1].with_suffix(suffix))
     for order in (tables, tables[::-1]):
         status, out, _ = quick("test_prune.py", "--compare", *order, "--output_dir", tmp_path)
@@ -128,24 +152,40 @@ def test_tables_that_test_prune_wrote_are_compared(quick, trained):
     assert "| allocation=global |" in out and "| allocation=uniform |" in out
 
 
+def change_settings(**changed):
+    def spoil(path):
+        path = path.with_suffix(".json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda path: path.unlink(), "a.csv: cannot be read (No such file"),
-        (lambda path: path.with_suffix(".log").unlink(), "a.log: cannot be read (No such file"),
-        (lambda path: path.with_suffix(".log").write_text(""), "begins with no configuration"),
         (
-            lambda path: path.with_suffix(".log").write_text("Configuration Data: none"),
-            "names no data set, but none",
+            lambda path: path.with_suffix(".json").unlink(),
+            "a.csv: has no a.json beside it, and so its settings are unknown; run test_prune.py",
         ),
-        (lambda path: path.write_text(""), "a.csv: is no table of accuracy"),
-        (lambda path: path.write_text("threshold,above\n1,2\n"), "a.csv: is no table of accuracy"),
-        (lambda path: path.write_text("sparsity,accuracy\n0,90\n"), "is no table of accuracy"),
-        (lambda path: path.write_bytes(b"\xff\xfe\0"), "is no table of accuracy"),
-        (lambda path: path.write_text("x" * 200_000), "is no table of accuracy"),
+        (lambda path: path.with_suffix(".json").write_text(""), "a.json: does not hold the"),
+        (lambda path: path.with_suffix(".json").write_text("[1]"), "a.json: does not hold the"),
+        (lambda path: path.with_suffix(".json").write_bytes(b"\xff"), "a.json: does not hold the"),
+        (change_settings(training={"data": "none"}), "a.json: holds invalid settings (--data none"),
+        (change_settings(training={"other": 1}), "a.json: does not hold the settings of a run"),
+        (change_settings(training=3), "a.json: does not hold the settings of a run"),
+        (change_settings(training={"seed": 1}), "a.json: does not hold the settings of a run"),
+        (change_settings(pruned_before=3), "a.json: does not hold the settings of a run"),
+        (change_settings(pruning={"repair": -1}), "a.json: holds invalid settings (--repair -1"),
+        (change_settings(other=1), "a.json: does not hold the settings of a run"),
+        (lambda path: path.write_text(""), "a.csv: is no table of accuracies"),
+        (lambda path: path.write_text("threshold,above\n1,2\n"), "is no table of accuracies"),
+        (lambda path: path.write_text("sparsity,accuracy\n0,90\n"), "is no table of accuracies"),
+        (lambda path: path.write_bytes(b"\xff\xfe\0"), "is no table of accuracies"),
+        (lambda path: path.write_text("x" * 200_000), "is no table of accuracies"),
         (
             lambda path: path.write_text(path.read_text().replace("90.0", "nan")),
-            "is no table of accuracy",
+            "is no table of accuracies",
         ),
     ],
 )
@@ -159,7 +199,9 @@ def test_what_cannot_be_compared_is_refused_in_one_line(spoil, message, quick, t
     assert not (tmp_path / "new").exists()
 
 
-def test_settings_beside_compare_are_refused(quick, table):
-    result = quick("test_prune.py", "--compare", table("a"), "--seed", 1)
+@pytest.mark.parametrize("flag", ["--seed 1", "--repair 1", "--model_path x.pt"])
+def test_other_flags_beside_compare_are_refused(flag, quick, table):
+    result = quick("test_prune.py", "--compare", table("a"), *flag.split())
     assert result[0] == 2
-    assert result[2].startswith("error: --seed: --compare takes the settings from its runs' logs")
+    name = flag.split()[0]
+    assert result[2].startswith(f"error: {name}: --compare takes the settings from the files")

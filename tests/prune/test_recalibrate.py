@@ -12,9 +12,14 @@ from utils.prune.recalibrate import batch_norms, calibration_batches, recalibrat
 def network():
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(),
-        nn.Linear(144, 5), nn.BatchNorm1d(5),
-    ).eval()  # fmt: skip
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(144, 5),
+        nn.BatchNorm1d(5),
+    ).eval()
 
 
 def some_batches(*sizes):

@@ -128,8 +128,9 @@ def test_a_gpu_that_is_not_there_is_refused(quick, tmp_path):
 
 
 def test_a_data_set_that_is_absent_offline_is_refused(script, tmp_path):
-    done = script("train_prune.py", "--data", "mnist", "--data_dir", tmp_path / "d",
-                  "--output_dir", tmp_path)  # fmt: skip
+    done = script(
+        "train_prune.py", "--data", "mnist", "--data_dir", tmp_path / "d", "--output_dir", tmp_path
+    )
     result = done.returncode, done.stdout, done.stderr
     assert_refused(result, "--data mnist: absent from --data_dir", tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -183,7 +184,7 @@ class TestModelFiles:
         flags = ("--model_path", path, "--output_dir", trained, "--test_batchsize", 50)
         status, out, err = quick(name, *flags)
         assert status == 0, err
-        assert f"{RUN}.csv" in out
+        assert f"{RUN}.png" in out
 
     def test_a_model_of_other_settings_is_refused(self, name, quick, trained):
         path = trained / "saved_models" / f"{RUN}.pt"
@@ -198,10 +199,13 @@ class TestModelFiles:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"", "is empty"), (b"no model", "is no model file"), ("list", "is no model file"),
-            (b"PK\x03\x04 no zip", "is truncated"), ("half", "is truncated"),
+            (b"", "is empty"),
+            (b"no model", "is no model file"),
+            ("list", "is no model file"),
+            (b"PK\x03\x04 no zip", "is truncated"),
+            ("half", "is truncated"),
         ],
-    )  # fmt: skip
+    )
     def test_a_file_that_is_no_model_is_refused(self, name, content, message, quick, trained):
         path = trained / "saved_models" / f"{RUN}.pt"
         if content == "half":
@@ -217,12 +221,19 @@ class TestModelFiles:
     @pytest.mark.parametrize(
         "changed",
         [
-            {"lr": "1.0"}, {"tau": None}, {"seed": 1.5}, {"epoch_num": [2]}, {"arch": 3},
-            {"color_channel": 1.0}, {"momentum": torch.ones(2)}, {"lr": 7.0}, {"new_flag": 1},
+            {"lr": "1.0"},
+            {"tau": None},
+            {"seed": 1.5},
+            {"epoch_num": [2]},
+            {"arch": 3},
+            {"color_channel": 1.0},
+            {"momentum": torch.ones(2)},
+            {"lr": 7.0},
+            {"new_flag": 1},
             {"data": None},
         ],
         ids=str,
-    )  # fmt: skip
+    )
     def test_a_model_with_impossible_settings_is_refused(self, name, changed, quick, trained):
         path = trained / "saved_models" / f"{RUN}.pt"
         contents = torch.load(path, weights_only=True)
@@ -262,7 +273,12 @@ class TestModelFiles:
         flags = ("--model_path", tmp_path / "authors.pt", "--output_dir", tmp_path)
         status, out, err = quick(name, *flags, "--data", "digits", "--arch", "Mlp")
         assert status == 0, err
-        assert re.search(r"/authors_sha256=[0-9a-f]{16}.csv", out)
+        assert re.search(r"picture: authors_sha256=[0-9a-f]{16}.png", out)
+        assert "training settings unknown" in out.lower()
+        (log,) = tmp_path.rglob("authors*.log")
+        line = log.read_text().splitlines()[0]
+        assert line.endswith("Training_Settings: unknown")
+        assert not any(f"{name}: " in line for name in ("Epoch_Num", "Tau", "Seed", "Optimizer"))
 
     def test_a_bare_state_dict_of_another_network_is_refused(self, name, quick, tmp_path):
         torch.save(build_model("Mlp", 10, 1, 8).state_dict(), tmp_path / "authors.pt")

@@ -105,12 +105,33 @@ def test_a_changed_data_set_is_read_or_refused(mutate, tmp_path, write_npz):
 SCRIPTS = (train_prune, test_prune, test_weight_distribution)
 NAMES = [f"--{name}" for name in SETTINGS]
 VALUES = st.one_of(
-    st.sampled_from(["SFW", "SGD", "digits", "mnist", "Mlp", "None", "unconstraints", "radius",
-                     "auto", "bf16", "nan", "inf", "-1", "0", "1e400", "", "\0", "../..", "-"]),
+    st.sampled_from(
+        [
+            "SFW",
+            "SGD",
+            "digits",
+            "mnist",
+            "Mlp",
+            "None",
+            "unconstraints",
+            "radius",
+            "auto",
+            "bf16",
+            "nan",
+            "inf",
+            "-1",
+            "0",
+            "1e400",
+            "",
+            "\0",
+            "../..",
+            "-",
+        ]
+    ),
     st.integers(-(2**70), 2**70).map(str),
     st.floats().map(str),
     st.text(max_size=8),
-)  # fmt: skip
+)
 FLAG_LISTS = st.lists(
     st.tuples(
         st.sampled_from([*NAMES, "--model_path", "--compare", "--no_such_flag", "", "--"]), VALUES

@@ -80,8 +80,10 @@ def test_defaults_are_the_papers():
     assert (config.lr, config.momentum, config.tau, config.k_frac) == (1.0, 0.9, 15.0, 0.05)
     assert (config.k_sparseness, config.epoch_num, config.train_batchsize) == (10, 180, 128)
     assert (config.lr_scheme, config.mode, config.rescale) == (
-        "dynamic_change", "initialization", "gradient",
-    )  # fmt: skip
+        "dynamic_change",
+        "initialization",
+        "gradient",
+    )
     assert (config.weight_decay, config.sfw_init, config.gpu) == (0, 0, -1)
 
 

@@ -88,8 +88,11 @@ def test_a_log_that_is_gone_is_told_and_ends_no_run(quick, stopped):
     stopped.train_log.unlink()
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", stopped.output_dir)
     assert status == 0 and err.startswith(f"warning: {stopped.train_log}: is gone or changed")
-    epochs = [line.split()[2].strip(":") for line in stopped.train_log.read_text().splitlines()
-              if line.startswith("Test Epoch")]  # fmt: skip
+    epochs = [
+        line.split()[2].strip(":")
+        for line in stopped.train_log.read_text().splitlines()
+        if line.startswith("Test Epoch")
+    ]
     assert epochs == ["3", "4", "5"]
 
 

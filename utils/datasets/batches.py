@@ -59,5 +59,6 @@ class Batches:
         """The inputs and targets of the images with these indices, augmented and normalised."""
         images = self.images[chosen]
         if self.augment is not None and self.generator is not None:
-            images = self.augment(images, self.generator)
+            with torch.autocast(images.device.type, enabled=False):  # it may resize by matrices
+                images = self.augment(images, self.generator)
         return torch.addcmul(self.offset, images.float(), self.scale), self.labels[chosen]

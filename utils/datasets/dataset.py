@@ -84,9 +84,14 @@ class Dataset:
 
     def train_batches(self, batch_size: int, generator: Generator) -> Batches:
         return Batches(
-            self.train_images, self.train_labels, batch_size, self.mean, self.std,
-            self.augment, generator,
-        )  # fmt: skip
+            self.train_images,
+            self.train_labels,
+            batch_size,
+            self.mean,
+            self.std,
+            self.augment,
+            generator,
+        )
 
     def test_batches(self, batch_size: int) -> Batches:
         return Batches(self.test_images, self.test_labels, batch_size, self.mean, self.std)
@@ -136,16 +141,16 @@ def _checked(
 
     if images.ndim == 3:
         images = images[..., None]
-    wanted = (info.side, info.side, info.channels)
-    if images.dtype != np.uint8 or images.shape[1:] != wanted or len(images) == 0:
+    shape = (info.side, info.side, info.channels)
+    if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) == 0:
         form = f"{images.dtype} {images.shape}"
-        raise refuse("x", f"must be uint8 (images, {', '.join(map(str, wanted))}), not {form}")
+        raise refuse("x", f"must be uint8 (images, {', '.join(map(str, shape))}), not {form}")
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         form = f"{labels.dtype} {labels.shape}"
         raise refuse("y", f"must hold one integer for each of {len(images)} images, not {form}")
     if labels.min() < 0 or labels.max() >= info.classes:
-        found = f"{labels.min()} ... {labels.max()}"
-        raise refuse("y", f"must hold labels 0 ... {info.classes - 1}, not {found}")
+        extent = f"{labels.min()} ... {labels.max()}"
+        raise refuse("y", f"must hold labels 0 ... {info.classes - 1}, not {extent}")
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     return pixels, torch.from_numpy(labels.astype(np.int64))
 

@@ -198,10 +198,10 @@ def _listing(folder: Path) -> list[Path]:
 def _images(folder: Path) -> list[Path]:
     """The images of one class, in `folder` or, as shipped, in folder/images."""
     inner = folder / "images"
-    found = [p for p in _listing(inner if inner.is_dir() else folder) if p.suffix == ".JPEG"]
-    if not found:
+    images = [p for p in _listing(inner if inner.is_dir() else folder) if p.suffix == ".JPEG"]
+    if not images:
         raise UserError(f"{folder}: holds no .JPEG images; unpack the data set's own archive again")
-    return found
+    return images
 
 
 def _tiny_validation(folder: Path, labels: dict[str, int]) -> list[tuple[Path, int]]:
@@ -222,12 +222,12 @@ def _tiny_validation(folder: Path, labels: dict[str, int]) -> list[tuple[Path, i
             folder / wnid / "images" / image,
             folder / wnid / image,
         ]
-        found = [place for place in places if place.is_file()]
-        if not found:
+        existing = [place for place in places if place.is_file()]
+        if not existing:
             raise UserError(
                 f"{annotations}, line {number}: {places[0]} is missing; unpack it again"
             )
-        items.append((found[0], labels[wnid]))
+        items.append((existing[0], labels[wnid]))
     if not items:
         raise UserError(f"{annotations}: names no image; unpack the data set's own archive again")
     return items

@@ -1,65 +1,92 @@
-"""The text logs that people grep: the shape of every line is set here."""
+"""Text logs: the format of every line, which people search and parse."""
 
 import csv
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from optim.initialisation import Report
-from utils.process.writing import atomic_write
+from utils.process.errors import RunError
+from utils.process.writing import append, atomic_write
 from utils.settings.config import LABELS, Config
 from utils.settings.names import plain
 
 
 class TextLog:
-    """The lines of one run's log; `save` replaces the file as a whole."""
+    """The lines of one run's log; `save` brings the file up to date.
+
+    Lines that are new since the last `save` are appended. The file is written as a whole, and then
+    takes its place at once, the first time, and when it is not as the last `save` left it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines: list[str] = []
+        self._lines: list[str] = []
+        self._digest = hashlib.sha256()
+        self._saved_lines, self._saved_size = 0, -1  # size in bytes; -1 before the first save
 
     def add(self, line: str) -> None:
-        self.lines.append(line)
+        self._digest.update(f"\n{line}".encode() if self._lines else line.encode())
+        self._lines.append(line)
 
     def mark(self) -> dict[str, Any]:
-        """What `restore` needs to know the lines so far again."""
-        return {"lines": len(self.lines), "sha256": _digest(self.lines)}
+        """The number and checksum of the lines so far, from which `restore` recognises them."""
+        return {"lines": len(self._lines), "sha256": self._digest.hexdigest()}
 
     def restore(self, lines: int, sha256: str) -> bool:
-        """Take the file's first `lines`, dropping what came after; False if they are others."""
+        """Take the first `lines` lines of the file; False if they are not those of `mark`."""
         try:
-            found = self.path.read_text(errors="replace").split("\n")[:lines]
+            first_lines = self.path.read_text(errors="replace").split("\n")[:lines]
         except OSError:
             return False
-        if _digest(found) != sha256:
+        log = TextLog(self.path)
+        for line in first_lines:
+            log.add(line)
+        if log.mark() != {"lines": lines, "sha256": sha256}:
             return False
-        self.lines = found
+        self._lines, self._digest = log._lines, log._digest
+        self._saved_lines, self._saved_size = 0, -1
         return True
 
     def save(self) -> None:
-        with atomic_write(self.path) as file:
-            file.writelines(f"{line}\n" for line in self.lines)
+        """Raises RunError when the disk does not take it; the next call tries all again."""
+        size, self._saved_size = self._saved_size, -1
+        if size >= 0:
+            new = "".join(f"{line}\n" for line in self._lines[self._saved_lines :]).encode()
+            try:
+                append(self.path, new, size)
+            except RunError:  # the file is gone, changed, or now ends in half a line
+                size = -1
+        if size < 0:
+            size, new = 0, "".join(f"{line}\n" for line in self._lines).encode()
+            with atomic_write(self.path, "wb") as file:
+                file.write(new)
+        self._saved_lines, self._saved_size = len(self._lines), size + len(new)
 
 
-def _digest(lines: list[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def configuration_line(config: Config, unknown: Collection[str] = ()) -> str:
+    """All settings except the folders; SFW-Init is last.
 
-
-def configuration_line(config: Config) -> str:
-    """All settings but the folders; SFW-Init is last."""
-    parts = ["Configuration"]
+    Settings that are `unknown` are left out, and the line says that there are some. Precision is
+    always stated, since a test uses it, too.
+    """
+    parts, omitted = ["Configuration"], {*unknown, "sfw_init"} - {"precision"}
     for setting in dataclasses.fields(config):
-        value = getattr(config, setting.name)
-        if setting.name != "sfw_init" and not isinstance(value, Path):
-            parts.append(f"{LABELS.get(setting.name, setting.name).title()}: {plain(value)}")
-    return " ".join([*parts, f"SFW_Init {config.sfw_init}"])
+        name, value = setting.name, getattr(config, setting.name)
+        if name not in omitted and not isinstance(value, Path):
+            parts.append(f"{LABELS.get(name, name).title()}: {plain(value)}")
+    if unknown:
+        parts.append("Training_Settings: unknown")
+    if "sfw_init" not in unknown:
+        parts.append(f"SFW_Init {config.sfw_init}")
+    return " ".join(parts)
 
 
 def train_line(step: int, epoch: int, loss: float, accuracy: float) -> str:
-    """`step` counts all batches of the run and `epoch` the epochs, both from 1."""
+    """`step` counts the batches of the run, and `epoch` its epochs, both from 1."""
     return (
         f"Train Steps: {step} Epoch: {epoch} Batch_Loss: {loss:.4f}"
         f" Batch_Accuracy {round(accuracy, 4)}"
@@ -75,14 +102,14 @@ def distribution_line(threshold: float, above: int) -> str:
     return f"Weight_Distribution >{plain(threshold)} {above}"
 
 
-def pruning_line(what: str, settings: dict[str, Any]) -> str:
-    """How a model is pruned, where that is not as by default, or was when it was saved."""
-    return " ".join([what, *(f"{name.title()}: {plain(v)}" for name, v in settings.items())])
+def pruning_line(title: str, settings: dict[str, Any]) -> str:
+    """Settings of pruning, by name, after a title that says which pruning they belong to."""
+    return " ".join([title, *(f"{name.title()}: {plain(v)}" for name, v in settings.items())])
 
 
-def prune_line(ratio: float, accuracy: float, **corrected: float) -> str:
-    """`corrected` is a second accuracy, by what was done to the model for it."""
-    more = [f" {word.title()} {value:.2f}" for word, value in corrected.items()]
+def prune_line(ratio: float, accuracy: float, **after_correction: float) -> str:
+    """`after_correction` is the accuracy after a correction, by the name of its column."""
+    more = [f" {column.title()} {value:.2f}" for column, value in after_correction.items()]
     return f"Prune Ratio {plain(ratio)} Test Accuracy {accuracy:.2f}{''.join(more)}"
 
 
@@ -99,7 +126,7 @@ def weights_line(threshold: float, above: int) -> str:
 
 
 def init_line(report: Report) -> str:
-    """Of SFW-Init, every ten iterations."""
+    """The progress of SFW-Init, logged every ten iterations."""
     return (
         f"SFW_Init Iteration: {report.iteration} Loss_Before: {report.loss_before:.4f}"
         f" Loss_After: {report.loss_after:.4f} Scale_Min: {report.smallest:.4f}"

@@ -1,4 +1,4 @@
-"""The pictures beside the logs.
+"""The pictures that the scripts write beside their logs.
 
 matplotlib takes half a second to import, so each function imports what it needs of it.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# By label, the accuracies of each run by pruning ratio.
+# For each label its runs, each of which maps pruning ratios to accuracies.
 Curves = dict[str, list[dict[float, float]]]
 
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
@@ -29,9 +29,9 @@ SMALLEST_DECADE = -10
 def plot_pruning(
     path: Path, ratios: Sequence[float], curves: dict[str, Sequence[float]], run: str
 ) -> None:
-    """Accuracy against sparsity, both in percent: the whole range, and from 90 % on beside it.
+    """Accuracy against sparsity, both in percent: the whole range, and beside it 90 % and more.
 
-    `curves` has accuracies by label.
+    `curves` maps labels to accuracies, one for each of `ratios`.
     """
     sparsities = [100 * ratio for ratio in ratios]
     first = next(iter(curves.values()))[0]
@@ -49,9 +49,11 @@ def plot_pruning(
     high.set_xlim(89.7, max(99, *sparsities) + 0.3)
     high.set_xticks(range(90, 100))
     from_90_on = [
-        a for values in curves.values() for s, a in zip(sparsities, values, strict=True)
+        a
+        for values in curves.values()
+        for s, a in zip(sparsities, values, strict=True)
         if s >= 89.9
-    ]  # fmt: skip
+    ]
     _set_accuracy_limits(high, [first, *from_90_on])
     high.set_title("from 90 % on", fontsize=9)
     _save(figure, path, run)
@@ -64,9 +66,9 @@ def _set_accuracy_limits(axes: "Axes", shown: Sequence[float]) -> None:
 
 
 def plot_comparison(path: Path, curves: Curves, title: str) -> None:
-    """Accuracy against sparsity of several methods: means over their runs, and bands of the range.
+    """Accuracy against sparsity of several methods: the mean over runs, in a band of their range.
 
-    The right half shows 80 to 99 %.
+    The right half shows a sparsity of 80 % and more.
     """
     import matplotlib
     from cycler import cycler
@@ -94,16 +96,16 @@ def plot_comparison(path: Path, curves: Curves, title: str) -> None:
         handles, labels, loc="outside lower center", fontsize=8, ncols=columns, handlelength=3
     )
     for text in legend.get_texts():
-        text.set_parse_math(False)  # labels may hold names of files
+        text.set_parse_math(False)  # labels may contain names of files
     _save(figure, path, title)
 
 
 def plot_layer_sparsity(
     path: Path, ratios: Sequence[float], left: dict[str, Sequence[float]], run: str
 ) -> None:
-    """A heat map of the fraction of its entries that each parameter has left at each ratio.
+    """A heat map: the fraction of its entries that each parameter tensor keeps at each ratio.
 
-    A cross is where none is left.
+    A cross marks a tensor that keeps none. `left` maps names of parameters to these fractions.
     """
     from matplotlib.colors import LogNorm
 
@@ -123,7 +125,7 @@ def plot_layer_sparsity(
 
 
 def plot_distribution(path: Path, model: nn.Module, run: str) -> None:
-    """Histograms of log10 magnitude: of all parameters, and a row for each parameter tensor."""
+    """Histograms of log10 of magnitude: one of all parameters, and a row for each tensor."""
     tensors = {name: p.detach().float().cpu().abs() for name, p in model.named_parameters()}
     logs = {
         name: p[(p > 0) & p.isfinite()].log10().clamp(min=SMALLEST_DECADE)
@@ -185,7 +187,7 @@ def _name_rows(axes: "Axes", names: list[str]) -> None:
 
 
 def _save(figure: "Figure", path: Path, run: str) -> None:
-    # Breaks at underscores; a name of a file may hold what would be a formula.
+    # Lines break at underscores. The name of a file may contain what would be read as a formula.
     lines = textwrap.wrap(run.replace("_", "_ "), 110)
     title = "\n".join(line.replace("_ ", "_") for line in lines)
     figure.suptitle(title, fontsize=8, parse_math=False)

@@ -1,10 +1,11 @@
-"""Files of pruned models: safetensors of the entries that are left, and of where they lie.
+"""Files of pruned models: safetensors that store the non-zero entries and their positions.
 
-A tensor NAME with enough zeros is stored as two tensors. NAME:values holds its other entries in
-order. Where they lie is NAME:mask, with a bit for each entry of the tensor, or NAME:gaps, with a
-byte for each value and a few more for long gaps, whichever is smaller. Other tensors are stored as
-they are, and so is one beside which the file holds a tensor with one of these names. Settings and
-accuracy are JSON in the header; nothing in the file is ever executed.
+A tensor NAME with enough zeros is stored as two tensors: NAME:values, its non-zero entries in
+order, and their positions, in the smaller of two forms. NAME:mask has a bit for each entry of the
+tensor. NAME:gaps has a byte for each value, the number of zeros before it, and more bytes where
+that number is large. Other tensors are stored unchanged, and so
+is one beside a tensor that has one of these names. Settings and accuracy are JSON in the
+header. Reading a file executes no code from it.
 """
 
 import hashlib
@@ -22,12 +23,12 @@ from utils.process.errors import RunError
 
 FORMAT = "pruned model, version 1"
 LARGEST_GAP = 254
-SKIP = 255  # among gaps: so many zeros with no value after them
+SKIP = 255  # in NAME:gaps: this many zeros, with no value after them
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def pack(contents: dict[str, Any]) -> bytes:
-    """The bytes of a file that holds `contents`: "state_dict", and plain types by other keys.
+    """The bytes of a file with these contents: a "state_dict", and plain types at other keys.
 
     Raises RunError for a tensor whose name safetensors keeps for itself.
     """
@@ -49,18 +50,18 @@ def pack(contents: dict[str, Any]) -> bytes:
 
 
 def looks_packed(content: bytes) -> bool:
-    """Whether these are the first bytes of a safetensors file: a length, then JSON."""
+    """Whether the bytes start as a safetensors file does: a length of 8 bytes, then JSON."""
     return content[8:9] == b"{"
 
 
 def unpack(content: bytes) -> dict[str, Any]:
-    """What `pack` was given, every tensor dense again; raises ValueError, saying what is wrong."""
+    """The contents that `pack` stored, with dense tensors; raises ValueError for a bad file."""
     try:
         length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
         ours = metadata.get("format") == FORMAT
         tensors = load(content) if ours else {}
-    except Exception as error:  # damage leads to whatever it leads to
+    except Exception as error:  # damaged bytes can raise any error
         raise ValueError("is damaged, or no safetensors file") from error
     if not ours:
         raise ValueError("is a safetensors file, but not one that --save_pruned writes")
@@ -71,13 +72,13 @@ def unpack(content: bytes) -> dict[str, Any]:
         contents = {key: json.loads(text) for key, text in metadata.items()}
         shapes = contents.pop("shapes").items()
         return contents | {"state_dict": {n: _dense(n, shape, tensors) for n, shape in shapes}}
-    except Exception as error:  # and so does forgery
+    except Exception as error:  # a forged file with a valid checksum can raise any error
         raise ValueError("is damaged: its parts do not fit together") from error
 
 
 def _compressed(name: str, values: Tensor) -> dict[str, Tensor] | None:
-    """The parts, by name, that a contiguous tensor is stored as; None if they are no smaller."""
-    # As integers, so that -0 is kept.
+    """The tensors that are stored for the contiguous one called `name`; None if no smaller."""
+    # Compared as integers, -0.0 is not zero, and so it is stored.
     filled = values.reshape(-1).view(INTEGERS[values.element_size()]).numpy() != 0
     gaps, mask = _gaps(filled), np.packbits(filled)
     places = {"mask": mask} if len(mask) <= len(gaps) else {"gaps": gaps}
@@ -89,41 +90,44 @@ def _compressed(name: str, values: Tensor) -> dict[str, Tensor] | None:
 
 
 def _gaps(filled: np.ndarray) -> np.ndarray:
-    """For each place that is filled, how many before it are not, in bytes; SKIPs take long gaps,
-    and those after the last place, apart."""
+    """For each True entry, the number of False entries before it since the last True one.
+
+    Each number is a byte; SKIPs before it stand for SKIP False entries each. SKIPs at the end stand
+    for False entries after the last True one.
+    """
     places = np.append(np.flatnonzero(filled), len(filled))
     skips, rest = np.divmod(np.diff(places, prepend=-1) - 1, SKIP)
     gaps = np.full(int(skips.sum()) + len(rest), SKIP, np.uint8)
     gaps[np.cumsum(skips + 1) - 1] = rest
-    return gaps[:-1]  # the last stands for no place
+    return gaps[:-1]  # the last byte belongs to the end of the tensor, not to a True entry
 
 
 def _dense(name: str, shape: list[int], tensors: Mapping[str, Tensor]) -> Tensor:
-    """The tensor that `_compressed` took apart."""
+    """The dense tensor called `name`, restored from what `_compressed` made of it."""
     if name in tensors:
         return tensors[name].clone()
     values, count = tensors[f"{name}:values"], math.prod(shape)
     if f"{name}:mask" in tensors:
         mask = tensors[f"{name}:mask"].numpy()
-        unaccounted, told = 8 * len(mask) - count, int(np.bitwise_count(mask).sum())
+        excess, positions = 8 * len(mask) - count, int(np.bitwise_count(mask).sum())
     else:
         gaps = tensors[f"{name}:gaps"].numpy()
         steps = np.where(gaps == SKIP, SKIP, gaps.astype(np.int64) + 1)
-        unaccounted, told = count - int(steps.sum()), int((gaps != SKIP).sum())
-    # A small file does not claim to be a large tensor.
-    if not 0 <= unaccounted <= LARGEST_GAP or told != len(values):
-        raise ValueError(f"{name} is not of shape {shape} or has not {told} entries")
+        excess, positions = count - int(steps.sum()), int((gaps != SKIP).sum())
+    # Checked before memory is allocated: a small file may claim to be a large tensor.
+    if not 0 <= excess <= LARGEST_GAP or positions != len(values):
+        raise ValueError(f"{name} is not of shape {shape} or has not {positions} non-zero entries")
     if f"{name}:mask" in tensors:
         places = np.flatnonzero(np.unpackbits(mask))
     else:
         places = np.cumsum(steps)[gaps != SKIP] - 1
-    dense = np.zeros(count, f"i{values.element_size()}")  # the bits of any type
+    dense = np.zeros(count, f"i{values.element_size()}")  # integers hold the bits of any type
     dense[places] = values.view(INTEGERS[values.element_size()]).numpy()
     return torch.from_numpy(dense).view(values.dtype).view(shape)
 
 
 def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """A checksum of all that a file holds; safetensors has none of its own."""
+    """A checksum of a file's whole contents; the safetensors format has none."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         values = tensors[name]

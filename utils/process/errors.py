@@ -1,4 +1,4 @@
-"""User errors, reported in one line."""
+"""User errors and failed runs, reported in one line with an exit status."""
 
 import contextlib
 import os
@@ -11,56 +11,70 @@ from utils.process.signals import Stopped
 from utils.process.startup import end_start
 
 
-class UserError(Exception):
-    """Something the user can put right; the text names the flag or file and the way out.
+class ScriptError(Exception):
+    """Ends a script with one line on standard error and the exit status `status`.
 
-    It ends a script with exit status 2 and that one line on standard error.
+    The message names the flag or file, says what is wrong and what to do.
     """
+
+    status: int
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
 
-class RunError(UserError):
-    """The same for what goes wrong after work has begun: exit status 1."""
+class UserError(ScriptError):
+    """Bad input that is found before any work starts."""
+
+    status = 2
+
+
+class RunError(ScriptError):
+    """A failure after work has started, such as a full disk."""
+
+    status = 1
 
 
 def warn(message: str) -> None:
-    """Report in one line what went wrong without ending the run."""
+    """Report in one line a problem that does not end the run."""
     _print_error(f"warning: {message}")
 
 
 def notify(message: str) -> None:
-    """Report in one line, to people, what takes time or room; results go to standard output."""
+    """Tell people in one line what takes time or room; results go to standard output."""
     _print_error(f"note: {message}")
 
 
 def exit_status(main: Callable[[], None]) -> int:
-    """Run `main`; report what the user can put right in one line instead of a traceback."""
+    """Run `main` and return the exit status; expected errors are reported without a traceback."""
     end_start()
     try:
         main()
         print(end="", flush=True)  # what fails at the end of the process cannot be reported
-    except RunError as error:
-        return _report(str(error), 1)
-    except UserError as error:
-        return _report(str(error), 2)
+    except ScriptError as error:
+        return _report(str(error), error.status)
     except Stopped as stopped:
         return _report(str(stopped), 128 + stopped.number)
     except KeyboardInterrupt:
         return _report("stopped by the keyboard", 130)
-    except OSError as error:  # most likely of standard output: files have errors of their own
+    except OSError as error:  # probably of standard output: errors of files are ScriptErrors
         if error.filename is None:
             with contextlib.suppress(OSError):
                 sys.stdout.close()
         return _report(f"cannot write {error.filename or 'the output'} ({error.strerror})", 1)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(
-            error
-        ):
-            return _report("out of memory; choose a smaller batch size or network", 1)
-        raise
+        if not _is_out_of_memory(error):
+            raise
+        return _report("out of memory; choose a smaller batch size or network", 1)
     return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out on any device: only PyTorch's own allocators have a type for it."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    signs = ("allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+    return any(sign in str(error) for sign in signs)
 
 
 def _report(message: str, status: int) -> int:

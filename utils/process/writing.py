@@ -1,4 +1,4 @@
-"""Writing files: each is written as a whole or not at all."""
+"""Writing files: each is written completely or not at all."""
 
 import glob
 import os
@@ -12,12 +12,12 @@ from utils.process.errors import RunError, UserError
 
 
 def check_writable(paths: list[Path], flag: str) -> None:
-    """Raise UserError, naming `flag`, unless each path can be written; leaves nothing behind."""
+    """Raise UserError, which names `flag`, unless each path can be written; creates no file."""
     for path in paths:
         folder = path.parent
         try:
             if path.is_dir():
-                raise UserError(f"{flag}: {path} is a folder where a file is to be; move it")
+                raise UserError(f"{flag}: {path} is a folder, not a file; move it")
             while not folder.exists() and folder != folder.parent:
                 folder = folder.parent
             with tempfile.TemporaryFile(dir=folder):
@@ -29,7 +29,7 @@ def check_writable(paths: list[Path], flag: str) -> None:
 
 
 def remove_leftovers(paths: list[Path]) -> None:
-    """Remove what `atomic_write` left of these files when its process was killed."""
+    """Remove temporary files of these paths, which a killed process left in `atomic_write`."""
     for path in paths:
         for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
             with suppress(OSError):
@@ -38,11 +38,11 @@ def remove_leftovers(paths: list[Path]) -> None:
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w", keep_former: Path | None = None) -> Iterator[IO]:
-    """Open a temporary file beside `path` that becomes `path` when the block ends without error.
+    """Open a temporary file that is renamed to `path` when the block ends without an error.
 
-    What was at `path` is then at `keep_former`, if that is given. Folders are made when missing.
-    Raises RunError when the disk does not take it; what was at `path` before then stays, there or
-    at `keep_former`.
+    The file that was at `path` is replaced, or renamed to `keep_former` if that is not None.
+    Missing folders are made. Raises RunError when writing fails; the file that was at `path` is
+    then still there or at `keep_former`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -57,5 +57,22 @@ def atomic_write(path: Path, mode: str = "w", keep_former: Path | None = None) -
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {path} ({error.strerror or error})") from error
+
+
+def append(path: Path, content: bytes, size: int) -> None:
+    """Append to a file of `size` bytes, and wait until it is on the disk.
+
+    Raises RunError when the file has another size, and when the disk does not take the
+    content; then the file may end in a part of it.
+    """
+    try:
+        with open(path, "r+b") as file:
+            if file.seek(0, os.SEEK_END) != size:
+                raise RunError(f"{path} has been changed by something else")
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise RunError(f"cannot write {path} ({error.strerror or error})") from error

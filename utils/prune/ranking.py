@@ -1,4 +1,4 @@
-"""Pruning by magnitude: the order in which the entries of a model are removed."""
+"""Magnitude pruning: the order in which the entries of a model are removed."""
 
 import math
 from fractions import Fraction
@@ -8,17 +8,17 @@ from torch import nn
 
 from utils.prune.allocation import ALLOCATIONS, prunable
 
-# Fractions of all entries that are removed.
+# The fractions of all entries that test_prune.py removes.
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
           0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)  # fmt: skip
 
 
 class MagnitudeRanking:
-    """The entries of a model's parameters in the order in which pruning removes them, ranked once.
+    """The entries of a model's parameters in the order in which pruning removes them.
 
-    `allocation`, of ALLOCATIONS, spreads what is removed over the tensors; within each, entries go
-    in the order of their magnitude. `scope`, of SCOPES, says which parameters are pruned. Ties
-    keep the order of the parameters and of the entries within them, on every device.
+    `allocation`, a key of ALLOCATIONS, decides how many entries each tensor loses; within a tensor
+    the smallest magnitudes are removed first. `scope`, a key of SCOPES, decides which parameters
+    are pruned. On every device, entries of equal score are removed in the order of their position.
     """
 
     def __init__(self, model: nn.Module, allocation: str = "global", scope: str = "all") -> None:
@@ -28,10 +28,11 @@ class MagnitudeRanking:
         self.order = torch.cat(scores).argsort(stable=True)
 
     def prune(self, ratio: float) -> int:
-        """Set the first floor(ratio N) of the N ranked entries to 0, the others as ranked.
+        """Set the first floor(ratio N) of the N ranked entries to 0, and restore all others.
 
-        Changes the model in place and returns the number of entries removed. `ratio` is read in
-        decimal, so that 0.29 of 100 is 29. Raises ValueError when it is not in 0 ... 1.
+        The model changes in place: the other entries get the values they had when they were
+        ranked. Returns the number of entries removed. `ratio` is taken as the decimal number that
+        it prints as, so that 0.29 of 100 entries is 29. Raises ValueError if it is not in [0, 1].
         """
         if not 0 <= ratio <= 1:
             raise ValueError(f"ratio must be between 0 and 1, not {ratio}")
@@ -48,6 +49,7 @@ class MagnitudeRanking:
 def global_prune(model: nn.Module, ratio: float) -> int:
     """Set the floor(ratio N) smallest in magnitude of all N entries of `model.parameters()` to 0.
 
-    In place; returns the number of entries removed. See MagnitudeRanking.prune.
+    The model changes in place. Returns the number of entries removed; raises ValueError as
+    MagnitudeRanking.prune does.
     """
     return MagnitudeRanking(model).prune(ratio)

@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics, measured anew for weights that have changed."""
+"""Re-estimating BatchNorm's running statistics after the weights have changed."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,41 +11,42 @@ from utils.compute.device import autocast
 from utils.datasets import Dataset
 from utils.process.errors import UserError
 
-SEED = 0  # of the choice of images, whatever the run's
-BATCH_SIZE = 128  # statistics depend on it, so that --test_batchsize is not to change it
+SEED = 0  # chooses the images, independently of the run's seed
+BATCH_SIZE = 128  # fixed, since the statistics depend on it
 
 
 def calibration_batches(dataset: Dataset, count: int, flag: str) -> list[Tensor]:
-    """`count` of the training images, always the same, in batches, augmented as in training.
+    """`count` training images in batches, each (images, channels, side, side).
 
-    On a GPU the augmentation draws otherwise than on a CPU. Raises UserError, naming `flag`, when
-    there are not as many.
+    They are augmented as in training. Every call returns the same images; their augmentation
+    differs between CPU and GPU. Raises UserError, which names `flag`, if there are fewer images.
     """
-    there, device = len(dataset.train_images), dataset.train_images.device
-    if count > there:
-        raise UserError(f"{flag} {count}: there are {there} training images; choose fewer")
-    order = torch.randperm(there, generator=torch.Generator().manual_seed(SEED))
+    available, device = len(dataset.train_images), dataset.train_images.device
+    if count > available:
+        raise UserError(f"{flag} {count}: there are {available} training images; choose fewer")
+    order = torch.randperm(available, generator=torch.Generator().manual_seed(SEED))
     chosen = order[:count].to(device)
-    some = replace(
-        dataset, train_images=dataset.train_images[chosen],
+    subset = replace(
+        dataset,
+        train_images=dataset.train_images[chosen],
         train_labels=dataset.train_labels[chosen],
-    )  # fmt: skip
+    )
     generator = torch.Generator(device).manual_seed(SEED)
-    return [inputs for inputs, _ in some.train_batches(BATCH_SIZE, generator)]
+    return [inputs for inputs, _ in subset.train_batches(BATCH_SIZE, generator)]
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """The layers of a model that keep running statistics."""
+    """The BatchNorm layers of a model that have running statistics."""
     layers = (m for m in model.modules() if isinstance(m, _BatchNorm))
     return [layer for layer in layers if layer.track_running_stats]
 
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, batches: Sequence[Tensor], precision: str = "fp32") -> None:
-    """Replace BatchNorm's running means and variances by those of the inputs in `batches`.
+    """Replace BatchNorm's running means and variances by those of `batches`, a list of inputs.
 
-    They are averages over the batches, weighted by their sizes. Takes no labels and no gradients;
-    dropout is off.
+    They become averages over the batches, weighted by batch size. Weights, labels and gradients are
+    not involved, and dropout is off. Afterwards the model is in evaluation mode.
     """
     norms = batch_norms(model)
     momenta = [norm.momentum for norm in norms]

@@ -1,10 +1,9 @@
-"""Restoring the outputs of a pruned network's layers, where no BatchNorm does it.
+"""Restoring the output statistics of a pruned network's layers, for networks without BatchNorm.
 
-Pruning shrinks and shifts what a layer puts out. Each output channel is scaled and shifted back to
-the mean and standard deviation that it has in the dense network (after Adaptive Signal
-Resuscitation, arXiv 2605.21426, which scales by the standard deviation alone, with shrinkage).
-Where a BatchNorm follows, measuring its statistics anew does the same, and better: see
-utils/prune/recalibrate.py.
+Pruning changes the mean and standard deviation of a layer's outputs. Here each output channel is
+scaled and shifted so that both are again those of the dense network (after Adaptive Signal
+Resuscitation, arXiv 2605.21426, which scales by the standard deviation alone, with shrinkage). In
+a network with BatchNorm, utils/prune/recalibrate.py does this without changing weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,14 +14,16 @@ from torch.nn.modules.conv import _ConvNd
 
 from utils.compute.device import autocast
 
-Signals = dict[str, tuple[Tensor, Tensor]]  # by layer: its outputs' mean and deviation by channel
+# For each layer, the mean and the standard deviation of its outputs, both (channels,).
+Signals = dict[str, tuple[Tensor, Tensor]]
 
-# Of the dense network's deviation: what varies less is rounding error, and is not enlarged.
+# A channel whose deviation is less than this fraction of the dense network's holds rounding errors
+# alone, and is not scaled.
 LEAST_DEVIATION = 1e-3
 
 
 def layers_with_weights(model: nn.Module) -> dict[str, nn.Module]:
-    """The linear and convolutional layers, in the order in which they were registered."""
+    """The linear and convolutional layers by name, in the order of their registration."""
     return {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd))}
 
 
@@ -30,10 +31,10 @@ def layers_with_weights(model: nn.Module) -> dict[str, nn.Module]:
 def measure_signals(
     model: nn.Module, batches: Sequence[Tensor], names: Sequence[str], precision: str = "fp32"
 ) -> Signals:
-    """Mean and standard deviation, (channels,), of what the layers of these names put out.
+    """The mean and standard deviation of the outputs of the layers called `names`, by channel.
 
-    `batches` are inputs; the model is in evaluation mode then. Channels are the outputs' second
-    dimension.
+    Channels are the second dimension of the outputs. `batches` holds inputs. Afterwards the model
+    is in evaluation mode.
     """
     sums = {name: [] for name in names}
 
@@ -67,19 +68,19 @@ def measure_signals(
 def repair(
     model: nn.Module, dense: Signals, batches: Sequence[Tensor], precision: str = "fp32"
 ) -> None:
-    """Give each layer's outputs the mean and deviation that `dense` has, layer after layer.
+    """Restore the mean and deviation `dense` of each layer's outputs, one layer after the other.
 
-    Changes weights and biases in place, but none that are 0. `dense` is of `layers_with_weights`
-    on the same batches, before pruning.
+    Weights and biases change in place; those that are 0 stay 0. `dense` is what `measure_signals`
+    returned for all `layers_with_weights` on the same batches before pruning.
     """
     layers = layers_with_weights(model)
     for name, (mean, deviation) in dense.items():
         layer = layers[name]
-        ((now, spread),) = measure_signals(model, batches, [name], precision).values()
-        enough = (spread > LEAST_DEVIATION * deviation) & (deviation > 0)
-        scale = torch.where(enough, deviation / spread, 1)
+        pruned_mean, pruned_deviation = measure_signals(model, batches, [name], precision)[name]
+        varies = (pruned_deviation > LEAST_DEVIATION * deviation) & (deviation > 0)
+        scale = torch.where(varies, deviation / pruned_deviation, 1)
         by_output = (-1,) + (1,) * (layer.weight.dim() - 1)
         layer.weight.mul_(scale.to(layer.weight).view(by_output))
         if layer.bias is not None:
-            shifted = mean - scale * (now - layer.bias)
+            shifted = mean - scale * (pruned_mean - layer.bias)
             layer.bias.copy_(torch.where(layer.bias == 0, 0, shifted))

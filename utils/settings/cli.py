@@ -3,13 +3,17 @@
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NoReturn, TypeVar
 
 from utils.process.errors import UserError
 from utils.settings.config import Config
 from utils.settings.fields import path
 from utils.settings.names import plain
+
+Settings = TypeVar("Settings")
 
 GROUPS = {
     "data": "data",
@@ -20,10 +24,30 @@ GROUPS = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """Knows the settings of some dataclasses; keeps only what the command line gives.
+@dataclass(frozen=True)
+class Flags:
+    """The flags of one command line, by name; read-only.
 
-    Raises UserError instead of printing a usage text.
+    Settings that were left out are not in `explicit`: a script that reads them from a model file
+    can thus distinguish a flag that contradicts the file from a default.
+    """
+
+    explicit: Mapping[str, Any]
+
+    def explicit_settings(self, kind: type) -> dict[str, Any]:
+        """The fields of this settings dataclass that the command line sets."""
+        names = {field.name for field in dataclasses.fields(kind)}
+        return {name: value for name, value in self.explicit.items() if name in names}
+
+    def settings(self, kind: type[Settings]) -> Settings:
+        """The settings of this dataclass; raises UserError for invalid ones."""
+        return kind(**self.explicit_settings(kind))
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser with one flag for each field of some settings dataclasses, by default Config.
+
+    Raises UserError for a bad command line instead of printing a usage text.
     """
 
     def __init__(self, description: str | None, *settings: type) -> None:
@@ -61,13 +85,21 @@ class Parser(argparse.ArgumentParser):
             help=setting.metadata["help"] + stated,
         )
 
+    def parse(self, argv: list[str] | None = None) -> Flags:
+        """Read a command line, by default the process's own."""
+        explicit = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in vars(self.parse_args(argv)).items()
+        }
+        return Flags(MappingProxyType(explicit))
+
     def add_model_path(self) -> None:
         """Add --model_path, for a script that tests a trained model."""
         self.groups["machine"].add_argument(
             "--model_path",
             type=path,
             metavar="FILE",
-            help="model file, pruned or not, which brings its own settings, or a bare state dict"
+            help="model file, pruned or not, which contains its settings, or a bare state dict"
             " (default: the file that train_prune.py wrote with the same flags)",
         )
 

@@ -16,24 +16,31 @@ from utils.settings.fields import (
     POSITIVE,
     Range,
     check_values,
+    identifying_settings,
     none_or_text,
     path,
     setting,
 )
 from utils.settings.names import RunFiles, file_name
 
-LABELS = {"arch": "model"}  # in names and logs, where it is not the flag's
-NAMED_ALWAYS = ("data", "arch", "optimizer", "constraint")  # in names, defaults or not
+LABELS = {"arch": "model"}  # settings whose label in names and logs is not the flag's name
+NAMED_ALWAYS = ("data", "arch", "optimizer", "constraint")  # in names even at their defaults
 DEFAULT_LR = {"SFW": 1.0, "SGD": 0.1}
 # Names leave this learning rate out for every optimizer: it was the default of both when runs were
 # first named, and those runs are still to be found.
 UNNAMED_LR = 1.0
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"  # wherever the scripts are started
 
+MODE_HELP = (
+    "how --tau sets the size of a region. initialization: its L2 diameter is 2 tau times the"
+    " tensor's mean L2 norm at initialization; diameter: its L2 diameter is tau; radius: its radius"
+    " is tau; None: there is no region, as with --constraint unconstraints"
+)
+
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of a run. Raises UserError when a value, or two together, make no sense."""
+    """All settings of a run. Raises UserError for an invalid value or combination of values."""
 
     # fmt: off
     data: str = setting("cifar10", "data", "data set", choices=DATASETS)
@@ -48,7 +55,7 @@ class Config:
         128, "training", "images in a training step", type=int, allowed=COUNT)
     test_batchsize: int = setting(
         128, "training", "images in a batch when testing", type=int, allowed=COUNT,
-        changes_weights=False)
+        identifies_run=False)
     epoch_num: int = setting(180, "training", "number of epochs", type=int, allowed=COUNT)
     lr: float | None = setting(
         None, "training", "learning rate, for SFW at most 1 (default: 1 for SFW, 0.1 for SGD)",
@@ -59,22 +66,22 @@ class Config:
         " leaves it, cosine and linear lower it to 0 with every step",
         choices=LR_SCHEMES)
     momentum: float = setting(
-        0.9, "training", "weight of the past in the averaged gradient", type=float,
+        0.9, "training", "momentum of the buffer m, given a gradient g: SFW averages,"
+        " m = momentum m + (1 - momentum) g; SGD sums, m = momentum m + g", type=float,
         allowed=Range(0, 1, excluded=(1,)))
     weight_decay: float = setting(
-        0.0, "training", "this times the weights is added to the gradient (L2)", type=float,
+        0.0, "training", "multiple of the weights that is added to the gradient (L2)", type=float,
         allowed=Range(0, 1e9))
     k_sparseness: int = setting(
-        10, "method", "K of the K-sparse polytope is at least this", type=int, allowed=COUNT)
+        10, "method", "least K of the K-sparse polytope: a tensor of n entries has"
+        " K = min(max(k_sparseness, floor(k_frac n)), n)", type=int, allowed=COUNT)
     k_frac: float = setting(
-        0.05, "method", "K as a fraction of a tensor's entries", type=float,
+        0.05, "method", "K as a fraction of a tensor's n entries; see --k_sparseness", type=float,
         allowed=Range(0, 1, excluded=(0,)))
     tau: float = setting(
-        15.0, "method", "size of the region, read as --mode says", type=float, allowed=POSITIVE)
+        15.0, "method", "size of the region, in the sense of --mode", type=float, allowed=POSITIVE)
     mode: str | None = setting(
-        "initialization", "method", "tau is the region's L2 diameter, its radius, or half its"
-        " diameter in units of the tensor's mean L2 norm at initialization; None goes with"
-        " --constraint unconstraints", type=none_or_text, choices=MODES)
+        "initialization", "method", MODE_HELP, type=none_or_text, choices=MODES)
     rescale: str | None = setting(
         "gradient", "method", "SFW's step is lr times ||m|| / ||theta - v|| (gradient),"
         " 1 / diameter, or 1 (None)", type=none_or_text, choices=RESCALES)
@@ -83,32 +90,31 @@ class Config:
         type=int, choices=(1, 3))
     gpu: int = setting(
         -1, "machine", "CUDA device to run on; -1 is the CPU", type=int,
-        allowed=Range(-1, LARGEST_INT), changes_weights=False)
+        allowed=Range(-1, LARGEST_INT), identifies_run=False)
     precision: str = setting(
         "fp32", "machine", "arithmetic of the network; bf16 is automatic mixed precision",
         choices=("fp32", "bf16"))
     compile: bool = setting(
-        False, "machine", "compile the network, and on a GPU capture each step in a CUDA graph:"
-        " about a minute more at the start, faster steps",
-        type=bool, choices=(False, True), changes_weights=False)
+        False, "machine", "compile the network: the start takes longer, and steps are faster",
+        type=bool, choices=(False, True), identifies_run=False)
     resume: str = setting(
-        "auto", "machine", "auto goes on where a run of these settings was stopped, and trains no"
+        "auto", "machine", "auto continues a stopped run of the same settings, and does not train a"
         " finished model again; never starts over", choices=("auto", "never"),
-        changes_weights=False)
+        identifies_run=False)
     seed: int = setting(
         0, "training", "seed of the initial weights, batches and augmentation", type=int,
         allowed=Range(0, LARGEST_INT))
     data_dir: Path = setting(
         DATA_FOLDER, "data", "folder that holds NAME.npz or the data set as torchvision keeps it;"
-        " what is missing is downloaded there", type=path, changes_weights=False)
+        " what is missing is downloaded there", type=path, identifies_run=False)
     output_dir: Path = setting(
         Path("."), "machine", "folder for saved_logs/ and saved_models/", type=path,
-        changes_weights=False)
+        identifies_run=False)
     sfw_init_iters: int = setting(
         390, "method", "iterations of SFW-Init", type=int, allowed=COUNT)
     sfw_init: int = setting(
-        0, "method", "1 is SFW-Init: it learns a scale of each tensor's initial weights", type=int,
-        choices=(0, 1))
+        0, "method", "1 runs SFW-Init, which learns a scale for the initial values of each tensor",
+        type=int, choices=(0, 1))
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -132,27 +138,28 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        """A file name for the run: no two settings that train different weights share one.
+        """A file name for the run; runs that train different weights have different names.
 
-        It spells out what is not the default, so that settings added later change no name, and
-        has at most 184 bytes: a very long one is cut and ends in a checksum of the whole.
+        It spells out the settings that are not at their defaults, so that a setting added later
+        changes no existing name. It has at most 184 bytes; see `file_name`.
         """
-        parts = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            spelled_out = field.name in NAMED_ALWAYS or value != default_of(field, self.data)
-            if field.metadata["changes_weights"] and spelled_out:
-                parts[LABELS.get(field.name, field.name)] = value
-        return file_name(parts)
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        return file_name(
+            {
+                LABELS.get(name, name): value
+                for name, value in identifying_settings(self).items()
+                if name in NAMED_ALWAYS or value != default_of(fields[name], self.data)
+            }
+        )
 
     @property
     def num_classes(self) -> int:
-        """How many classes the data set has."""
+        """The number of classes of the data set."""
         return DATASETS[self.data].classes
 
     @property
     def image_size(self) -> int:
-        """The side, in pixels, of the images that the network sees."""
+        """The height and width, in pixels, of the network's input images."""
         info = DATASETS[self.data]
         return ARCHITECTURES[self.arch].image_size or info.input_side or info.side
 
@@ -161,13 +168,8 @@ class Config:
         return RunFiles(self.output_dir, self.run_name)
 
     def load_dataset(self) -> Dataset:
-        """The run's data; raises UserError as `utils.datasets.load_dataset` does."""
+        """Load the run's data set; raises UserError as `utils.datasets.load_dataset` does."""
         return load_dataset(self.data, self.data_dir, self.color_channel, self.image_size)
-
-    def changing_weights(self) -> dict[str, Any]:
-        """The settings, by name, that change the trained weights."""
-        fields = dataclasses.fields(self)
-        return {f.name: getattr(self, f.name) for f in fields if f.metadata["changes_weights"]}
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain types, for a model file: all but the folders of this machine."""

@@ -1,4 +1,4 @@
-"""How one setting is declared: its flag, its help text, and the values that it may have."""
+"""How one setting is declared: its flag, its help text and the values that it accepts."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ LARGEST_INT = 2**31 - 1
 
 @dataclass(frozen=True)
 class Range:
-    """The values that a number may take; `excluded` ends are not among them."""
+    """The numbers from `low` to `high`; an end in `excluded` is not accepted."""
 
     low: float
     high: float
@@ -44,19 +44,24 @@ def setting(
     type: Callable[[str], Any] = str,
     choices: Iterable[Any] | None = None,
     allowed: Range | None = None,
-    changes_weights: bool = True,
+    identifies_run: bool = True,
     several: bool = False,
 ) -> Any:
-    """A field of a settings dataclass; the command line has a flag of the same name.
+    """A field of a settings dataclass, and the command-line flag of the same name.
 
-    `group` is the section of --help that lists it. A value must be one of `choices`, or within
-    `allowed`; with `several`, the value is a tuple of these. `changes_weights` says that runs which
-    differ in this setting alone have different results, so that its value is part of their name.
+    `group` is the section of --help that lists the flag. A value must be one of `choices`, or lie
+    within `allowed`; with `several`, the field is a tuple of such values. `identifies_run` is True
+    for a setting that affects the results: its value is then part of the run's name.
     """
     metadata = {
-        "group": group, "help": help, "type": type, "allowed": allowed, "several": several,
-        "choices": None if choices is None else tuple(choices), "changes_weights": changes_weights,
-    }  # fmt: skip
+        "group": group,
+        "help": help,
+        "type": type,
+        "allowed": allowed,
+        "several": several,
+        "choices": None if choices is None else tuple(choices),
+        "identifies_run": identifies_run,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -79,8 +84,14 @@ def path(text: str) -> Path:
     return Path(expanded)
 
 
+def identifying_settings(settings: Any) -> dict[str, Any]:
+    """The fields of a settings dataclass, by name, that affect the results of a run."""
+    fields = dataclasses.fields(settings)
+    return {f.name: getattr(settings, f.name) for f in fields if f.metadata["identifies_run"]}
+
+
 def check_values(settings: Any) -> None:
-    """Raise UserError unless every field of a settings dataclass has a value it may have."""
+    """Raise UserError unless every field of a settings dataclass has an accepted value."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         for one in value if field.metadata["several"] else [value]:

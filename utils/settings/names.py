@@ -1,38 +1,49 @@
-"""How settings are spelled in names, logs and messages, and where the files of a run lie."""
+"""How settings are written in names, logs and messages, and the paths of a run's files."""
 
-import glob
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TEST_SUFFIXES = (".log", ".csv", ".png")  # of what a test script writes: text, table, picture
+TEST_SUFFIXES = (".log", ".csv", ".png")  # a test script writes a text log, a table and a picture
 
 
 def file_name(parts: dict[str, Any], start: str | None = None) -> str:
-    """A name that spells out `parts`; a long one is cut and has a checksum of the whole.
+    """A name of at most 184 bytes made of LABEL=VALUE parts, after the name `start` if any.
 
-    `start`, another name, comes before them, and is then what is cut.
+    A longer one is cut, and gets a checksum of the full name. With `start`, only that is cut: the
+    parts stay complete.
     """
     spelled = [f"{label}={plain(value)}" for label, value in parts.items()]
     name = "_".join(spelled if start is None else [start, *spelled])
     if len(name.encode()) > 184:
         end = "" if start is None else "_".join(["", *spelled])
-        kept = name.encode()[: 160 - len(end)].decode(errors="ignore")
-        name = f"{kept}_sha256={hashlib.sha256(name.encode()).hexdigest()[:16]}{end}"
+        beginning = name.encode()[: 160 - len(end)].decode(errors="ignore")
+        name = f"{beginning}_sha256={hashlib.sha256(name.encode()).hexdigest()[:16]}{end}"
     return name
 
 
 def plain(value: Any) -> str:
-    """A setting's value in the fewest characters that tell it from every other."""
+    """A setting's value as text: short, but different for different values."""
     if isinstance(value, float) and float(f"{value:g}") == value:
-        return f"{value + 0.0:g}"  # -0 is 0
+        return f"{value + 0.0:g}"  # -0.0 is written as 0
     return str(value)
+
+
+def results_line(**files: Path) -> str:
+    """The line that ends a script's output: the folders of these files, and their names.
+
+    `results_line(picture=Path("logs/a.png"))` is "Results: logs/ (picture: a.png)".
+    """
+    folders: dict[Path, list[str]] = {}
+    for what, path in files.items():
+        folders.setdefault(path.parent, []).append(f"{what}: {path.name}")
+    return "Results: " + ", ".join(f"{f}/ ({', '.join(names)})" for f, names in folders.items())
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Every path of the run called `run` below `output_dir` is built here."""
+    """The paths of all files of the run called `run`, which lie below `output_dir`."""
 
     output_dir: Path
     run: str
@@ -68,7 +79,7 @@ class RunFiles:
         return self._log("layer_sparsity", suffix)
 
     def pruned(self, sparsity: str) -> Path:
-        """`sparsity` may be a pattern."""
+        """The model pruned to `sparsity`."""
         return self.output_dir / "saved_models" / f"{self.run}_sparsity={sparsity}.safetensors"
 
     def weight_distribution(self, suffix: str) -> Path:
@@ -76,15 +87,6 @@ class RunFiles:
 
     def comparison(self, suffix: str) -> Path:
         return self._log("comparison", suffix)
-
-    def existing(self) -> list[Path]:
-        """The files that this run has so far, in the order of the three scripts."""
-        paths = [self.model, self.train_log, self.scales_plot]
-        for test in (self.prune_test, self.layer_sparsity, self.weight_distribution):
-            paths += [test(suffix) for suffix in TEST_SUFFIXES]
-        pruned = self.pruned("*")
-        paths += sorted(pruned.parent.glob(glob.escape(pruned.name).replace("[*]", "*")))
-        return [path for path in paths if path.is_file()]
 
     def _log(self, folder: str, suffix: str) -> Path:
         return self.output_dir / "saved_logs" / folder / f"{self.run}{suffix}"

@@ -14,6 +14,7 @@ from utils.outputs.logs import TextLog
 from utils.outputs.model_file import DamagedFileError, model_contents, read_contents, write_contents
 from utils.process.errors import UserError, warn
 from utils.settings.config import Config
+from utils.settings.fields import identifying_settings
 from utils.settings.names import plain
 
 FORMAT = 1
@@ -129,7 +130,7 @@ class ResumeFile:
             raise UserError(
                 f"{path}: is of a newer version of this program; use that, or {WAY_OUT}"
             )
-        for name, ours in self.config.changing_weights().items():
+        for name, ours in identifying_settings(self.config).items():
             theirs = saved["config"].get(name, ours)
             if theirs != ours:
                 raise UserError(

@@ -34,8 +34,9 @@ class TrainingStep:
     ) -> None:
         device = batches.images.device
         self.train_on, self.batches, self.optimizer = train_on, batches, optimizer
-        self.sizes = [len(part) for part in torch.arange(len(batches.images)).split(
-            batches.batch_size)]  # fmt: skip
+        self.sizes = [
+            len(part) for part in torch.arange(len(batches.images)).split(batches.batch_size)
+        ]
         self.order = torch.empty(len(batches.images), dtype=torch.int64, device=device)
         self.places = torch.arange(batches.batch_size, device=device)
         self.next = torch.zeros((), dtype=torch.int64, device=device)  # the step's number

@@ -55,9 +55,22 @@ def check_step(cuda_step, steps):
 def test_steps_are_the_plain_ones_whatever_the_tensors():
     generator = torch.Generator().manual_seed(0)
     shapes = [
-        (1,), (2,), (3,), (63,), (10,), (2, 31), (33, 41), (5, 3, 3, 3), (4, 7, 2, 3), (6, 5, 4),
-        (2, 3, 2, 3, 2), (BLOCK,), (BLOCK + 1,), (3, 50, 8, 8), (20, 9, 5, 5),
-    ]  # fmt: skip
+        (1,),
+        (2,),
+        (3,),
+        (63,),
+        (10,),
+        (2, 31),
+        (33, 41),
+        (5, 3, 3, 3),
+        (4, 7, 2, 3),
+        (6, 5, 4),
+        (2, 3, 2, 3, 2),
+        (BLOCK,),
+        (BLOCK + 1,),
+        (3, 50, 8, 8),
+        (20, 9, 5, 5),
+    ]
     groups = [
         group_of("gradient"),
         group_of("diameter", lr=torch.tensor(0.9), momentum=0.3, weight_decay=0.1),

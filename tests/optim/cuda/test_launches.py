@@ -19,9 +19,18 @@ step = pytest.importorskip("optim.cuda.step")
 CudaStep = step.CudaStep
 
 STEP = [
-    "advance", "select", "refine", "select", "refine", "select", "count_ties", "limit_ties",
-    "measure", "set_alpha", "move",
-]  # fmt: skip
+    "advance",
+    "select",
+    "refine",
+    "select",
+    "refine",
+    "select",
+    "count_ties",
+    "limit_ties",
+    "measure",
+    "set_alpha",
+    "move",
+]
 
 
 @pytest.fixture

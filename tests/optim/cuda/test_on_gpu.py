@@ -19,9 +19,7 @@ def train(fused, rescale, steps=3, device="cuda"):
     make_feasible(model, regions)
     model = model.to(device, memory_format=torch.channels_last)
     # With this momentum and these gradients sums are exact, so that both steps see the same ties.
-    optimizer = SFW(
-        model.parameters(), regions, lr=0.3, momentum=0.5, rescale=rescale, fused=fused
-    )
+    optimizer = SFW(model.parameters(), regions, lr=0.3, momentum=0.5, rescale=rescale, fused=fused)
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         for p in model.parameters():

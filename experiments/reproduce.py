@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Run the paper's main comparison, and draw accuracy against sparsity for all of its methods.
+
+Trains ResNet18 and VGG16 on CIFAR-10 with SGD, with SFW and with SFW after SFW-Init, prunes each at
+19 ratios, and compares the results as test_prune.py --compare does. It takes the flags of
+train_prune.py, except those in which the methods differ, and those of test_prune.py. Results that
+exist are kept, so that the same command continues where it was stopped.
+"""
+
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from models import ARCHITECTURES
+from test_prune import test
+from train_prune import train
+from utils.outputs.model_file import new_model
+from utils.outputs.trained_model import load_trained
+from utils.process.errors import UserError, exit_status
+from utils.prune.comparison import compare
+from utils.prune.config import PruneConfig
+from utils.prune.correction import build_correction
+from utils.prune.report import result_files
+from utils.settings.cli import Flags, Parser
+from utils.settings.config import Config
+
+METHODS: dict[str, dict[str, Any]] = {
+    # Usual for these networks and data (He et al., CVPR 2016): divided by 10 after 1/3 and 2/3.
+    "SGD": dict(
+        optimizer="SGD",
+        constraint="unconstraints",
+        mode=None,
+        lr=0.1,
+        weight_decay=5e-4,
+        lr_scheme="decrease_3",
+    ),
+    "SFW": dict(),
+    "SFW with SFW-Init": dict(sfw_init=1),
+}
+
+
+def reproduce(flags: Flags) -> None:
+    """Train and test every run that has no results yet, and compare the results of all."""
+    common, prune = flags.explicit_settings(Config), flags.settings(PruneConfig)
+    if varied := sorted({"arch", "seed"}.union(*METHODS.values()) & common.keys()):
+        raise UserError(f"--{varied[0]}: varies in this comparison; leave this flag out")
+    runs = product(*(flags.explicit[name] for name in ("archs", "methods", "seeds")))
+    configs = [Config(**common, **METHODS[m], arch=arch, seed=seed) for arch, m, seed in runs]
+    if prune.correction:  # the test would refuse a correction only after hours of training
+        for config in {config.arch: config for config in configs}.values():
+            build_correction(prune, new_model(config), config.load_dataset(), config)
+    for config in configs:
+        print(f"\n== {config.run_name} ==", flush=True)
+        train(config)  # does nothing if the model is trained already
+        trained = load_trained(config)
+        results = result_files(trained, prune)
+        if config.resume == "never" or not all(path.is_file() for path in results):
+            test(trained, prune)
+    tables = [prune.files(config.files).prune_test(".csv") for config in configs]
+    compare(tables, configs[0].output_dir)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(__doc__, Config, PruneConfig)
+    group = parser.add_argument_group("comparison")
+    lists = {"archs": (ARCHITECTURES, ["ResNet18", "VGG16"]), "methods": (METHODS, list(METHODS))}
+    for name, (choices, default) in lists.items():
+        text = f"of {', '.join(choices)} (default: {', '.join(default)})"
+        group.add_argument(
+            f"--{name}", nargs="+", choices=choices, default=default, metavar="NAME", help=text
+        )
+    text = "seeds of the runs of each method (default: 0)"
+    group.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help=text)
+    return exit_status(lambda: reproduce(parser.parse(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Models loaded for a test: settings come from the file; unknown ones are not invented."""
+
+import pytest
+import torch
+
+from utils.outputs.logs import configuration_line
+from utils.outputs.model_file import model_contents, new_model, write_contents, write_pruned
+from utils.outputs.trained_model import load_model_file, load_trained
+from utils.process.errors import UserError
+from utils.settings.config import Config
+
+MLP = {"data": "digits", "arch": "Mlp"}
+SGD = Config(**MLP, optimizer="SGD", constraint="unconstraints", lr=0.1, mode=None, seed=3)
+
+
+def write_model(path, config):
+    write_contents(path, model_contents(new_model(config), config, 1, {}))
+
+
+@pytest.fixture
+def bare(tmp_path):
+    path = tmp_path / "authors.pt"
+    torch.save(new_model(Config(**MLP)).state_dict(), path)
+    return path
+
+
+def test_flags_that_agree_with_the_file_are_accepted(tmp_path):
+    """Each of these flags alone would be invalid beside the defaults of the others."""
+    write_model(tmp_path / "a.pt", SGD)
+    for flag in ({"constraint": "unconstraints"}, {"mode": None}, {"seed": 3}, {}):
+        trained = load_model_file(tmp_path / "a.pt", flag | {"output_dir": tmp_path})
+        assert trained.known_settings() == load_model_file(tmp_path / "a.pt", {}).known_settings()
+        assert (trained.config.optimizer, trained.config.output_dir) == ("SGD", tmp_path)
+        assert trained.files.run == SGD.run_name and not trained.unknown
+
+
+@pytest.mark.parametrize(("flag", "value", "stored"), [("lr", 1.0, "0.1"), ("seed", 0, "3")])
+def test_a_flag_that_contradicts_the_file_is_refused_though_it_is_the_default(
+    flag, value, stored, tmp_path
+):
+    write_model(tmp_path / "a.pt", SGD)
+    message = rf"--{flag} {value:g}: .*a.pt was trained with {stored}"
+    with pytest.raises(UserError, match=message):
+        load_model_file(tmp_path / "a.pt", {flag: value})
+
+
+def test_a_bare_state_dict_has_no_settings_but_those_that_the_user_gave(bare):
+    trained = load_model_file(bare, MLP | {"lr": 0.3, "test_batchsize": 50})
+    assert trained.known_settings() == MLP | {"lr": 0.3, "color_channel": 1}
+    assert configuration_line(trained.config, trained.unknown) == (
+        "Configuration Data: digits Model: Mlp Test_Batchsize: 50 Lr: 0.3 Color_Channel: 1 Gpu: -1"
+        " Precision: fp32 Training_Settings: unknown"
+    )
+
+
+def test_a_pruned_bare_state_dict_has_no_settings_either(bare, tmp_path):
+    trained = load_model_file(bare, MLP)
+    path = tmp_path / "pruned.safetensors"
+    write_pruned(path, trained.model, trained.config, {"sparsity": 0.5}, trained.unknown)
+    pruned = load_model_file(path, {})
+    assert pruned.known_settings() == MLP | {"color_channel": 1}
+    assert pruned.pruned_before == {"sparsity": 0.5}
+    given = load_model_file(path, {"seed": 7})  # contradicts nothing
+    assert given.known_settings() == MLP | {"color_channel": 1, "seed": 7}
+    with pytest.raises(UserError, match=r"--data mnist: .* was trained with digits"):
+        load_model_file(path, {"data": "mnist"})
+
+
+def test_a_bare_state_dict_does_not_pass_for_a_run(bare, tmp_path):
+    config = Config(**MLP, output_dir=tmp_path)
+    config.files.model.parent.mkdir()
+    bare.rename(config.files.model)
+    with pytest.raises(UserError, match=r"was not written by train_prune.py; .* --model_path"):
+        load_trained(config)
+    assert load_model_file(config.files.model, MLP).unknown
+
+
+def test_settings_added_later_have_their_defaults(tmp_path):
+    config = Config(**MLP, output_dir=tmp_path)
+    contents = model_contents(new_model(config), config, 1, {})
+    del contents["config"]["sfw_init_iters"]
+    write_contents(config.files.model, contents)
+    assert load_trained(config).config == config

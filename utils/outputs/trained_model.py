@@ -1,0 +1,181 @@
+"""Trained models, loaded for a test together with the settings they were trained with."""
+
+import dataclasses
+import hashlib
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from utils.outputs.model_file import new_model, read_contents
+from utils.process.errors import UserError
+from utils.settings.cli import Flags
+from utils.settings.config import Config
+from utils.settings.fields import identifying_settings
+from utils.settings.names import RunFiles, file_name, plain
+
+ADVICE = "give another --model_path, or train it again with --resume never"
+
+# The settings that are known even of a bare state dict, since they do not concern the training
+# alone.
+ALWAYS_KNOWN = {"data", "arch", "color_channel", "test_batchsize", "gpu", "data_dir", "output_dir"}
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model, the settings to test it with, and the paths of the results.
+
+    `unknown` names the settings of the training that neither the model's file nor the command line
+    states. In `config` these are at their defaults, which must not be reported.
+    """
+
+    model: nn.Module
+    config: Config
+    files: RunFiles
+    source: str  # the name of the model's file
+    unknown: frozenset[str] = frozenset()
+    pruned_before: dict[str, Any] | None = None  # how, if the file holds a pruned model
+
+    def known_settings(self) -> dict[str, Any]:
+        """The settings that identify the training run, as far as they are known."""
+        settings = identifying_settings(self.config)
+        return {name: value for name, value in settings.items() if name not in self.unknown}
+
+
+def load_chosen(flags: Flags) -> TrainedModel:
+    """The model at --model_path, or else the one that was trained with the same flags."""
+    if "model_path" in flags.explicit:
+        return load_model_file(flags.explicit["model_path"], flags.explicit_settings(Config))
+    return load_trained(flags.settings(Config))
+
+
+def load_trained(config: Config) -> TrainedModel:
+    """The model that train_prune.py saved for these settings.
+
+    Raises UserError when there is none, or when its file holds something else.
+    """
+    path = config.files.model
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such model; train it first, with train_prune.py and the same flags,"
+            " or give --model_path"
+        )
+    trained = load_model_file(path, vars(config))
+    if trained.files != config.files:
+        raise UserError(
+            f"{path}: was not written by train_prune.py; to test it, give it as --model_path"
+        )
+    return trained
+
+
+def load_model_file(path: Path, explicit: Mapping[str, Any]) -> TrainedModel:
+    """The model in this file: a trained one, a pruned one, or a bare state dict.
+
+    `explicit` has the settings of Config that the user gave. Those that identify the run must agree
+    with the settings in the file. Raises UserError for a file that cannot be used.
+    """
+    contents, digest = read_contents(path, ADVICE)
+    if contents.get("config") is None:
+        return _bare_state_dict(path, contents, digest, explicit)
+    if contents.get("pruning") is None:
+        return _dense_model(path, contents, explicit)
+    return _pruned_model(path, contents, digest, explicit)
+
+
+def load_pruned(path: str | Path) -> nn.Module:
+    """The network that test_prune.py --save_pruned wrote to `path`, on the CPU, in evaluation mode.
+
+    Its `state_dict()` is an ordinary dense one. Raises UserError when the file is missing or
+    damaged.
+    """
+    return load_model_file(Path(path), {}).model.eval()
+
+
+def _dense_model(path: Path, contents: dict[str, Any], explicit: Mapping[str, Any]) -> TrainedModel:
+    """A model with its settings, whose results are named after these."""
+    config = _config_in_file(path, contents["config"], explicit)
+    return TrainedModel(_network(path, contents, config), config, config.files, path.name)
+
+
+def _pruned_model(
+    path: Path, contents: dict[str, Any], digest: "hashlib._Hash", explicit: Mapping[str, Any]
+) -> TrainedModel:
+    """A pruned model. If it was a bare state dict before, some of its settings are unknown."""
+    pruning, stored = contents["pruning"], contents["config"]
+    if not isinstance(pruning, dict):
+        raise UserError(f"{path}: does not state how it was pruned; save it again")
+    complete = contents.get("training_known", True)
+    config = _config_in_file(path, stored, explicit, complete)
+    files = _files_named_after(path, digest, config)
+    unknown = frozenset() if complete else _unknown(stored.keys() | explicit.keys())
+    return TrainedModel(
+        _network(path, contents, config), config, files, path.name, unknown, pruning
+    )
+
+
+def _bare_state_dict(
+    path: Path, contents: dict[str, Any], digest: "hashlib._Hash", explicit: Mapping[str, Any]
+) -> TrainedModel:
+    """A model without settings: the flags, which must fit its tensors, say what it is."""
+    config = Config(**explicit)
+    files = _files_named_after(path, digest, config)
+    model = _network(path, contents, config)
+    return TrainedModel(model, config, files, path.name, _unknown(explicit.keys()))
+
+
+def _unknown(stated: Collection[str]) -> frozenset[str]:
+    return frozenset(f.name for f in dataclasses.fields(Config)) - ALWAYS_KNOWN - set(stated)
+
+
+def _files_named_after(path: Path, digest: "hashlib._Hash", config: Config) -> RunFiles:
+    """The paths of results, named after a model file, its bytes and the settings."""
+    digest.update(config.run_name.encode())
+    stem = path.stem.encode(errors="replace").decode()  # bytes that are no text become "?"
+    return RunFiles(config.output_dir, file_name({"sha256": digest.hexdigest()[:16]}, stem))
+
+
+def _network(path: Path, contents: dict[str, Any], config: Config) -> nn.Module:
+    """The network of these settings with the weights of a model file or a bare state dict."""
+    model, state = new_model(config), contents.get("state_dict", contents)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            if any(values.is_complex() or values.is_sparse for values in state.values()):
+                raise TypeError("load_state_dict would convert them with a mere warning")
+            model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError):
+        raise UserError(
+            f"{path}: holds other tensors than {config.arch} for {config.data} has; give the"
+            " --arch, --data and --color_channel it was trained with"
+        ) from None
+    return model
+
+
+def _config_in_file(
+    path: Path, stored: Any, explicit: Mapping[str, Any], complete: bool = True
+) -> Config:
+    """The settings to test a model with: those stored in its file, and the others in `explicit`.
+
+    If the file is `complete`, a setting that identifies the run and is missing was added to this
+    program later, and has its default. Otherwise it is unknown.
+    """
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    if not isinstance(stored, dict) or not {"data", "arch"} <= stored.keys() <= fields.keys():
+        raise UserError(f"{path}: its settings are not of this version; train it again")
+    names = [n for n, field in fields.items() if field.metadata["identifies_run"]]
+    if not complete:
+        names = [name for name in names if name in stored]
+    try:
+        config = Config(**{name: stored[name] for name in names if name in stored})
+    except UserError as error:
+        raise UserError(f"{path}: holds invalid settings ({error}); train it again") from None
+    settings = {name: getattr(config, name) for name in names}
+    for name in names:
+        if name in explicit and explicit[name] != settings[name]:
+            raise UserError(
+                f"--{name} {plain(explicit[name])}: {path} was trained with"
+                f" {plain(settings[name])}; give that, or the path of another model"
+            )
+    return Config(**dict(explicit) | settings)

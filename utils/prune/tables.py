@@ -1,0 +1,137 @@
+"""The tables of test_prune.py, and the settings beside each, from which runs are compared."""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.outputs.logs import write_csv
+from utils.outputs.trained_model import TrainedModel
+from utils.process.errors import UserError
+from utils.process.writing import atomic_write
+from utils.prune.config import CORRECTIONS, PruneConfig
+from utils.settings.config import Config
+from utils.settings.fields import identifying_settings
+from utils.settings.names import RunFiles
+
+# The ratios that a comparison prints. Every table has them.
+SHOWN = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
+
+
+@dataclass(frozen=True)
+class PrunedResult:
+    """A network pruned at one ratio; accuracies are in percent."""
+
+    ratio: float
+    remaining: int  # of the entries that were ranked
+    count: int  # of these entries before pruning
+    zeros: dict[str, int]  # by parameter
+    accuracy: float
+    accuracy_after_correction: float | None = None
+    size: int | None = None  # of the file of the pruned network, in bytes
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """The settings that identify the run that a table belongs to.
+
+    Unless `training_known`, `training` has those alone that are known; see TrainedModel.
+    """
+
+    model_file: str
+    training_known: bool
+    training: dict[str, Any]
+    pruned_before: dict[str, Any] | None
+    pruning: dict[str, Any]
+
+
+def write_settings(trained: TrainedModel, prune: PruneConfig, files: RunFiles) -> None:
+    """Write the settings that identify the run to a JSON file, which `read_settings` reads."""
+    settings = TableSettings(
+        trained.source,
+        not trained.unknown,
+        trained.known_settings(),
+        trained.pruned_before,
+        identifying_settings(prune),
+    )
+    with atomic_write(files.prune_test(".json")) as file:
+        file.write(json.dumps(dataclasses.asdict(settings), indent=1) + "\n")
+
+
+def write_tables(
+    prune: PruneConfig, results: Sequence[PrunedResult], entries: dict[str, int], files: RunFiles
+) -> None:
+    """Write two CSV files: accuracies by ratio, and numbers of zeros by ratio and parameter."""
+    rows = []
+    for r in results:
+        row = {
+            "sparsity": r.ratio,
+            "remaining": r.remaining,
+            "parameters": r.count,
+            "accuracy": round(r.accuracy, 4),
+        }
+        if prune.correction:
+            row[prune.correction_column] = round(r.accuracy_after_correction, 4)
+        if prune.save_pruned:
+            row["file_bytes"] = r.size
+        rows.append(row)
+    write_csv(files.prune_test(".csv"), list(rows[0]), [list(row.values()) for row in rows])
+    layers = [
+        (r.ratio, name, count, r.zeros[name], r.zeros[name] / count)
+        for r in results
+        for name, count in entries.items()
+    ]
+    header = ("sparsity", "parameter", "entries", "zeros", "fraction")
+    write_csv(files.layer_sparsity(".csv"), header, layers)
+
+
+def read_accuracies(table: Path) -> dict[str, dict[float, float]]:
+    """The accuracies in a table of test_prune.py, by column and ratio.
+
+    Raises UserError for a file that is not such a table.
+    """
+    try:
+        rows = list(csv.DictReader(table.read_text().splitlines()))
+        columns = [name for name in ("accuracy", *CORRECTIONS.values()) if name in rows[0]]
+        accuracies = {n: {float(row["sparsity"]): float(row[n]) for row in rows} for n in columns}
+        complete = all(ratio in accuracies["accuracy"] for ratio in SHOWN)
+        if not complete or not all(0 <= a <= 100 for c in accuracies.values() for a in c.values()):
+            raise ValueError
+    except OSError as error:
+        raise UserError(f"{table}: cannot be read ({error.strerror}); name another table") from None
+    except (ValueError, TypeError, KeyError, IndexError, csv.Error):
+        raise UserError(
+            f"{table}: is no table of accuracies that test_prune.py wrote to"
+            " saved_logs/SFW_prune_test/; name one"
+        ) from None
+    return accuracies
+
+
+def read_settings(table: Path) -> TableSettings:
+    """The settings that test_prune.py wrote beside this table.
+
+    Raises UserError if there are none, as beside the tables of older versions, or invalid ones.
+    """
+    path, advice = table.with_suffix(".json"), "run test_prune.py again with the flags of that run"
+    try:
+        stored = TableSettings(**json.loads(path.read_text()))
+        training = identifying_settings(Config(**stored.training))
+        if not {"data", "arch"} <= stored.training.keys():
+            raise KeyError("every run has these")
+        if not stored.training_known:
+            training = {name: training[name] for name in stored.training}
+        pruning = identifying_settings(PruneConfig(**stored.pruning))
+        before = stored.pruned_before and dict(stored.pruned_before)
+        return dataclasses.replace(stored, training=training, pruning=pruning, pruned_before=before)
+    except FileNotFoundError:
+        problem = f"{table}: has no {path.name} beside it, and so its settings are unknown"
+    except OSError as error:
+        problem = f"{path}: cannot be read ({error.strerror})"
+    except UserError as error:
+        problem = f"{path}: holds invalid settings ({error})"
+    except (ValueError, TypeError, KeyError):  # of another structure
+        problem = f"{path}: does not hold the settings of a run"
+    raise UserError(f"{problem}; {advice}")
