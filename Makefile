@@ -27,7 +27,7 @@ demo: $(VENV)/installed  ## train a small network, prune it at 19 ratios, draw t
 test: $(VENV)/installed-dev  ## lint, then run the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 bench: $(VENV)/installed  ## time steps and training against their peers, about eight minutes
 	@$(BIN)/python benchmarks/optimizer_step.py

@@ -296,8 +296,11 @@ def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_old_model(quick, tra
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("utils.process.writing.os.fsync", full)
+    waits = []
+    monkeypatch.setattr("utils.train.run.time.sleep", waits.append)
     result = quick("train_prune.py", *DIGITS, "--output_dir", trained, "--resume", "never")
-    assert_failed(result, "No space left on device", warnings=6)
+    assert sum(waits) == pytest.approx(3600, rel=0.01)
+    assert_failed(result, "No space left on device", warnings=7)
     assert path.read_bytes() == before
     assert not list(trained.rglob("*.tmp"))
 

@@ -217,7 +217,7 @@ def test_a_disk_that_is_full_until_the_end_is_waited_for(
     monkeypatch.setattr(training.time, "sleep", waits.append)
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
     assert status == 0 and waits == [training.RETRY_SECONDS] * 2
-    assert err.splitlines()[-1].endswith("kept in memory and tries again until it can")
+    assert err.splitlines()[-1].endswith("kept in memory, and for an hour it is tried again")
     assert outcome(tmp_path)[0] == uninterrupted[0]
 
 

@@ -25,7 +25,8 @@ from utils.train.progress import EpochProgress
 from utils.train.resume import ResumeFile, RunState
 from utils.train.step import TrainingStep
 
-RETRY_SECONDS = 10.0  # between attempts to write the finished model to a full disk
+# Attempts to write the finished model to a full disk, and the time between them: an hour in all.
+RETRIES, RETRY_SECONDS = 360, 10.0
 # Saving takes at most this share of a run's time: short epochs are not saved one by one.
 SAVING_SHARE = 0.1
 # A network that guesses has a loss of ln(classes). One that ends far above that has diverged.
@@ -200,8 +201,7 @@ class TrainingRun:
 
     def _write_results(self, contents: dict[str, Any]) -> None:
         """Write model and log; wait for room on the disk where the run would otherwise be lost."""
-        warned = False
-        while True:
+        for attempt in range(RETRIES):
             try:
                 write_contents(self.config.files.model, contents)
                 self.log.save()
@@ -209,9 +209,10 @@ class TrainingRun:
             except RunError as error:
                 if self.resume.position == self.state.position:
                     raise RunError(f"{error}; once it can, the same command ends the run") from None
-                if not warned:
-                    warn(f"{error}; the run is kept in memory and tries again until it can")
-                warned = True
+                if attempt == RETRIES - 1:
+                    raise
+                if attempt == 0:
+                    warn(f"{error}; the run is kept in memory, and for an hour it is tried again")
                 time.sleep(RETRY_SECONDS)
 
 
