@@ -1,6 +1,7 @@
 """Fixtures: golden numbers and real data, small data sets, and the scripts' command line."""
 
-import importlib
+import errno
+import itertools
 import os
 import signal
 import struct
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import DIGITS, FLAGS, ROOT, SETTINGS, outcome
+from runs import DIGITS, FLAGS, ROOT, SETTINGS, main_of, outcome
 
 import train_prune
 from utils.process.signals import Stopped
@@ -157,9 +158,7 @@ def quick(capsys):
     """Runs a script's main in this process: quick(name, *flags) gives status, output, errors."""
 
     def run(name, *flags):
-        status = importlib.import_module(name.removesuffix(".py")).main(
-            [str(flag) for flag in flags]
-        )
+        status = main_of(name)([str(flag) for flag in flags])
         out, err = capsys.readouterr()
         return status, out, err
 
@@ -186,6 +185,23 @@ def uninterrupted(tmp_path_factory):
 def every_epoch_is_saved(monkeypatch):
     """However short it is; see TrainingRun.saved_epoch."""
     monkeypatch.setattr("utils.train.run.SAVING_SHARE", float("inf"))
+
+
+@pytest.fixture
+def fill_disk(monkeypatch):
+    """fill_disk(is_full) makes each write fail for which is_full(n) is true; n counts from 1."""
+
+    def fill(is_full=lambda n: True):
+        sync, writes = os.fsync, itertools.count(1)
+
+        def sync_if_there_is_room(descriptor):
+            if is_full(next(writes)):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            sync(descriptor)
+
+        monkeypatch.setattr("utils.process.writing.os.fsync", sync_if_there_is_room)
+
+    return fill
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Short runs, and what they leave behind."""
 
 import csv
+import importlib
+import re
 from pathlib import Path
 
 import torch
@@ -8,6 +10,7 @@ import torch
 from utils.settings.config import Config
 
 ROOT = Path(__file__).parents[1]  # of the repository
+SCRIPTS = ("train_prune.py", "test_prune.py", "test_weight_distribution.py")
 
 # A run that trains in a second, and its name.
 DIGITS = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "2")
@@ -29,6 +32,23 @@ def flags_of(settings):
 
 
 FLAGS = flags_of(SETTINGS)
+
+
+def main_of(script):
+    """A script's `main`, which takes a list of flags and returns the exit status."""
+    return importlib.import_module(script.removesuffix(".py")).main
+
+
+def result_of(process):
+    """Status, output and errors of a finished process."""
+    return process.returncode, process.stdout, process.stderr
+
+
+def assert_refused(result, message):
+    """A script ended with status 2 and one line of error, with the message, and printed nothing."""
+    status, out, err = result
+    assert (status, out) == (2, ""), err
+    assert re.fullmatch(r"error: [^\n]+\n", err) and message in err, err
 
 
 def files_in(folder):

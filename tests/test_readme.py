@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import DIGITS
+from runs import DIGITS, ROOT, SCRIPTS
 
 import test_prune
 import test_weight_distribution
@@ -20,13 +20,11 @@ import train_prune
 from utils.prune.config import PruneConfig
 from utils.settings.config import Config
 
-ROOT = Path(__file__).parents[1]
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data/README.md")
 }
 README, OUTPUTS = PAGES["README.md"], PAGES["docs/outputs.md"]
-SCRIPTS = ("train_prune.py", "test_prune.py", "test_weight_distribution.py")
 
 
 def blocks(page, language):

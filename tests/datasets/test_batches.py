@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torchvision.transforms.v2.functional import resized_crop
 
 from utils.datasets import augment
+from utils.datasets.augment import crop_and_flip
 from utils.datasets.batches import Batches
 
 
@@ -119,3 +120,10 @@ def test_resized_crop_and_flip_draws_per_image():
     out = augment.resized_crop_and_flip(same, generator())
     assert out.shape == (16, 3, 32, 32)
     assert len({tuple(image.flatten().tolist()) for image in out}) == 16
+
+
+def test_crops_reach_four_pixels_beyond_the_borders():
+    white = torch.full((2000, 1, 8, 8), 255, dtype=torch.uint8)
+    black = crop_and_flip(white, torch.Generator().manual_seed(0)) == 0
+    for dim in (2, 3):
+        assert black.all(dim).sum((1, 2)).max() == 4

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from runs import assert_refused
 
 from experiments import reproduce
 from utils.prune.tables import SHOWN, read_accuracies
@@ -70,8 +71,7 @@ def test_results_that_are_missing_are_written(run, tmp_path):
 
 
 def test_a_flag_in_which_the_methods_differ_is_refused(run):
-    status, _, err = run("--lr", "0.5")
-    assert status == 2 and err.startswith("error: --lr: varies in this comparison")
+    assert_refused(run("--lr", "0.5"), "error: --lr: varies in this comparison")
 
 
 def test_a_correction_is_compared_with_the_uncorrected_networks(run, tmp_path):
@@ -97,6 +97,5 @@ def test_a_correction_is_compared_with_the_uncorrected_networks(run, tmp_path):
     ],
 )
 def test_a_correction_that_cannot_be_is_refused_before_training(run, tmp_path, flags, message):
-    status, _, err = run(*flags)
-    assert status == 2 and err.startswith(f"error: {message}")
+    assert_refused(run(*flags), f"error: {message}")
     assert list(tmp_path.iterdir()) == []

@@ -3,12 +3,14 @@
 import math
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reference import k_sparse_lmo, sfw_step
 from runs import ROOT
 from torch import nn
 
@@ -19,31 +21,8 @@ from optim.cpu import kernels, step
 RESCALES = ("gradient", "diameter", None)
 
 
-def stable_lmo(m, k, radius):
-    """-radius sign(m) on the K largest magnitudes, the first of equals, by a stable sort."""
-    flat = m.flatten()
-    v = torch.zeros_like(flat)
-    chosen = flat.abs().sort(descending=True, stable=True).indices[:k]
-    v[chosen] = -radius * flat[chosen].sign()
-    return v.view(m.shape)
-
-
-def expected_step(theta, m, region, lr, rescale):
-    """theta after a step with momentum buffer m, in double precision."""
-    theta, m = theta.double(), m.double()
-    v = stable_lmo(m, region.vertex_entries, region.radius)
-    distance = (theta - v).norm()
-    gamma = {
-        "gradient": m.norm() / distance if distance > 0 else (m.norm() > 0) * math.inf,
-        "diameter": 1 / region.diameter,
-        None: 1.0,
-    }[rescale]
-    alpha = min(float(lr * gamma), 1.0) if m.norm() > 0 or rescale != "gradient" else 0.0
-    return theta + alpha * (v - theta)
-
-
 def check_steps(shape, region, dtype, rescale, levels, channels_last, decay=0.0, steps=4, seed=0):
-    """Take random steps with SFW and compare each with `expected_step`."""
+    """Take random steps with SFW and compare each with the reference step."""
     generator = torch.Generator().manual_seed(seed)
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -56,16 +35,18 @@ def check_steps(shape, region, dtype, rescale, levels, channels_last, decay=0.0,
     p = nn.Parameter(region.shift_inside(draw()))
     options = dict(lr=0.5, rescale=rescale, weight_decay=decay)
     optimizer = SFW([p], [region], fused=True, **options)
+    lmo = partial(k_sparse_lmo, k=region.vertex_entries, radius=region.radius)
     m = None
     for _ in range(steps):
         before, p.grad = p.detach().clone(), draw()
         optimizer.step()
-        g = p.grad.double() + decay * before.double()
-        m = g if m is None else 0.9 * m + 0.1 * g
-        buffer = optimizer.state[p]["momentum_buffer"]
-        torch.testing.assert_close(buffer.double(), m, rtol=1e-5, atol=1e-6)
-        m = buffer.double().clone()  # from here on selection is exact, ties included
-        expected = expected_step(before, buffer, region, 0.5, rescale)
+        before, g = before.double(), p.grad.double()
+        _, expected_m = sfw_step(before, g, m, region, momentum=0.9, **options)
+        m = optimizer.state[p]["momentum_buffer"].double().clone()
+        torch.testing.assert_close(m, expected_m, rtol=1e-5, atol=1e-6)
+        # From its own buffer the choice of entries is exact, ties included.
+        alone = options | {"weight_decay": 0.0, "lmo": lmo}
+        expected, _ = sfw_step(before, m, None, region, **alone)
         tolerance = 1e-5 if dtype == torch.float32 else 1e-10
         torch.testing.assert_close(p.detach().double(), expected, rtol=tolerance, atol=tolerance)
         assert p.is_contiguous(memory_format=layout)

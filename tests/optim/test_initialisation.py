@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from constraints import Unconstrained, build_constraints, make_feasible
+from constraints import LpBall, Unconstrained, build_constraints, make_feasible
 from optim import sfw_init
 
 
@@ -272,3 +272,22 @@ def test_what_cannot_work_is_refused(change, message):
     change(arguments)
     with pytest.raises(ValueError, match=message):
         sfw_init(**arguments)
+
+
+def test_scaled_weights_are_shifted_into_their_regions():
+    model = nn.Linear(6, 3)
+    regions = [LpBall(p.numel(), 2, radius=0.1) for p in model.parameters()]
+    batches = [(torch.randn(4, 6), torch.zeros(4, dtype=torch.int64))] * 3
+    sfw_init(model, batches, regions, iterations=1)
+    assert all(p.norm() <= 0.1 + 1e-6 for p in model.parameters())
+
+
+def test_the_scale_of_a_weight_never_reaches_zero(monkeypatch):
+    monkeypatch.setattr("optim.initialisation.SCALE_LR", 5.0)
+    model = nn.Linear(6, 3)
+    regions = [LpBall(p.numel(), 2, radius=9.0) for p in model.parameters()]
+    batches = [(torch.randn(4, 6), torch.zeros(4, 3))] * 3
+    scales = sfw_init(
+        model, batches, regions, 0.01, iterations=1, loss=lambda y, _: y.square().sum()
+    )
+    assert scales["weight"] == pytest.approx(0.01) and scales["bias"] >= 0

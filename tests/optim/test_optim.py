@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import sfw_step
 from torch import nn
 
 from constraints import KSparsePolytope, LpBall, Unconstrained, build_constraints, make_feasible
@@ -21,19 +22,6 @@ TRAJECTORIES = [
     for rescale in ("None", "diameter", "gradient")
     for momentum in (0.0, 0.9)
 ]
-
-
-def plain_sfw_step(theta, g, m, region, lr, momentum, rescale):
-    """One step, by the letter of the algorithm; returns theta and m."""
-    m = g.clone() if m is None else momentum * m + (1 - momentum) * g
-    v = region.lmo(m)
-    gamma = {
-        "gradient": lambda: m.norm() / (theta - v).norm(),
-        "diameter": lambda: torch.tensor(1 / region.diameter),
-        None: lambda: torch.tensor(1.0),
-    }[rescale]()
-    alpha = min(max(lr * gamma.item(), 0), 1)
-    return (1 - alpha) * theta + alpha * v, m
 
 
 def small_network(seed=0):
@@ -99,7 +87,7 @@ def test_steps_are_the_plain_algorithm_and_stay_in_the_region(seed, k, rescale, 
     theta, m = start, None
     for _ in range(5):
         p.grad = torch.randn(p.shape, generator=generator).double().mul(2).round()
-        theta, m = plain_sfw_step(theta, p.grad, m, region, 0.7, momentum, rescale)
+        theta, m = sfw_step(theta, p.grad, m, region, lr=0.7, momentum=momentum, rescale=rescale)
         optimizer.step()
         torch.testing.assert_close(p.detach(), theta)
         torch.testing.assert_close(region.euclidean_project(p.detach()), p.detach())

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import sfw_step
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,21 +30,6 @@ REGIONS = {
     "k_support": lambda n, k, radius: KSupportBall(n, k, radius=radius),  # has only an `lmo`
 }
 SHAPES = [(), (1,), (7,), (3, 4), (12,), (2, 3, 2, 2), (5, 3, 3, 3)]
-
-
-def one_step(s):
-    """The step of one tensor by the letter of the algorithm: theta and m after it."""
-    group, theta = s.group, s.theta
-    g = s.gradient + group["weight_decay"] * theta
-    m = g if not s.momentum else s.momentum * s.momentum_buffer + (1 - s.momentum) * g
-    v = s.region.lmo(m)
-    gamma = {
-        "gradient": (m.norm() / (theta - v).norm()).nan_to_num(0).item(),
-        "diameter": 1 / s.region.diameter,
-        None: 1.0,
-    }[group["rescale"]]
-    alpha = min(max(float(group["lr"]) * gamma, 0.0), 1.0)
-    return (1 - alpha) * theta + alpha * v, m
 
 
 @st.composite
@@ -72,7 +58,10 @@ def steps(draw):
 @settings(max_examples=150)
 @given(steps(), st.booleans())
 def test_together_tensors_step_as_each_would_alone(drawn, as_on_a_gpu):
-    expected = [one_step(s) for s in drawn]
+    expected = [
+        sfw_step(s.theta, s.gradient, s.momentum_buffer, s.region, momentum=s.momentum, **s.group)
+        for s in drawn
+    ]
     with pytest.MonkeyPatch.context() as patch:
         if as_on_a_gpu:
             patch.setattr(k_sparse, "is_local", lambda x: False)

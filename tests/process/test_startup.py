@@ -5,9 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from runs import DIGITS, ROOT
-
-SCRIPTS = ("train_prune.py", "test_prune.py", "test_weight_distribution.py")
+from runs import DIGITS, ROOT, SCRIPTS, assert_refused, result_of
 
 # Runs a script in a process that gets SIGINT when it begins to import a certain module.
 INTERRUPTED = """
@@ -46,14 +44,13 @@ def test_scripts_start_without_what_only_some_runs_need(name):
 )
 def test_an_interrupt_while_importing_ends_in_one_line(name, module):
     done = python("-c", INTERRUPTED, module, name, "--help")
-    result = (done.returncode, done.stdout, done.stderr)
-    assert result == (130, "", "error: stopped by the keyboard\n")
+    assert result_of(done) == (130, "", "error: stopped by the keyboard\n")
 
 
 def test_a_job_in_the_background_ignores_interrupts_while_importing():
     flags = ("-c", INTERRUPTED, "torch", "train_prune.py", "--lr", "7")
     done = python(*flags, redirect="& wait $!")
-    assert done.returncode == 2 and done.stderr.startswith("error: --lr 7: SFW takes")
+    assert_refused(result_of(done), "error: --lr 7: SFW takes")
 
 
 def test_an_interrupt_after_the_imports_lets_work_clean_up():

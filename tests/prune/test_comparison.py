@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from runs import DIGITS
+from runs import DIGITS, assert_refused
 
 from utils.outputs.trained_model import TrainedModel
 from utils.prune.comparison import labels_of, read_curves
@@ -139,8 +139,7 @@ def test_tables_of_one_name_in_several_folders_are_all_drawn(quick, table, tmp_p
     ],
 )
 def test_a_folder_is_no_table(path, message, quick):
-    result = quick("test_prune.py", "--compare", path)
-    assert result[0] == 2 and message in result[2]
+    assert_refused(quick("test_prune.py", "--compare", path), message)
 
 
 def test_many_runs_are_compared(quick, table, tmp_path):
@@ -200,15 +199,12 @@ def test_what_cannot_be_compared_is_refused_in_one_line(spoil, message, quick, t
     path = table("a")
     spoil(path)
     result = quick("test_prune.py", "--compare", table("b"), path, "--output_dir", tmp_path / "new")
-    assert result[0] == 2
-    assert result[2].startswith("error: ") and result[2].count("\n") == 1
-    assert message in result[2]
+    assert_refused(result, message)
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("flag", ["--seed 1", "--repair 1", "--model_path x.pt"])
 def test_other_flags_beside_compare_are_refused(flag, quick, table):
     result = quick("test_prune.py", "--compare", table("a"), *flag.split())
-    assert result[0] == 2
     name = flag.split()[0]
-    assert result[2].startswith(f"error: {name}: --compare takes the settings from the files")
+    assert_refused(result, f"error: {name}: --compare takes the settings from the files")

@@ -11,11 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from runs import DIGITS, FLAGS, outcome
+from runs import DIGITS, FLAGS, SCRIPTS, assert_refused, main_of, outcome
 
-import test_prune
-import test_weight_distribution
-import train_prune
 from utils.datasets import load_dataset, readers
 from utils.process.errors import UserError
 from utils.prune.config import SETTINGS
@@ -25,18 +22,18 @@ EXAMPLES = int(os.environ.get("EXAMPLES", 60))  # of each test; more by hand
 fuzz = settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def run(main, *flags):
-    """A script in this process: its status, and what it wrote to standard error."""
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+def run(name, *flags):
+    """A script's status, output and errors, as of `quick`, which Hypothesis cannot start anew."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
         try:
-            status = main([str(flag) for flag in flags])
+            status = main_of(name)([str(flag) for flag in flags])
         except SystemExit as ended:  # --help
             status = ended.code
-    return status, err.getvalue()
+    return status, out.getvalue(), err.getvalue()
 
 
-def check(status, err):
+def check(status, out, err):
     assert status in (0, 1, 2)
     errors = [line for line in err.splitlines() if not line.startswith("warning: ")]
     assert len(errors) == (status != 0)
@@ -67,12 +64,12 @@ def mutations(draw):
 @fuzz
 @given(mutate=mutations())
 def test_a_changed_model_file_is_tested_or_refused(mutate, trained, monkeypatch):
-    monkeypatch.setattr(test_weight_distribution, "plot_distribution", lambda *_: None)
+    monkeypatch.setattr("test_weight_distribution.plot_distribution", lambda *_: None)
     path = trained / "changed.pt"
     model = next((trained / "saved_models").glob("*.pt")).read_bytes()
     path.write_bytes(mutate(model))
     flags = ("--model_path", path, "--output_dir", trained)
-    check(*run(test_weight_distribution.main, *flags))
+    check(*run("test_weight_distribution.py", *flags))
     assert path.read_bytes() == mutate(model)
 
 
@@ -83,8 +80,8 @@ def test_a_changed_resume_file_is_used_or_the_one_before(mutate, stopped, uninte
     whole, former, log = (path.read_bytes() for path in kept)
     try:
         stopped.resume.write_bytes(mutate(whole))
-        status, err = run(train_prune.main, *FLAGS, "--output_dir", stopped.output_dir)
-        check(status, err)
+        status, out, err = run("train_prune.py", *FLAGS, "--output_dir", stopped.output_dir)
+        check(status, out, err)
         assert status == 0, err  # the one before is good
         assert (outcome(stopped.output_dir) == uninterrupted) is True  # no lengthy explanation
     finally:
@@ -102,7 +99,6 @@ def test_a_changed_data_set_is_read_or_refused(mutate, tmp_path, write_npz):
         load_dataset("mnist", tmp_path)
 
 
-SCRIPTS = (train_prune, test_prune, test_weight_distribution)
 NAMES = [f"--{name}" for name in SETTINGS]
 VALUES = st.one_of(
     st.sampled_from(
@@ -142,15 +138,13 @@ FLAG_LISTS = st.lists(
 
 
 @fuzz
-@given(
-    flags=FLAG_LISTS, script=st.sampled_from([train_prune, test_prune, test_weight_distribution])
-)
+@given(flags=FLAG_LISTS, script=st.sampled_from(SCRIPTS))
 def test_senseless_flags_are_refused(flags, script, trained, offline):
     """What is not refused has no data to train on, and no model to test."""
     before = {path: path.read_bytes() for path in trained.rglob("*.pt")}
     given_ = [part for flag in flags for part in flag]
     sane = ["--data", "mnist", "--data_dir", trained / "no_data", "--output_dir", trained]
-    check(*run(script.main, *given_, *sane))
+    check(*run(script, *given_, *sane))
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -189,5 +183,4 @@ def test_a_model_file_that_is_a_small_archive_of_much_is_refused(tmp_path):
         for name, record in records.items():
             archive.writestr(name, record)
     flags = ("--model_path", path, "--output_dir", tmp_path, *DIGITS)
-    status, err = run(test_weight_distribution.main, *flags)
-    assert status == 2 and "holds compressed data" in err
+    assert_refused(run("test_weight_distribution.py", *flags), "holds compressed data")

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from runs import DIGITS, RUN, files_in, read_csv
+from runs import DIGITS, RUN, SCRIPTS, assert_refused, files_in, read_csv
 
 from utils.compute.measure import THRESHOLDS
 from utils.prune.ranking import RATIOS
@@ -14,7 +14,6 @@ from utils.settings.config import Config
 from utils.settings.fields import setting
 
 EMPTIED = "warning: nothing passes through layers"  # as may be after so few epochs
-SCRIPTS = ("train_prune.py", "test_prune.py", "test_weight_distribution.py")
 
 
 def test_three_commands_train_prune_and_inspect(script, tmp_path):
@@ -211,8 +210,7 @@ def test_sgd_without_a_learning_rate_learns_and_its_model_is_found(quick, tmp_pa
     assert contents["config"]["lr"] == 0.1
     assert contents["metrics"]["test_accuracy"][-1] > 50
     assert quick("test_prune.py", *flags, "--lr", 0.1)[0] == 0
-    status, _, err = quick("test_prune.py", *flags, "--lr", 1)
-    assert status == 2 and "no such model" in err
+    assert_refused(quick("test_prune.py", *flags, "--lr", 1), "no such model")
 
 
 @pytest.mark.parametrize("data", ["cifar10", "cifar100", "mnist", "svhn", "tiny", "digits"])

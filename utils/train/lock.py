@@ -23,6 +23,7 @@ def run_lock(path: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
+    made_folder = not path.parent.exists()
     descriptor = _open_locked(path)
     try:
         with contextlib.suppress(OSError):  # a full disk: the lock holds, but does not name us
@@ -34,6 +35,9 @@ def run_lock(path: Path) -> Iterator[None]:
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 path.unlink()
         os.close(descriptor)
+        if made_folder:
+            with contextlib.suppress(OSError):  # of a run that was refused, it is empty
+                path.parent.rmdir()
 
 
 def _open_locked(path: Path) -> int:

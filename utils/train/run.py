@@ -76,8 +76,10 @@ class TrainingRun:
         return finished
 
     def open(self, model: nn.Module, dataset: Dataset) -> None:
-        """Begin the log, tell people what is trained, and read the resume file if there is one."""
+        """Read the resume file if there is one, begin the log, and tell people what is trained."""
         config = self.config
+        if config.resume == "auto":
+            self.saved = self.resume.load(dataset.train_images.device)
         self.log.add(configuration_line(config))
         count = sum(p.numel() for p in model.parameters())
         say(
@@ -85,8 +87,6 @@ class TrainingRun:
             f" {len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images;"
             f" {config.optimizer}, {config.constraint}"
         )
-        if config.resume == "auto":
-            self.saved = self.resume.load(dataset.train_images.device)
         if self.saved is None and (shorter := _finished_with_fewer_epochs(config)):
             say(
                 f"Trained already for {shorter.epoch_num} epochs, which cannot be continued: their"
