@@ -13,6 +13,9 @@ from train_prune import train_step
 from utils.compute.device import placed
 from utils.datasets.augment import crop_and_flip
 from utils.datasets.batches import Batches
+from utils.prune import global_prune
+from utils.prune.recalibrate import recalibrate
+from utils.prune.repair import layers_with_weights, measure_signals, repair
 from utils.train.step import TrainingStep
 
 pytestmark = pytest.mark.cuda
@@ -163,3 +166,32 @@ def test_memory_does_not_grow_over_many_replays(captured_steps):
         reserved.append(torch.cuda.memory_reserved())
     assert len(captured_steps) == 1
     assert reserved[-1] == reserved[1]
+
+
+def test_recalibration_on_a_gpu_measures_what_a_cpu_does():
+    inputs = [
+        torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in (0, 1)
+    ]
+    statistics = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model = build_model("ResNet18", 10, 3, 32).to(device)
+        recalibrate(model, [x.to(device) for x in inputs])
+        statistics.append({name: values.cpu() for name, values in model.named_buffers()})
+    for name, values in statistics[0].items():
+        torch.testing.assert_close(statistics[1][name], values, rtol=1e-2, atol=1e-2)
+
+
+def test_repair_on_a_gpu_gives_the_weights_that_a_cpu_does():
+    inputs = [torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))]
+    weights = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model = build_model("Mlp", 10, 1, 8).to(device)
+        batches = [x.to(device) for x in inputs]
+        dense = measure_signals(model, batches, list(layers_with_weights(model)))
+        global_prune(model, 0.8)
+        repair(model, dense, batches)
+        weights.append([p.detach().cpu() for p in model.parameters()])
+    for on_cpu, on_gpu in zip(*weights, strict=True):
+        torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-3)
