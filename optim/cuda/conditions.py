@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from constraints import KSparsePolytope, Region
 from optim.constrained import TensorStep
+from optim.cuda.layout import channels_last
 from optim.plain import plain_step
 
 # Entries of a tensor that a kernel can still count.
@@ -40,20 +41,6 @@ def obstacle(device: torch.device, region: Region, tensors: Sequence[Tensor] = (
             " channels last"
         )
     return available(device)
-
-
-def channels_last(x: Tensor) -> tuple[int, int] | None:
-    """Channels, and entries of one channel of one sample, if x has its channels last in memory.
-
-    (1, 1) if x is contiguous, None if it is neither.
-    """
-    if x.layout != torch.strided:
-        return None
-    if x.is_contiguous():
-        return 1, 1
-    if x.dim() > 2 and x.movedim(1, -1).is_contiguous():
-        return x.shape[1], x[0, 0].numel()
-    return None
 
 
 @functools.cache

@@ -41,7 +41,7 @@ from torch import Tensor
 
 from optim.constrained import TensorStep
 from optim.cuda import kernels
-from optim.cuda.conditions import channels_last
+from optim.cuda.layout import channels_last
 
 # Entries of a block; blocks that a tensor's program looks at together; words of one `write`.
 BLOCK, CHUNK, WRITTEN = 4096, 1024, 128

@@ -301,7 +301,8 @@ def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_old_model(
     assert not list(trained.rglob("*.tmp"))
 
 
-def test_a_model_that_does_not_fit_ends_the_run_in_one_line(quick, tmp_path):
+def test_a_model_that_does_not_fit_ends_the_run_in_one_line(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.train.run.RETRY_SECONDS", 0)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))  # the log fits, the model not
@@ -310,7 +311,7 @@ def test_a_model_that_does_not_fit_ends_the_run_in_one_line(quick, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     message = f"cannot write {tmp_path}/saved_models/{RUN}.pt (File too large)"
-    assert_failed(result, message, warnings=3)
+    assert_failed(result, message, warnings=4)
     assert [path.suffix for path in files_in(tmp_path)] == [".log"]
 
 
@@ -331,7 +332,10 @@ def test_an_sfw_init_that_diverges_ends_the_run_in_one_line(quick, tmp_path, mon
     assert files_in(tmp_path) == []
 
 
-def test_a_full_standard_output_is_told_in_one_line(script, tmp_path):
+def test_training_goes_on_when_standard_output_is_full_and_says_so_in_one_line(script, tmp_path):
     with open("/dev/full", "w") as full:
         done = script("train_prune.py", *DIGITS, "--output_dir", tmp_path, stdout=full)
-    assert_failed((done.returncode, "", done.stderr), "cannot write the output (No space left")
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: standard output cannot be written (No space left")
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "saved_models" / f"{RUN}.pt").is_file()
