@@ -17,8 +17,10 @@ from constraints.region import Region, Unconstrained
 # drawn until it has brought DRAWN_ENTRIES, but at most MOST_DRAWS times.
 DRAWN_ENTRIES, MOST_DRAWS, NORM_SEED = 100_000, 100, 22
 
-# The regions, by the name that the command line gives them, each from n, K and the size.
-CONSTRAINTS: dict[str, Callable[..., Region]] = {
+# Builds a region from n, K and, by keyword, its radius or diameter.
+RegionKind = Callable[..., Region]
+# The regions, by the name that the command line gives them.
+CONSTRAINTS: dict[str, RegionKind] = {
     "k_sparse_constraints": KSparsePolytope,
     "l2_constraints": lambda n, k, **size: LpBall(n, 2, **size),
     "unconstraints": lambda n, k, **size: Unconstrained(n),
@@ -34,7 +36,7 @@ MODES: dict[str | None, Callable[[float, float], dict[str, float]]] = {
 
 def build_constraints(
     model: nn.Module,
-    kind: str,
+    kind: str | RegionKind,
     k_sparseness: int = 10,
     k_frac: float = 0.05,
     tau: float = 15.0,
@@ -42,14 +44,16 @@ def build_constraints(
 ) -> list[Region]:
     """One region for each of `model.parameters()`, in their order (Miao et al., ICLR 2022).
 
-    A K-sparse polytope's K is `k_frac` of the tensor's entries, but at least `k_sparseness` and at
+    `kind` is a name of CONSTRAINTS, or a region's class that takes n, K and its size as those do.
+    K, of a sparse region, is `k_frac` of the tensor's entries, but at least `k_sparseness` and at
     most all of them. `tau` is the L2 diameter (mode "diameter"), the radius ("radius") or half the
     diameter in units of the tensor's mean L2 norm at initialisation ("initialization"). The
     unconstrained kind ignores all of these, and mode None is for it alone. Neither the model nor
     the global random state changes. Raises ValueError for an unknown kind or mode, and for a size
     that is missing or not positive.
     """
-    if kind not in CONSTRAINTS:
+    build = kind if callable(kind) else CONSTRAINTS.get(kind)
+    if build is None:
         raise ValueError(f"kind must be one of {', '.join(CONSTRAINTS)}, not {kind!r}")
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(map(str, MODES))}, not {mode!r}")
@@ -60,7 +64,7 @@ def build_constraints(
     constraints = []
     for n, norm in zip(sizes, norms, strict=True):
         k = min(max(k_sparseness, math.floor(k_frac * n)), n)
-        constraints.append(CONSTRAINTS[kind](n, k, **MODES[mode](tau, norm)))
+        constraints.append(build(n, k, **MODES[mode](tau, norm)))
     return constraints
 
 

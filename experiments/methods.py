@@ -13,14 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from constraints import CONSTRAINTS, build_constraints, make_feasible
+from constraints import Region, build_constraints, make_feasible
 from experiments.k_support import KSupportBall
 from optim import SFW, sfw_init
 from utils.datasets.batches import Batches
 from utils.prune.allocation import prunable
 from utils.prune.recalibrate import batch_norms
-
-CONSTRAINTS["k_support_constraints"] = KSupportBall  # on trial
 
 WEIGHT_DECAYS = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 TAUS = (2.0, 3.5, 6.0, 11.0, 20.0)
@@ -83,7 +81,7 @@ def sfw(
     model: nn.Module,
     tau: float,
     halves: Batches,
-    kind: str = "k_sparse_constraints",
+    kind: str | type[Region] = "k_sparse_constraints",
     init: bool = False,
 ) -> torch.optim.Optimizer:
     """SFW with regions of this kind; the model's weights are shifted into them.
@@ -116,7 +114,7 @@ class Method:
 METHODS = {
     "SGD": Method(sgd, WEIGHT_DECAYS),
     "SFW K-sparse": Method(sfw, TAUS),
-    "SFW K-support": Method(partial(sfw, kind="k_support_constraints"), TAUS),
+    "SFW K-support": Method(partial(sfw, kind=KSupportBall), TAUS),
     "SFW L2": Method(partial(sfw, kind="l2_constraints"), TAUS),
     "CrAM+ equal compute": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient, epochs=0.5),
     "CrAM+ equal epochs": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient),

@@ -93,6 +93,13 @@ def test_shared_parameters_get_one_region():
     assert len(build_constraints(model, "l2_constraints")) == len(list(model.parameters())) == 3
 
 
+def test_a_region_of_ones_own_is_built_without_an_entry_in_the_table():
+    (region,) = build_constraints(
+        nn.Linear(30, 20, bias=False), KSparsePolytope, tau=3, mode="radius"
+    )
+    assert region.describe() == {"kind": "KSparsePolytope", "n": 600, "radius": 3.0, "k": 30}
+
+
 def test_unknown_kind_and_mode_and_missing_size_are_named():
     with pytest.raises(ValueError, match="nothing"):
         build_constraints(nn.Linear(2, 2), "nothing")

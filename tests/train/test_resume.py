@@ -96,44 +96,48 @@ def test_a_log_that_is_gone_is_told_and_ends_no_run(quick, stopped):
     assert epochs == ["3", "4", "5"]
 
 
-# Kills the process at a chance call of a function of `os`, before or after the call is made.
+# Kills the process at one call of a function of `os` for one file of the run, before or after it.
+# Other calls do not count: libraries, too, write files of their own, and not in every run.
 KILLER = """
 import os, signal, sys
-name, at, when = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+name, ending, at, when = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 called, calls = getattr(os, name), 0
-def call(*arguments, **named):
+def call(*arguments):
     global calls
-    calls += 1
-    if calls == at and when == "before":
+    path = os.readlink(f"/proc/self/fd/{arguments[0]}") if name == "fsync" else str(arguments[1])
+    ours = path.removesuffix(f".{os.getpid()}.tmp").endswith(ending)
+    calls += ours
+    if ours and calls == at and when == "before":
         os.kill(os.getpid(), signal.SIGKILL)
-    result = called(*arguments, **named)
-    if calls == at:
+    called(*arguments)
+    if ours and calls == at:
         os.kill(os.getpid(), signal.SIGKILL)
-    return result
 setattr(os, name, call)
 import train_prune, utils.train.run
 utils.train.run.SAVING_SHARE = float("inf")
-sys.exit(train_prune.main(sys.argv[4:]))
+sys.exit(train_prune.main(sys.argv[5:]))
 """
 
 
 @pytest.mark.parametrize(
-    ("name", "at", "when"),
+    ("name", "ending", "at", "when"),
     [
-        ("fsync", 5, "before"),  # a resume file is written, but to a temporary name
-        ("replace", 5, "after"),  # the former file has made room, the newest is not there
-        ("replace", 6, "after"),  # the newest is there
-        ("replace", 18, "before"),  # all is done but the model file
-        ("replace", 18, "after"),  # the model is there, and the resume file too
+        ("fsync", ".resume.pt", 2, "before"),  # it is written, but to a temporary name
+        ("replace", ".resume.previous.pt", 1, "after"),  # the former has made room for the newest
+        ("replace", ".resume.pt", 2, "after"),  # the newest is there
+        ("replace", ".pt", 1, "before"),  # all is done but the model file
+        ("replace", ".pt", 1, "after"),  # the model is there, and the resume file too
     ],
 )
 def test_a_run_killed_as_it_saves_ends_as_if_it_had_not_been(
-    name, at, when, quick, tmp_path, uninterrupted
+    name, ending, at, when, quick, tmp_path, uninterrupted
 ):
-    command = [sys.executable, "-c", KILLER, name, str(at), when, *FLAGS, "--output_dir", tmp_path]
+    ending = Config(**SETTINGS).run_name + ending
+    flags = [*FLAGS, "--output_dir", tmp_path]
+    command = [sys.executable, "-c", KILLER, name, ending, str(at), when, *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    status, _, err = quick("train_prune.py", *flags)
     assert (status, err) == (0, "")
     assert outcome(tmp_path) == uninterrupted
 
