@@ -55,5 +55,5 @@ endef
 $(VENV)/installed: requirements.txt
 	$(install)
 
-$(VENV)/installed-dev: requirements-dev.txt requirements.txt
+$(VENV)/installed-dev: requirements-dev.txt requirements-optional.txt requirements.txt
 	$(install)
