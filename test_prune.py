@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prune a trained model at 19 ratios, in one shot each, and test it without retraining.
+"""Prune a trained model at 19 ratios, or at yours, and test it at each without retraining.
 
 Takes the flags that the model was trained with, or --model_path. Writes a text log, a table and a
 picture of accuracy against sparsity to saved_logs/SFW_prune_test/, and of where the zeros are to
@@ -27,13 +27,13 @@ from utils.process.writing import check_writable
 from utils.prune.comparison import compare
 from utils.prune.config import PruneConfig
 from utils.prune.correction import Correction, build_correction
-from utils.prune.ranking import RATIOS, MagnitudeRanking
+from utils.prune.ranking import MagnitudeRanking
 from utils.prune.report import print_heading, print_result, result_files, write_results
 from utils.prune.tables import PrunedResult
 from utils.settings.cli import Flags, Parser
 from utils.settings.config import Config
 from utils.settings.fields import identifying_settings, path
-from utils.settings.names import plain, results_line
+from utils.settings.names import results_line
 
 
 def test(trained: TrainedModel, prune: PruneConfig) -> None:
@@ -73,10 +73,10 @@ def sweep(
 
     With a correction, each pruned network is tested before and after it, and saved after it.
     """
-    config, files = trained.config, prune.files(trained.files)
+    config = trained.config
     ranking = MagnitudeRanking(model, prune.allocation, prune.prune_scope)
     dense = None if correction is None else copy.deepcopy(model.state_dict())
-    for ratio in sorted({*RATIOS, *prune.save_pruned}):
+    for ratio in sorted({*prune.ratios, *prune.save_pruned}):
         if dense is not None:
             model.load_state_dict(dense)
         remaining = len(ranking.weights) - ranking.prune(ratio)
@@ -88,10 +88,9 @@ def sweep(
         if ratio in prune.save_pruned:
             pruning = {"sparsity": ratio, "accuracy": accuracy, "accuracy_uncorrected": uncorrected}
             pruning |= identifying_settings(prune)
+            path = prune.pruned_file(trained.files, ratio)
             try:
-                size = write_pruned(
-                    files.pruned(plain(ratio)), model, config, pruning, trained.unknown
-                )
+                size = write_pruned(path, model, config, pruning, trained.unknown)
             except RunError as error:
                 warn(str(error))
         count, zeros = len(ranking.weights), zeros_by_parameter(model)

@@ -2,9 +2,9 @@
 """Run the paper's main comparison, and draw accuracy against sparsity for all of its methods.
 
 Trains ResNet18 and VGG16 on CIFAR-10 with SGD, with SFW and with SFW after SFW-Init, prunes each at
-19 ratios, and compares the results as test_prune.py --compare does. It takes the flags of
-train_prune.py, except those in which the methods differ, and those of test_prune.py. Results that
-exist are kept, so that the same command continues where it was stopped.
+19 ratios or at those of --ratios, and compares the results as test_prune.py --compare does. It
+takes the flags of train_prune.py, except those in which the methods differ, and those of
+test_prune.py. Results that exist are kept, so that the same command continues where it was stopped.
 """
 
 import sys

@@ -70,6 +70,14 @@ def test_results_that_are_missing_are_written(run, tmp_path):
     assert settings.is_file()
 
 
+def test_methods_are_compared_at_own_ratios(run, tmp_path):
+    status, out, err = run("--methods", "SGD", "SFW", "--ratios", "0.5", "0.999")
+    assert status == 0, err
+    assert "| weights removed | 50% | 99.9% |\n" in out
+    names = [path.name for path in tmp_path.rglob("SFW_prune_test/*.csv")]
+    assert len(names) == 2 and all(name.endswith("_ratios=0.5,0.999.csv") for name in names)
+
+
 def test_a_flag_in_which_the_methods_differ_is_refused(run):
     assert_refused(run("--lr", "0.5"), "error: --lr: varies in this comparison")
 

@@ -14,8 +14,8 @@ def panels(monkeypatch, tmp_path):
     saved = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: saved.append(self))
 
-    def draw(curves):
-        plot_pruning(tmp_path / "a.png", RATIOS, curves, "run")
+    def draw(curves, ratios=RATIOS):
+        plot_pruning(tmp_path / "a.png", ratios, curves, "run")
         return saved.pop().axes
 
     return draw
@@ -44,6 +44,20 @@ def test_limits_show_all_accuracies_and_little_else(curves, panels):
         spread = max(*seen, dense) - min(*seen, dense)
         assert low < min(*seen, dense) and max(*seen, dense) < high
         assert high - low <= 1.2 * spread + 1
+
+
+def test_the_right_panel_has_ticks_on_the_ratios_from_90_on(panels):
+    curve = {"a": [90.0, 80.0, 70.0, 60.0]}
+    _, right = panels(curve, [0.5, 0.9, 0.995, 0.999])
+    assert [text.get_text() for text in right.get_xticklabels()] == ["90", "99.5", "99.9"]
+    assert right.get_xlim()[1] > 99.9
+    (only,) = panels(curve, [0.2, 0.5, 0.6, 0.95])
+    assert only.get_xlim()[0] < 20
+
+
+def test_no_accuracy_is_called_that_of_the_dense_network_unless_it_is(panels):
+    left, _ = panels({"a": [90.0, 80.0]}, [0.9, 0.99])
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["a"]
 
 
 def test_a_curve_without_differences_is_drawn(panels):

@@ -28,7 +28,7 @@ def table(tmp_path):
         unknown = frozenset() if known is None else frozenset(vars(config)) - set(known)
         trained = TrainedModel(None, config, files, f"{name}.pt", unknown, before)
         write_settings(trained, prune, files)
-        results = [PrunedResult(r, 1, 2, {"w": 1}, accuracy, corrected) for r in RATIOS]
+        results = [PrunedResult(r, 1, 2, {"w": 1}, accuracy, corrected) for r in prune.ratios]
         write_tables(prune, results, {"w": 2}, files)
         return files.prune_test(".csv")
 
@@ -130,6 +130,26 @@ def test_tables_of_one_name_in_several_folders_are_all_drawn(quick, table, tmp_p
         assert status == 0 and " 90.00 " in out and " 80.00 " in out
 
 
+def test_tables_of_own_ratios_are_compared_at_those_that_all_have(quick, table, tmp_path):
+    tables = [table(f"run{i}", tau=i + 1.0, prune=dict(ratios=(0.5, 0.995, i / 9))) for i in (1, 2)]
+    tables.append(table("old", prune=dict(ratios=(0.5, 0.995, *RATIOS))))
+    status, out, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
+    assert status == 0, err
+    assert "| weights removed | 50% | 99.5% |\n" in out
+    tables.append(table("other", prune=dict(ratios=(0.7,))))
+    result = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path / "new")
+    assert_refused(result, "--compare: the tables have no sparsity in common")
+
+
+def test_tables_that_state_no_ratios_have_the_nineteen(quick, table, tmp_path):
+    path = table("a").with_suffix(".json")
+    settings = json.loads(path.read_text())
+    del settings["ratios"]  # as before --ratios
+    path.write_text(json.dumps(settings))
+    result = quick("test_prune.py", "--compare", path.with_suffix(".csv"), "--output_dir", tmp_path)
+    assert result[0] == 0 and "| 97% | 98% | 99% |" in result[1]
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
@@ -186,7 +206,12 @@ def change_settings(**changed):
         (change_settings(other=1), "a.json: does not hold the settings of a run"),
         (lambda path: path.write_text(""), "a.csv: is no table of accuracies"),
         (lambda path: path.write_text("threshold,above\n1,2\n"), "is no table of accuracies"),
-        (lambda path: path.write_text("sparsity,accuracy\n0,90\n"), "is no table of accuracies"),
+        (
+            lambda path: path.write_text("sparsity,accuracy\n0,90\n"),
+            "a.csv: has no row of sparsity 0.1, which its settings name; run test_prune.py again",
+        ),
+        (change_settings(ratios=[2]), "a.json: holds invalid settings (--ratios 2"),
+        (change_settings(ratios=3), "a.json: does not hold the settings of a run"),
         (lambda path: path.write_bytes(b"\xff\xfe\0"), "is no table of accuracies"),
         (lambda path: path.write_text("x" * 200_000), "is no table of accuracies"),
         (

@@ -22,15 +22,25 @@ def folders(trained):
 
 
 @pytest.fixture
-def resnet(tmp_path, write_npz, monkeypatch):
+def resnet(tmp_path, write_npz):
     """Flags for a ResNet18 with untrained weights, a data set of a few images, few ratios."""
-    monkeypatch.setattr("test_prune.RATIOS", (0.0, 0.1, 0.5))
     write_npz(tmp_path / "data", "cifar10", train=30, test=10)
     config = Config(epoch_num=1, output_dir=tmp_path)
     torch.manual_seed(0)
     model = build_model("ResNet18", 10, 3, 32)
     write_contents(config.files.model, model_contents(model, config, 1, {}))
-    return "--epoch_num", 1, "--data_dir", tmp_path / "data", "--output_dir", tmp_path
+    return (
+        "--ratios",
+        0,
+        0.1,
+        0.5,
+        "--epoch_num",
+        1,
+        "--data_dir",
+        tmp_path / "data",
+        "--output_dir",
+        tmp_path,
+    )
 
 
 def test_pruned_models_are_saved_with_what_they_reached(quick, trained, folders):
@@ -57,6 +67,36 @@ def test_pruned_models_are_saved_with_what_they_reached(quick, trained, folders)
     assert re.search(share, out)
     log = (results / f"{RUN}.log").read_text()
     assert re.search(rf"^Pruned_Model 0.9 \d+ bytes {RUN}_sparsity=0.9.safetensors$", log, re.M)
+
+
+def test_own_ratios_take_the_place_of_the_nineteen_and_are_in_names(quick, trained, folders):
+    results, layers, _ = folders
+    flags = (*DIGITS, "--output_dir", trained)
+    quick("test_prune.py", *flags, "--save_pruned", 0.995)
+    (pruned,) = trained.rglob("*.safetensors")
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    own = ("--ratios", 0.995, 0.5, 0.995, 0.9, "--save_pruned", 0.995)
+    status, out, err = quick("test_prune.py", *flags, *own)
+    assert status == 0, err
+    assert list(trained.rglob("*.safetensors")) == [pruned]
+    before[pruned] = pruned.read_bytes()  # it is the same network at any list of ratios
+    assert {path: path.read_bytes() for path in before} == before
+    name = f"{RUN}_ratios=0.5,0.9,0.995"
+    rows, whole = read_csv(results / f"{name}.csv"), read_csv(results / f"{RUN}.csv")
+    assert [row["sparsity"] for row in rows] == ["0.5", "0.9", "0.995"]
+    assert all(row in whole for row in rows)
+    log = (results / f"{name}.log").read_text().splitlines()
+    assert log[1] == "Pruning Ratios: 0.5,0.9,0.995"
+    assert re.findall("^Prune Ratio ([^ ]+)", "\n".join(log), re.M) == ["0.5", "0.9", "0.995"]
+    assert re.findall(r"^ +([\d.]+)% ", out, re.M) == ["50", "90", "99.5"]
+    assert ", ratios 0.5,0.9,0.995\n" in out
+    assert (results / f"{name}.png").is_file() and (layers / f"{name}.csv").is_file()
+
+
+def test_the_nineteen_ratios_written_out_change_no_name(quick, trained, folders):
+    status, _, err = quick("test_prune.py", *DIGITS, "--ratios", *RATIOS, "--output_dir", trained)
+    assert status == 0, err
+    assert (folders[0] / f"{RUN}.csv").is_file()
 
 
 def test_a_saved_pruned_model_is_tested_under_its_own_name(quick, trained, folders):
@@ -125,11 +165,11 @@ def test_accuracy_is_told_with_and_without_recalibration(quick, resnet, tmp_path
     dense = torch.load(next(tmp_path.rglob("*.pt")), weights_only=True)["state_dict"]
     saved = load_pruned(next(tmp_path.rglob("*.safetensors"))).state_dict()
     assert not torch.equal(saved["bn1.running_mean"], dense["bn1.running_mean"])
-    (path,) = tmp_path.rglob("SFW_prune_test/*_bn_recalibrate=20.csv")
+    (path,) = tmp_path.rglob("SFW_prune_test/*_bn_recalibrate=20_*.csv")
     rows = read_csv(path)
     assert list(rows[0])[3:] == ["accuracy", "recalibrated", "file_bytes"]
     log = path.with_suffix(".log").read_text().splitlines()
-    assert log[1] == "Pruning Bn_Recalibrate: 20"
+    assert log[1] == "Pruning Bn_Recalibrate: 20 Ratios: 0,0.1,0.5"
     for line, row in zip(log[2:], rows, strict=False):
         expected = f"{float(row['accuracy']):.2f} Recalibrated {float(row['recalibrated']):.2f}"
         assert line == f"Prune Ratio {float(row['sparsity']):g} Test Accuracy {expected}"
@@ -194,6 +234,11 @@ BAD_FLAGS = {
     "--save_pruned 0.5 nan": "--save_pruned nan: must be at least 0",
     "--save_pruned half": "--save_pruned: invalid float value: 'half'",
     "--save_pruned": "--save_pruned: expected at least one argument",
+    "--ratios 1": "--ratios 1: must be at least 0 and less than 1",
+    "--ratios 0.5 -0.1": "--ratios -0.1: must be at least 0 and less than 1",
+    "--ratios 90": "--ratios 90: must be at least 0 and less than 1",
+    "--ratios nan": "--ratios nan: must be at least 0",
+    "--ratios": "--ratios: expected at least one argument",
 }
 
 

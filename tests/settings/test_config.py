@@ -72,6 +72,13 @@ def test_what_is_added_to_a_name_stays_though_it_is_long(start):
     assert file_name(added, f"{start}2") != name
 
 
+def test_long_lists_of_ratios_have_short_and_distinct_names():
+    lists = [tuple(i / n for i in range(n)) for n in (2, 5, 40, 50)]
+    names = [file_name({"ratios": ratios}, "run") for ratios in lists]
+    assert names[:2] == ["run_ratios=0,0.5", "run_ratios=0,0.2,0.4,0.6,0.8"]
+    assert len(set(names)) == 4 and max(map(len, names)) <= 60
+
+
 def test_defaults_are_the_papers():
     config = Config()
     assert config.run_name == (

@@ -5,6 +5,7 @@ matplotlib takes half a second to import, so each function imports what it needs
 
 import textwrap
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,14 +32,18 @@ def plot_pruning(
 ) -> None:
     """Accuracy against sparsity, both in percent: the whole range, and beside it 90 % and more.
 
-    `curves` maps labels to accuracies, one for each of `ratios`.
+    `curves` maps labels to accuracies, one for each of `ratios`, which are ascending. If fewer than
+    two of these are 0.9 and more, there is no second panel.
     """
     sparsities = [100 * ratio for ratio in ratios]
-    first = next(iter(curves.values()))[0]
+    ticks = [s for s in sparsities if s >= 89.9]
     figure = _figure(10, 4.2)
-    whole, high = figure.subplots(1, 2)
-    for axes in (whole, high):
-        axes.axhline(first, color="0.5", linestyle="--", label=f"at 0 %: {first:.2f} %")
+    whole, *rest = figure.subplots(1, 2 if len(ticks) > 1 else 1, squeeze=False)[0]
+    first = [next(iter(curves.values()))[0]] if ratios[0] == 0 else []
+    for axes in (whole, *rest):
+        for accuracy in first:
+            label = f"at 0 %: {accuracy:.2f} %"
+            axes.axhline(accuracy, color="0.5", linestyle="--", label=label)
         for label, accuracies in curves.items():
             axes.plot(sparsities, accuracies, "o-", markersize=4, label=label)
         axes.set_xlabel("sparsity: weights removed, %")
@@ -46,16 +51,14 @@ def plot_pruning(
         axes.grid(alpha=0.3)
     _set_accuracy_limits(whole, [a for values in curves.values() for a in values])
     whole.legend()
-    high.set_xlim(89.7, max(99, *sparsities) + 0.3)
-    high.set_xticks(range(90, 100))
-    from_90_on = [
-        a
-        for values in curves.values()
-        for s, a in zip(sparsities, values, strict=True)
-        if s >= 89.9
-    ]
-    _set_accuracy_limits(high, [first, *from_90_on])
-    high.set_title("from 90 % on", fontsize=9)
+    for high in rest:
+        high.set_xlim(89.7, max(99, *sparsities) + 0.3)
+        crowded = min(b - a for a, b in pairwise(ticks)) < 0.9
+        labels = [f"{s:.6g}" for s in ticks]
+        high.set_xticks(ticks, labels, rotation=90 if crowded else 0)
+        from_90_on = [a for values in curves.values() for a in values[-len(ticks) :]]
+        _set_accuracy_limits(high, [*first, *from_90_on])
+        high.set_title("from 90 % on", fontsize=9)
     _save(figure, path, run)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.outputs.plots import Curves, plot_comparison
+from utils.process.errors import UserError
 from utils.process.writing import atomic_write, check_writable
 from utils.prune.config import CORRECTIONS, SETTINGS, PruneConfig
 from utils.prune.tables import SHOWN, read_accuracies, read_settings
@@ -35,10 +36,12 @@ class Curve:
 def compare(tables: Sequence[Path], output_dir: Path) -> None:
     """Draw the curves of these tables in one picture, and write and print them as one table.
 
-    Raises UserError for a file that is no table of test_prune.py or has no settings beside it.
+    Raises UserError for a file that is no table of test_prune.py or has no settings beside it, and
+    for tables that have no ratio in common.
     """
     paths = list(dict.fromkeys(path.resolve() for path in tables))
     curves = distinct([curve for path in paths for curve in read_curves(path)])
+    ratios = shown_ratios(curves)
     runs: Curves = {}
     for label, curve in zip(labels_of(curves), curves, strict=True):
         runs.setdefault(label, []).append(curve.accuracies)
@@ -51,7 +54,7 @@ def compare(tables: Sequence[Path], output_dir: Path) -> None:
     picture, table = files.comparison(".png"), files.comparison(".md")
     check_writable([picture, table], "--output_dir")
     plot_comparison(picture, runs, files.run)
-    text = comparison_table(runs)
+    text = comparison_table(runs, ratios)
     with atomic_write(table) as file:
         file.write(text)
     print(f"\n{text}\n{results_line(picture=picture, table=table)}")
@@ -60,6 +63,11 @@ def compare(tables: Sequence[Path], output_dir: Path) -> None:
 def read_curves(table: Path) -> list[Curve]:
     """The curves in a table: the pruned networks and, in another column, the corrected ones."""
     columns, run = read_accuracies(table), read_settings(table)
+    if missing := [ratio for ratio in run.ratios if ratio not in columns["accuracy"]]:
+        raise UserError(
+            f"{table}: has no row of sparsity {plain(missing[0])}, which its settings name; run"
+            " test_prune.py again with the flags of that run"
+        )
     known = run.training | run.pruning
     known[PRUNED_BEFORE] = run.pruned_before and run.pruned_before.get("sparsity")
     model_file = None if run.training_known else run.model_file
@@ -77,13 +85,22 @@ def distinct(curves: Sequence[Curve]) -> list[Curve]:
     return list(dict(zip(keys, curves, strict=True)).values())
 
 
-def comparison_table(curves: Curves) -> str:
+def shown_ratios(curves: Sequence[Curve]) -> list[float]:
+    """The ratios of SHOWN or, if a curve lacks one of these, all that the curves have in common."""
+    common = set.intersection(*(set(curve.accuracies) for curve in curves))
+    if not common:
+        raise UserError("--compare: the tables have no sparsity in common; test both at the same")
+    return list(SHOWN) if common.issuperset(SHOWN) else sorted(common)
+
+
+def comparison_table(curves: Curves, ratios: Sequence[float]) -> str:
     """A Markdown row for each label: the mean over its runs, and their range if it has several."""
-    lines = ["| weights removed | " + " | ".join(f"{ratio:.0%}" for ratio in SHOWN) + " |"]
-    lines.append("| --- |" + " --- |" * len(SHOWN))
+    titles = [f"{100 * ratio:.6g}%" for ratio in ratios]
+    lines = ["| weights removed | " + " | ".join(titles) + " |"]
+    lines.append("| --- |" + " --- |" * len(ratios))
     for label, runs in curves.items():
         cells = []
-        for ratio in SHOWN:
+        for ratio in ratios:
             accuracies = [run[ratio] for run in runs]
             low, high = min(accuracies), max(accuracies)
             spread = f" ({low:.2f} to {high:.2f})" if len(runs) > 1 else ""

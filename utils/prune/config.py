@@ -2,12 +2,14 @@
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from utils.prune.allocation import ALLOCATIONS, SCOPES
+from utils.prune.ranking import RATIOS
 from utils.settings.config import Config
 from utils.settings.fields import LARGEST_INT, Range, check_values, identifying_settings, setting
-from utils.settings.names import RunFiles, file_name
+from utils.settings.names import RunFiles, file_name, plain
 
 # The corrections of a pruned model, by their flags. The word is the column of the accuracy after
 # the correction, in tables and logs.
@@ -35,6 +37,10 @@ class PruneConfig:
         " each layer's outputs on N training images, and test each pruned network also with these;"
         " 1000 images are enough; 0 is off",
         type=int, allowed=Range(0, LARGEST_INT))
+    ratios: tuple[float, ...] = setting(
+        RATIOS, "pruning", "ratios X, 0 <= X < 1: prune at these fractions of all entries (default:"
+        " 0 0.1 ... 0.9 0.91 ... 0.99)",
+        type=float, allowed=Range(0, 1, excluded=(1,)), several=True, identifies_run=False)
     save_pruned: tuple[float, ...] = setting(
         (), "pruning", "ratios X, 0 <= X < 1: save the network pruned at each of them, after"
         " --bn_recalibrate or --repair if set, as small safetensors files in saved_models/",
@@ -43,6 +49,7 @@ class PruneConfig:
 
     def __post_init__(self) -> None:
         check_values(self)
+        object.__setattr__(self, "ratios", tuple(sorted(set(map(float, self.ratios)))))
 
     @property
     def correction(self) -> str | None:
@@ -54,15 +61,23 @@ class PruneConfig:
         """The name of the column of accuracies after the correction, or None."""
         return CORRECTIONS.get(self.correction)
 
-    def in_name(self) -> dict[str, Any]:
-        """The settings, by name, that affect the results and are not at their defaults."""
+    def in_name(self, ratios: bool = True) -> dict[str, Any]:
+        """The settings, by name, that affect the results and are not at their defaults.
+
+        Without `ratios`, they are those alone that affect a network pruned at a given ratio.
+        """
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        settings = identifying_settings(self)
+        settings = identifying_settings(self) | ({"ratios": self.ratios} if ratios else {})
         return {name: value for name, value in settings.items() if value != defaults[name]}
 
     def files(self, unpruned: RunFiles) -> RunFiles:
         """The paths of results: `unpruned`, with the settings of `in_name` added to the name."""
         return RunFiles(unpruned.output_dir, file_name(self.in_name(), unpruned.run))
+
+    def pruned_file(self, unpruned: RunFiles, ratio: float) -> Path:
+        """The path of the network pruned at `ratio`; the other ratios do not change it."""
+        name = file_name(self.in_name(ratios=False), unpruned.run)
+        return RunFiles(unpruned.output_dir, name).pruned(plain(ratio))
 
 
 SETTINGS = {f.name: f for kind in (Config, PruneConfig) for f in dataclasses.fields(kind)}

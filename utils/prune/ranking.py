@@ -8,7 +8,7 @@ from torch import nn
 
 from utils.prune.allocation import ALLOCATIONS, prunable
 
-# The fractions of all entries that test_prune.py removes.
+# The fractions of all entries that test_prune.py removes unless --ratios gives others.
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
           0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)  # fmt: skip
 

@@ -27,7 +27,7 @@ def result_files(trained: TrainedModel, prune: PruneConfig) -> list[Path]:
     files = prune.files(trained.files)
     paths = [files.prune_test(suffix) for suffix in (*TEST_SUFFIXES, ".json")]
     paths += [files.layer_sparsity(suffix) for suffix in (".csv", ".png")]
-    return paths + [files.pruned(plain(ratio)) for ratio in prune.save_pruned]
+    return paths + [prune.pruned_file(trained.files, ratio) for ratio in prune.save_pruned]
 
 
 def print_heading(trained: TrainedModel, prune: PruneConfig) -> None:
@@ -109,7 +109,7 @@ def write_log(
         column, accuracy = prune.correction_column, r.accuracy_after_correction
         log.add(prune_line(r.ratio, r.accuracy, **({column: accuracy} if column else {})))
         if r.size is not None:
-            log.add(pruned_file_line(r.ratio, r.size, files.pruned(plain(r.ratio))))
+            log.add(pruned_file_line(r.ratio, r.size, prune.pruned_file(trained.files, r.ratio)))
     for name, ratio in emptied.items():
         log.add(emptied_line(ratio, name))
     log.save()

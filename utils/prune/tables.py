@@ -13,11 +13,12 @@ from utils.outputs.trained_model import TrainedModel
 from utils.process.errors import UserError
 from utils.process.writing import atomic_write
 from utils.prune.config import CORRECTIONS, PruneConfig
+from utils.prune.ranking import RATIOS
 from utils.settings.config import Config
 from utils.settings.fields import identifying_settings
 from utils.settings.names import RunFiles
 
-# The ratios that a comparison prints. Every table has them.
+# The ratios that a comparison prints if all of its tables have them.
 SHOWN = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
 
 
@@ -46,6 +47,7 @@ class TableSettings:
     training: dict[str, Any]
     pruned_before: dict[str, Any] | None
     pruning: dict[str, Any]
+    ratios: Sequence[float] = RATIOS  # of --ratios; the table may have more, from --save_pruned
 
 
 def write_settings(trained: TrainedModel, prune: PruneConfig, files: RunFiles) -> None:
@@ -56,6 +58,7 @@ def write_settings(trained: TrainedModel, prune: PruneConfig, files: RunFiles) -
         trained.known_settings(),
         trained.pruned_before,
         identifying_settings(prune),
+        prune.ratios,
     )
     with atomic_write(files.prune_test(".json")) as file:
         file.write(json.dumps(dataclasses.asdict(settings), indent=1) + "\n")
@@ -97,8 +100,8 @@ def read_accuracies(table: Path) -> dict[str, dict[float, float]]:
         rows = list(csv.DictReader(table.read_text().splitlines()))
         columns = [name for name in ("accuracy", *CORRECTIONS.values()) if name in rows[0]]
         accuracies = {n: {float(row["sparsity"]): float(row[n]) for row in rows} for n in columns}
-        complete = all(ratio in accuracies["accuracy"] for ratio in SHOWN)
-        if not complete or not all(0 <= a <= 100 for c in accuracies.values() for a in c.values()):
+        valid = all(0 <= a <= 100 for column in accuracies.values() for a in column.values())
+        if "accuracy" not in accuracies or not valid:
             raise ValueError
     except OSError as error:
         raise UserError(f"{table}: cannot be read ({error.strerror}); name another table") from None
@@ -123,9 +126,15 @@ def read_settings(table: Path) -> TableSettings:
             raise KeyError("every run has these")
         if not stored.training_known:
             training = {name: training[name] for name in stored.training}
-        pruning = identifying_settings(PruneConfig(**stored.pruning))
+        prune = PruneConfig(**stored.pruning, ratios=stored.ratios)
         before = stored.pruned_before and dict(stored.pruned_before)
-        return dataclasses.replace(stored, training=training, pruning=pruning, pruned_before=before)
+        return dataclasses.replace(
+            stored,
+            training=training,
+            pruning=identifying_settings(prune),
+            pruned_before=before,
+            ratios=prune.ratios,
+        )
     except FileNotFoundError:
         problem = f"{table}: has no {path.name} beside it, and so its settings are unknown"
     except OSError as error:

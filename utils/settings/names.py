@@ -11,10 +11,10 @@ TEST_SUFFIXES = (".log", ".csv", ".png")  # a test script writes a text log, a t
 def file_name(parts: dict[str, Any], start: str | None = None) -> str:
     """A name of at most 184 bytes made of LABEL=VALUE parts, after the name `start` if any.
 
-    A longer one is cut, and gets a checksum of the full name. With `start`, only that is cut: the
-    parts stay complete.
+    A longer one is cut, and gets a checksum of the full name. With `start`, only that is cut: all
+    parts stay. A single value of more than 40 bytes is cut in the same way.
     """
-    spelled = [f"{label}={plain(value)}" for label, value in parts.items()]
+    spelled = [f"{label}={_shortened(plain(value))}" for label, value in parts.items()]
     name = "_".join(spelled if start is None else [start, *spelled])
     if len(name.encode()) > 184:
         end = "" if start is None else "_".join(["", *spelled])
@@ -23,8 +23,18 @@ def file_name(parts: dict[str, Any], start: str | None = None) -> str:
     return name
 
 
+def _shortened(text: str) -> str:
+    """`text`, or its beginning and a checksum if it has more than 40 bytes."""
+    if len(text.encode()) <= 40:
+        return text
+    beginning = text.encode()[:26].decode(errors="ignore")
+    return f"{beginning}..{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
 def plain(value: Any) -> str:
     """A setting's value as text: short, but different for different values."""
+    if isinstance(value, tuple):
+        return ",".join(map(plain, value))
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value + 0.0:g}"  # -0.0 is written as 0
     return str(value)
