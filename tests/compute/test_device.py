@@ -36,6 +36,20 @@ def test_a_compiled_network_is_the_network_for_batches_of_any_size():
         torch.testing.assert_close(network(inputs), model(inputs))
 
 
+def test_a_smaller_batch_is_not_compiled_for(monkeypatch):
+    model = build_model("Mlp", 10, 1, 8)
+    sizes = []
+
+    def compile_nothing(module, **options):
+        return lambda inputs: sizes.append(len(inputs)) or module(inputs)
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    network = compiled(model, 16)
+    for size in (16, 5):
+        network(torch.randn(size, 1, 8, 8))
+    assert sizes == [16]
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_a_compiled_run_trains_as_a_plain_one(quick, tmp_path):
     outputs = {}

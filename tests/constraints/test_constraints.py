@@ -213,6 +213,15 @@ def test_newton_and_sorting_find_the_same_projection(data):
     torch.testing.assert_close(newton, sorting)
 
 
+@pytest.mark.parametrize("cap", [0.05, 0.5, math.inf])
+def test_newtons_method_is_exact_up_to_rounding_after_a_few_steps(cap, monkeypatch):
+    monkeypatch.setattr(projection, "MOST_STEPS", 20)
+    x = torch.randn(5000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for total in (1.0, 30.0, 200.0):
+        shift = projection.shift_by_newton(x.split(1000), total, cap)
+        assert (x.abs() - shift).clamp(0, cap).sum().item() == pytest.approx(total, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     "region",
     [KSparsePolytope(5, 2, radius=1.0), *(LpBall(5, p, radius=9.0) for p in (1, 2, 3, math.inf))],

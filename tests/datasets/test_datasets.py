@@ -72,6 +72,13 @@ def test_digits_are_embedded_and_normalised_by_their_own_statistics(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_cifar100_is_normalised_by_its_own_statistics():
+    """In units of a pixel's 255 levels they are widely published with one decimal."""
+    info = DATASETS["cifar100"]
+    assert [255 * v for v in info.mean] == pytest.approx([129.3, 124.1, 112.4], abs=0.06)
+    assert [255 * v for v in info.std] == pytest.approx([68.2, 65.4, 70.4], abs=0.06)
+
+
 def test_svhn_is_read_from_its_mat_files(tmp_path, monkeypatch):
     rng, arrays = np.random.default_rng(0), {}
     for split, count in (("train", 12), ("test", 7)):

@@ -108,6 +108,14 @@ def test_first_iterations_are_the_formula(lr, tau):
     assert sfw_init(model, batches, regions, lr=lr, iterations=5) == pytest.approx(expected, 1e-5)
 
 
+def test_slopes_are_cut_to_1_in_magnitude():
+    """Divided by a small learning rate, they are far greater, and differ from step to step."""
+    model, batches = mlp().double(), [(x.double(), y) for x, y in some_batches()]
+    expected = plain_scales(model, batches, regions_of(model), 0.01, 10)
+    scales = sfw_init(model, batches, regions_of(model), lr=0.01, iterations=10)
+    assert scales == pytest.approx(expected, rel=1e-6)
+
+
 def test_scales_of_convolutions_and_batch_norms_are_the_formula():
     torch.manual_seed(0)
     model = nn.Sequential(

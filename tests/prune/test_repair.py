@@ -65,6 +65,21 @@ def test_entries_that_pruning_removed_stay_0_and_emptied_channels_stay_finite():
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize(("factor", "scaled"), [(1e-2, True), (1e-5, False)])
+def test_a_channel_that_hardly_varies_any_more_is_not_scaled(factor, scaled):
+    """Its variation is then in part rounding errors, which scaling would bring to full size."""
+    model, batches = network(True), some_batches()
+    names = list(layers_with_weights(model))
+    dense = measure_signals(model, batches, names)
+    with torch.no_grad():
+        model[0].weight[1] *= factor
+    pruned = measure_signals(model, batches, names)
+    repair(model, dense, batches)
+    repaired = measure_signals(model, batches, names)
+    deviations = dense if scaled else pruned
+    torch.testing.assert_close(repaired["0"][1][1], deviations["0"][1][1], rtol=1e-3, atol=0)
+
+
 def test_a_channel_that_is_constant_in_the_dense_network_keeps_its_weights():
     model, batches = network(False), some_batches()
     names = list(layers_with_weights(model))

@@ -53,8 +53,7 @@ def lamp_scores(parameter: Tensor) -> Tensor:
     def scores(magnitudes: Tensor) -> Tensor:
         squares = magnitudes.double() ** 2
         sums = squares.flip(0).cumsum(0).flip(0)
-        # A parallel sum may round a score to below the score of a smaller entry.
-        return (squares / sums.clamp(min=torch.finfo(torch.float64).tiny)).cummax(0).values
+        return squares / sums.clamp(min=torch.finfo(torch.float64).tiny)
 
     return _scores_by_rank(parameter, scores)
 
