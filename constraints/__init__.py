@@ -1,6 +1,6 @@
 """Feasible regions of Frank-Wolfe methods, and which region each parameter of a network gets."""
 
-from constraints.assign import CONSTRAINTS, MODES, build_constraints, make_feasible
+from constraints.assign import CONSTRAINTS, MODES, build_constraints, gauges, make_feasible
 from constraints.k_sparse import KSparsePolytope
 from constraints.lp_ball import LpBall
 from constraints.region import Region, Unconstrained
@@ -13,5 +13,6 @@ __all__ = [
     "Region",
     "Unconstrained",
     "build_constraints",
+    "gauges",
     "make_feasible",
 ]

@@ -75,6 +75,19 @@ def make_feasible(model: nn.Module, constraints: list[Region]) -> None:
             p.copy_(constraint.shift_inside(p))
 
 
+def gauges(model: nn.Module, constraints: list[Region]) -> dict[str, float]:
+    """How much of its region each of `model.named_parameters()` fills, by name.
+
+    1 is on the surface, and 0 the origin; see Region.gauge. Empty if there is a region without a
+    gauge. Waits for the device.
+    """
+    if any(region.gauge is None for region in constraints):
+        return {}
+    with torch.no_grad():
+        pairs = zip(model.named_parameters(), constraints, strict=True)
+        return {name: region.gauge(p).item() for (name, p), region in pairs}
+
+
 def _initial_norms(model: nn.Module) -> list[float]:
     """For each of `model.parameters()`, the mean L2 norm of what its layer's initialiser draws.
 

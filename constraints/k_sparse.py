@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from constraints.projection import project_capped_l1_ball
-from constraints.region import Region, is_local, scale
+from constraints.region import Region, is_local, lp_norm, scale
 
 
 class KSparsePolytope(Region):
@@ -53,6 +53,11 @@ class KSparsePolytope(Region):
         inside = (l1 <= self.radius * self.k) & (linf <= self.radius)
         factor = self.radius * (l1 / linf).floor().clamp(max=self.k) / l1
         return scale(x, torch.where(inside, torch.ones_like(l1), factor))
+
+    def gauge(self, x: Tensor) -> Tensor:
+        """max(||x||_1 / (r K), ||x||_inf / r)."""
+        self._check(x)
+        return torch.maximum(lp_norm(x, 1) / max(self.k, 1), lp_norm(x, math.inf)) / self.radius
 
     def euclidean_project(self, x: Tensor) -> Tensor:
         """The nearest point of the intersection of the two balls, exact up to rounding."""

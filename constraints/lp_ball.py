@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from constraints.projection import project_capped_l1_ball
-from constraints.region import Region, scale
+from constraints.region import Region, lp_norm, scale
 
 BISECTIONS = 60
 NEWTON_STEPS = 10
@@ -59,8 +59,12 @@ class LpBall(Region):
         self._check(x)
         if not self.n:
             return x.clone()
-        norm = torch.linalg.vector_norm(x, self.p, dtype=torch.float64)
-        return scale(x, (self.radius / norm).clamp(max=1))
+        return scale(x, (self.radius / lp_norm(x, self.p)).clamp(max=1))
+
+    def gauge(self, x: Tensor) -> Tensor:
+        """||x||_p / r."""
+        self._check(x)
+        return lp_norm(x, self.p) / self.radius
 
     def euclidean_project(self, x: Tensor) -> Tensor:
         self._check(x)

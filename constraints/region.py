@@ -29,6 +29,10 @@ class Region(ABC):
     # 1. Then `lmo` needs no code of its own, and regions of one kind share an LMO: see `alike`. A
     # row with NaN may give anything. None for other regions, which define `lmo`.
     furthest: Callable[[Tensor], Tensor] | None = None
+    # `gauge(x)`, if a region has it, is the smallest s >= 0 for which x is in s times the region:
+    # how much of the region x fills. A float64 scalar tensor. None for other regions, of which
+    # nothing is reported.
+    gauge: Callable[[Tensor], Tensor] | None = None
 
     def _set_size(
         self, n: int, radius: float | None, diameter: float | None, diameter_per_radius: float
@@ -105,6 +109,13 @@ def is_local(x: Tensor) -> bool:
     """Whether reading the values of `x` costs nothing: it is in this CPU's memory, and no subclass
     of Tensor that stands for entries elsewhere, as a DTensor's are."""
     return x.is_cpu and type(x) in (Tensor, nn.Parameter)
+
+
+def lp_norm(x: Tensor, p: float) -> Tensor:
+    """The Lp norm of all entries of `x`, of which there may be none, as a float64 scalar tensor."""
+    if not x.numel():
+        return x.new_zeros((), dtype=torch.float64)
+    return torch.linalg.vector_norm(x, p, dtype=torch.float64)
 
 
 def scale(x: Tensor, factor: Tensor) -> Tensor:

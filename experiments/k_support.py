@@ -9,7 +9,7 @@ from constraints import KSparsePolytope, Region
 class KSupportBall(Region):
     """The convex hull of the vectors with at most K non-zero entries and L2 norm at most r.
 
-    Its gauge is r times the K-support norm (Argyriou, Foygel and Srebro, NeurIPS 2012); Zimmer,
+    It is where the K-support norm is at most r (Argyriou, Foygel and Srebro, NeurIPS 2012); Zimmer,
     Spiegel and Pokutta (arXiv 2205.11921) train with it. Its L2 diameter is 2 r. Give `radius` (r)
     or `diameter`. Raises ValueError when `k` is not in 1 ... n or the size is not positive.
     """
@@ -60,6 +60,10 @@ class KSupportBall(Region):
         fits = (before > means) & (means >= w[first])
         chosen = torch.where(fits.any(), fits.int().argmax(), (before > means).int().argmax())
         return (squares + tails**2 / (q + 1)).gather(0, chosen.view(1)).sqrt().squeeze()
+
+    def gauge(self, x: Tensor) -> Tensor:
+        """The K-support norm over r."""
+        return self.norm(x) / self.radius
 
     def shift_inside(self, x: Tensor) -> Tensor:
         """`x`, or, if it is outside, `x` scaled to the region's surface."""

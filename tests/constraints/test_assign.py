@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from constraints import KSparsePolytope, LpBall, Unconstrained, build_constraints, make_feasible
+from constraints import (
+    KSparsePolytope,
+    LpBall,
+    Unconstrained,
+    build_constraints,
+    gauges,
+    make_feasible,
+)
 from models import build_model
 
 INPUTS = {"ResNet18": (3, 32), "Mlp": (1, 28)}
@@ -98,6 +105,15 @@ def test_a_region_of_ones_own_is_built_without_an_entry_in_the_table():
         nn.Linear(30, 20, bias=False), KSparsePolytope, tau=3, mode="radius"
     )
     assert region.describe() == {"kind": "KSparsePolytope", "n": 600, "radius": 3.0, "k": 30}
+
+
+def test_gauges_go_by_the_names_of_the_parameters_and_need_a_gauge_of_each_region():
+    model = nn.Linear(3, 2)
+    regions = [LpBall(6, 2, radius=2.0), KSparsePolytope(2, 1, radius=1.0)]
+    nn.init.zeros_(model.weight)
+    nn.init.constant_(model.bias, 0.25)
+    assert gauges(model, regions) == {"weight": 0.0, "bias": 0.5}
+    assert gauges(model, [regions[0], Unconstrained(2)]) == {}
 
 
 def test_unknown_kind_and_mode_and_missing_size_are_named():

@@ -139,6 +139,24 @@ def test_shift_inside_keeps_inner_points_and_directions(data):
 
 
 @given(st.data())
+def test_the_gauge_is_the_multiple_of_the_region_on_whose_surface_a_point_lies(data):
+    """For every g, <x, g> is at most the gauge times the largest <y, g> in the region."""
+    x = data.draw(tensors())
+    region = data.draw(regions(x.numel()))
+    gauge = region.gauge(x)
+    assert gauge.shape == () and gauge.item() == pytest.approx(region_norms(region, x), rel=1e-6)
+    if gauge:
+        assert region_norms(region, x.double() / gauge) == pytest.approx(1)
+    g = data.draw(tensors(dtypes=(torch.float64,))).flatten()[:1] + x.double()
+    assert (x * g).sum() <= (1 + 1e-6) * gauge * -(g * region.lmo(g)).sum()
+
+
+@pytest.mark.parametrize("region", [KSparsePolytope(0, 0, radius=1.0), LpBall(0, 2, radius=1.0)])
+def test_a_tensor_without_entries_fills_nothing(region):
+    assert region.gauge(torch.zeros(0)) == 0
+
+
+@given(st.data())
 def test_projection_meets_the_optimality_conditions(data):
     """y is the nearest point if and only if <x - y, z - y> <= 0 for every z in the region."""
     x = data.draw(tensors(dtypes=(torch.float64,)))
@@ -187,6 +205,7 @@ def test_nothing_waits_for_the_device(p, method):
         x = torch.empty(40, device="cuda")
         y = getattr(region, method)(x)
         assert y.device == x.device and y.shape == x.shape
+        assert region.gauge(x).device == x.device
         with pytest.raises(DataDependentOutputException):
             x.sum().item()
 

@@ -75,3 +75,4 @@ def test_shift_inside_scales_onto_the_surface_or_leaves_alone(ball, seed):
         assert torch.equal(shifted, x)
     else:
         assert ball.norm(shifted).item() == pytest.approx(ball.radius)
+        assert ball.gauge(shifted).item() == pytest.approx(1)

@@ -42,9 +42,13 @@ def test_training_log_has_its_lines(trained):
         r" Train_Batchsize: 128 Test_Batchsize: 128 (\w+: \S+ )+SFW_Init 0",
         lines[0],
     )
+    number = r"\d+\.\d{4}"
+    assert re.fullmatch(
+        rf"Region_Gauge Largest: {number} Tensor: linear_layer_\d\.\w+ Mean: {number}", lines[1]
+    )
     epoch = 12 + 1 + len(THRESHOLDS)  # 1437 images make 12 batches of 128
-    assert len(lines) == 1 + 2 * epoch
-    for i, line in enumerate(lines[1 + epoch : 1 + epoch + 12]):
+    assert len(lines) == 2 + 2 * epoch
+    for i, line in enumerate(lines[2 + epoch : 2 + epoch + 12]):
         assert re.fullmatch(
             rf"Train Steps: {13 + i} Epoch: 2 Batch_Loss: \d+\.\d{{4}} Batch_Accuracy \d+\.\d+",
             line,
@@ -52,7 +56,7 @@ def test_training_log_has_its_lines(trained):
     assert re.fullmatch(
         r"Test Epoch: 2 Test_Accuracy: \d+\.\d\d"
         r" Current_Time:\d{4}-\d\d-\d\d-\d\d_\d\d_\d\d",
-        lines[1 + epoch + 12],
+        lines[2 + epoch + 12],
     )
     assert all(re.fullmatch(r"Weight_Distribution >\S+ \d+", line) for line in lines[-11:])
 

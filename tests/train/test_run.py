@@ -6,6 +6,7 @@ import sys
 import torch
 from runs import DIGITS, ROOT, RUN
 
+from constraints import KSparsePolytope
 from utils.train import run as training
 from utils.train.resume import ResumeFile
 
@@ -54,6 +55,24 @@ def test_a_run_that_ends_far_above_the_loss_of_guessing_warns(quick, tmp_path):
 def test_a_run_that_learns_does_not_warn(quick, tmp_path):
     status, _, err = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path)
     assert (status, err) == (0, "")
+
+
+def test_a_run_of_sfw_begins_with_how_much_of_its_regions_the_network_fills(quick, trained):
+    _, out, _ = quick("train_prune.py", *DIGITS, "--resume", "never", "--output_dir", trained)
+    log = (trained / "saved_logs" / "SFW_one_shot_prune" / f"{RUN}.log").read_text()
+    _, largest, tensor, mean = log.splitlines()[1].split(": ")
+    largest, tensor = largest.split()[0], tensor.split()[0]
+    assert f"Gauge: the weights fill {mean} of their regions on average" in out
+    assert f"at most {largest} ({tensor})" in out
+    # Uniform entries, of which K is 5 %, at tau 15: (1 / 2) / (15 sqrt(0.05 / 3)).
+    assert 0.25 < float(mean) <= float(largest) < 0.27
+
+
+def test_a_region_of_ones_own_without_a_gauge_and_sgd_report_none(quick, tmp_path, monkeypatch):
+    flags = (*DIGITS[:4], "--epoch_num", "1", "--resume", "never", "--output_dir", tmp_path)
+    assert "Gauge" not in quick("train_prune.py", *flags, "--optimizer", "SGD")[1]
+    monkeypatch.setattr(KSparsePolytope, "gauge", None)
+    assert "Gauge" not in quick("train_prune.py", *flags)[1]
 
 
 def test_a_finished_run_with_fewer_epochs_is_named_before_a_longer_one_begins(quick, trained):

@@ -102,6 +102,11 @@ def distribution_line(threshold: float, above: int) -> str:
     return f"Weight_Distribution >{plain(threshold)} {above}"
 
 
+def gauge_line(largest: float, tensor: str, mean: float) -> str:
+    """How much of its region the network fills: the fullest tensor, and the mean over entries."""
+    return f"Region_Gauge Largest: {largest:.4f} Tensor: {tensor} Mean: {mean:.4f}"
+
+
 def pruning_line(title: str, settings: dict[str, Any]) -> str:
     """Settings of pruning, by name, after a title that says which pruning they belong to."""
     return " ".join([title, *(f"{name.title()}: {plain(v)}" for name, v in settings.items())])

@@ -11,9 +11,17 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
+from constraints import gauges
 from utils.compute.measure import THRESHOLDS, count_above, not_finite
 from utils.datasets import Dataset
-from utils.outputs.logs import TextLog, configuration_line, distribution_line, test_line, train_line
+from utils.outputs.logs import (
+    TextLog,
+    configuration_line,
+    distribution_line,
+    gauge_line,
+    test_line,
+    train_line,
+)
 from utils.outputs.model_file import model_contents, write_contents
 from utils.process.errors import RunError, warn
 from utils.process.signals import Stopped, StopSignals
@@ -100,11 +108,28 @@ class TrainingRun:
         """Restore what the resume file holds, or save the run as it is before the first epoch."""
         self.state = RunState(model, optimizer, generator, self.metrics, self.log)
         if self.saved is None:
+            self._report_gauges()
             self.save()
             return
         self.state.restore(self.saved, self.resume.newest)
         self.resume.position = self.state.position
         say(f"Going on after {self.state.position} of {self.config.epoch_num} epochs")
+
+    def _report_gauges(self) -> None:
+        """Tell people how much of its region the network fills, where SFW keeps it in one."""
+        model, groups = self.state.model, self.state.optimizer.param_groups
+        if self.config.optimizer != "SFW":
+            return
+        filled = gauges(model, [region for group in groups for region in group["constraints"]])
+        if filled:
+            fullest = max(filled, key=filled.get)
+            sizes = [p.numel() for p in model.parameters()]
+            mean = sum(g * n for g, n in zip(filled.values(), sizes, strict=True)) / sum(sizes)
+            self.log.add(gauge_line(filled[fullest], fullest, mean))
+            say(
+                f"Gauge: the weights fill {mean:.4f} of their regions on average, and at most"
+                f" {filled[fullest]:.4f} ({fullest}); a region binds at 1"
+            )
 
     def epochs(self) -> range:
         """The epochs that are left, counting from 0."""
