@@ -14,13 +14,17 @@ if __name__ == "__main__":
 import copy
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from utils.compute.device import pick_device, placed
 from utils.compute.measure import evaluate, zeros_by_parameter
-from utils.datasets.batches import Batches
-from utils.outputs.model_file import write_pruned
+from utils.datasets import Dataset
+from utils.outputs.formats import FORMATS, check_formats
+from utils.outputs.model_file import pruned_metadata
+from utils.outputs.onnx_file import InputImages
 from utils.outputs.trained_model import TrainedModel, load_chosen
 from utils.process.errors import RunError, UserError, exit_status, warn
 from utils.process.writing import check_writable
@@ -39,15 +43,15 @@ from utils.settings.names import results_line
 def test(trained: TrainedModel, prune: PruneConfig) -> None:
     """Test the model at every pruning ratio, and write the results."""
     config, device = trained.config, pick_device(trained.config.gpu)
+    check_formats(prune.pruned_format)
     check_writable(result_files(trained, prune), "--output_dir")
     dataset = config.load_dataset().to(device)
-    batches = dataset.test_batches(config.test_batchsize)
     model = placed(trained.model, device)
     correction = build_correction(prune, model, dataset, config)
 
     print_heading(trained, prune)
     results = []
-    for result in sweep(trained, prune, model, batches, correction):
+    for result in sweep(trained, prune, model, dataset, correction):
         print_result(result, model)
         results.append(result)
     files = prune.files(trained.files)
@@ -55,7 +59,8 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
     print("\n" + results_line(picture=files.prune_test(".png")))
     if prune.save_pruned:
         print(f"Pruned models: {files.model.parent}/")
-    if any(r.ratio in prune.save_pruned and r.size is None for r in results):
+    wanted = len({*prune.save_pruned}) * len(prune.pruned_format)
+    if sum(len(r.sizes) for r in results) < wanted:
         raise RunError(
             "--save_pruned: some files could not be written; the warnings say why; give the same"
             " command again once that is solved"
@@ -66,7 +71,7 @@ def sweep(
     trained: TrainedModel,
     prune: PruneConfig,
     model: nn.Module,
-    batches: Batches,
+    dataset: Dataset,
     correction: Correction | None,
 ) -> Iterator[PrunedResult]:
     """Prune `model` in place at each ratio, test it, and save it at the ratios of --save_pruned.
@@ -74,6 +79,7 @@ def sweep(
     With a correction, each pruned network is tested before and after it, and saved after it.
     """
     config = trained.config
+    batches = dataset.test_batches(config.test_batchsize)
     ranking = MagnitudeRanking(model, prune.allocation, prune.prune_scope)
     dense = None if correction is None else copy.deepcopy(model.state_dict())
     for ratio in sorted({*prune.ratios, *prune.save_pruned}):
@@ -84,18 +90,35 @@ def sweep(
         if correction is not None:
             correction()
             accuracy = evaluate(model, batches, config.precision)
-        size = None
+        sizes = {}
         if ratio in prune.save_pruned:
             pruning = {"sparsity": ratio, "accuracy": accuracy, "accuracy_uncorrected": uncorrected}
-            pruning |= identifying_settings(prune)
-            path = prune.pruned_file(trained.files, ratio)
-            try:
-                size = write_pruned(path, model, config, pruning, trained.unknown)
-            except RunError as error:
-                warn(str(error))
+            metadata = pruned_metadata(
+                config, pruning | identifying_settings(prune), trained.unknown
+            )
+            paths = prune.pruned_files(trained.files, ratio)
+            sizes = save(paths, model, dataset, metadata)
         count, zeros = len(ranking.weights), zeros_by_parameter(model)
         after_correction = None if correction is None else accuracy
-        yield PrunedResult(ratio, remaining, count, zeros, uncorrected, after_correction, size)
+        yield PrunedResult(ratio, remaining, count, zeros, uncorrected, after_correction, sizes)
+
+
+def save(
+    paths: dict[str, Path], model: nn.Module, dataset: Dataset, metadata: dict[str, Any]
+) -> dict[str, int]:
+    """Save a pruned model; `paths` has a file for each format. Returns their sizes in bytes.
+
+    A format that cannot be written gets a warning, and has no size.
+    """
+    images = InputImages(dataset.color_channel, dataset.image_size, dataset.mean, dataset.std)
+    sizes = {}
+    for name, file in paths.items():
+        try:
+            FORMATS[name].write(file, model, images, metadata)
+            sizes[name] = file.stat().st_size
+        except RunError as error:
+            warn(str(error))
+    return sizes
 
 
 def compare_tables(flags: Flags) -> None:

@@ -17,7 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from timing import describe, time_in_turns
 
 from models import build_model
-from utils.outputs.model_file import new_model, write_pruned
+from utils.outputs.formats import write_safetensors
+from utils.outputs.model_file import new_model, pruned_metadata
+from utils.outputs.onnx_file import InputImages
 from utils.prune import load_pruned
 from utils.prune.ranking import MagnitudeRanking
 from utils.settings.config import Config
@@ -32,7 +34,7 @@ def load_dense(path: Path) -> None:
 
 def main() -> None:
     print(describe("cpu") + "\n")
-    config = Config()
+    config, images = Config(), InputImages(3, 32, mean=(0.5,) * 3, std=(0.5,) * 3)
     model = new_model(config)
     ranking = MagnitudeRanking(model)
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +44,8 @@ def main() -> None:
         for ratio in RATIOS:
             ranking.prune(ratio)
             path = Path(folder, f"{ratio}.safetensors")
-            sizes.append(write_pruned(path, model, config, {}))
+            write_safetensors(path, model, images, pruned_metadata(config, {}))
+            sizes.append(path.stat().st_size)
             loads.append(partial(load_pruned, path))
         times = time_in_turns(loads, 10, "cpu")
     print("| weights removed | file, kB | file / dense | load, ms | load / dense |")

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from utils.outputs.formats import write_safetensors
 from utils.outputs.logs import configuration_line
-from utils.outputs.model_file import model_contents, new_model, write_contents, write_pruned
+from utils.outputs.model_file import model_contents, new_model, pruned_metadata, write_contents
+from utils.outputs.onnx_file import InputImages
 from utils.outputs.trained_model import load_model_file, load_trained
 from utils.process.errors import UserError
 from utils.settings.config import Config
@@ -56,7 +58,9 @@ def test_a_bare_state_dict_has_no_settings_but_those_that_the_user_gave(bare):
 def test_a_pruned_bare_state_dict_has_no_settings_either(bare, tmp_path):
     trained = load_model_file(bare, MLP)
     path = tmp_path / "pruned.safetensors"
-    write_pruned(path, trained.model, trained.config, {"sparsity": 0.5}, trained.unknown)
+    metadata = pruned_metadata(trained.config, {"sparsity": 0.5}, trained.unknown)
+    images = InputImages(1, 8, mean=(0.5,), std=(0.25,))
+    write_safetensors(path, trained.model, images, metadata)
     pruned = load_model_file(path, {})
     assert pruned.known_settings() == MLP | {"color_channel": 1}
     assert pruned.pruned_before == {"sparsity": 0.5}

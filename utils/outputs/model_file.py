@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models import build_model
-from utils.outputs.pruned_file import looks_packed, pack, unpack
+from utils.outputs.pruned_file import looks_packed, unpack
 from utils.process.errors import UserError
 from utils.process.writing import atomic_write
 from utils.settings.config import Config
@@ -37,12 +37,17 @@ def model_contents(
 ) -> dict[str, Any]:
     """The contents of a model file: tensors and plain types, which `weights_only` loading reads."""
     return {
-        "state_dict": {k: v.cpu().contiguous() for k, v in model.state_dict().items()},
+        "state_dict": state_on_cpu(model),
         "config": config.as_dict(),
         "epoch": epoch,
         "metrics": metrics,
         "versions": versions(),
     }
+
+
+def state_on_cpu(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state dict, as files hold it: on the CPU, and contiguous."""
+    return {name: values.cpu().contiguous() for name, values in model.state_dict().items()}
 
 
 def versions() -> dict[str, str]:
@@ -62,29 +67,20 @@ def write_contents(path: Path, contents: dict[str, Any], keep_former: Path | Non
         file.write(serialised.getbuffer())
 
 
-def write_pruned(
-    path: Path,
-    model: nn.Module,
-    config: Config,
-    pruning: dict[str, Any],
-    unknown: Collection[str] = (),
-) -> int:
-    """Write a pruned model and return the size of its file in bytes.
+def pruned_metadata(
+    config: Config, pruning: dict[str, Any], unknown: Collection[str] = ()
+) -> dict[str, Any]:
+    """What the file of a pruned model states beside its tensors, in plain types.
 
-    `pruning` holds, in plain types, how the model was pruned and its accuracy. The settings of
-    `config` that are `unknown` are not written. Raises RunError when writing fails.
+    `pruning` holds how the model was pruned and its accuracy. The settings of `config` that are
+    `unknown` are left out.
     """
     settings = identifying_settings(config)
-    contents = {
-        "state_dict": model.state_dict(),
+    return {
         "config": {name: value for name, value in settings.items() if name not in unknown},
         "pruning": pruning,
         "versions": versions(),
     } | ({"training_known": False} if unknown else {})
-    packed = pack(contents)
-    with atomic_write(path, "wb") as file:
-        file.write(packed)
-    return len(packed)
 
 
 def read_contents(path: Path, advice: str) -> tuple[dict[str, Any], "hashlib._Hash"]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.outputs.formats import FORMATS
+from utils.process.errors import UserError
 from utils.prune.allocation import ALLOCATIONS, SCOPES
 from utils.prune.ranking import RATIOS
 from utils.settings.config import Config
@@ -43,13 +45,21 @@ class PruneConfig:
         type=float, allowed=Range(0, 1, excluded=(1,)), several=True, identifies_run=False)
     save_pruned: tuple[float, ...] = setting(
         (), "pruning", "ratios X, 0 <= X < 1: save the network pruned at each of them, after"
-        " --bn_recalibrate or --repair if set, as small safetensors files in saved_models/",
+        " --bn_recalibrate or --repair if set, in saved_models/",
         type=float, allowed=Range(0, 1, excluded=(1,)), several=True, identifies_run=False)
+    pruned_format: tuple[str, ...] = setting(
+        ("safetensors",), "pruning", "formats of --save_pruned, one or several. safetensors, the"
+        " default: a small file of the weights that are left, with the settings; state_dict: an"
+        " ordinary PyTorch state dict; onnx: the network itself, for other programs", type=str,
+        choices=FORMATS, several=True, identifies_run=False)
     # fmt: on
 
     def __post_init__(self) -> None:
         check_values(self)
         object.__setattr__(self, "ratios", tuple(sorted(set(map(float, self.ratios)))))
+        if self.pruned_format != ("safetensors",) and not self.save_pruned:
+            raise UserError("--pruned_format: nothing is saved without --save_pruned; give ratios")
+        object.__setattr__(self, "pruned_format", tuple(dict.fromkeys(self.pruned_format)))
 
     @property
     def correction(self) -> str | None:
@@ -74,10 +84,11 @@ class PruneConfig:
         """The paths of results: `unpruned`, with the settings of `in_name` added to the name."""
         return RunFiles(unpruned.output_dir, file_name(self.in_name(), unpruned.run))
 
-    def pruned_file(self, unpruned: RunFiles, ratio: float) -> Path:
-        """The path of the network pruned at `ratio`; the other ratios do not change it."""
-        name = file_name(self.in_name(ratios=False), unpruned.run)
-        return RunFiles(unpruned.output_dir, name).pruned(plain(ratio))
+    def pruned_files(self, unpruned: RunFiles, ratio: float) -> dict[str, Path]:
+        """By format, the path of the network pruned at `ratio`; other ratios do not change it."""
+        files = RunFiles(unpruned.output_dir, file_name(self.in_name(ratios=False), unpruned.run))
+        suffixes = {name: FORMATS[name].suffix for name in self.pruned_format}
+        return {name: files.pruned(plain(ratio), suffix) for name, suffix in suffixes.items()}
 
 
 SETTINGS = {f.name: f for kind in (Config, PruneConfig) for f in dataclasses.fields(kind)}

@@ -27,7 +27,8 @@ def result_files(trained: TrainedModel, prune: PruneConfig) -> list[Path]:
     files = prune.files(trained.files)
     paths = [files.prune_test(suffix) for suffix in (*TEST_SUFFIXES, ".json")]
     paths += [files.layer_sparsity(suffix) for suffix in (".csv", ".png")]
-    return paths + [prune.pruned_file(trained.files, ratio) for ratio in prune.save_pruned]
+    saved = [prune.pruned_files(trained.files, ratio) for ratio in prune.save_pruned]
+    return paths + [path for by_format in saved for path in by_format.values()]
 
 
 def print_heading(trained: TrainedModel, prune: PruneConfig) -> None:
@@ -50,9 +51,10 @@ def print_result(result: PrunedResult, model: nn.Module) -> None:
     line = f"{f'{100 * result.ratio:.6g}%':>8}  {result.remaining:>12,}  {result.accuracy:>6.2f} %"
     if result.accuracy_after_correction is not None:
         line += f"  {result.accuracy_after_correction:>10.2f} %"
-    if result.size is not None:
-        dense = sum(values.nbytes for values in model.state_dict().values())
-        line += f"  {result.size / 1000:,.0f} kB, {100 * result.size / dense:.1f} % of dense"
+    dense = sum(values.nbytes for values in model.state_dict().values())
+    for name, size in result.sizes.items():
+        label = f"{name} " if len(result.sizes) > 1 else ""
+        line += f"  {label}{size / 1000:,.0f} kB, {100 * size / dense:.1f} % of dense"
     print(line, flush=True)
 
 
@@ -108,8 +110,9 @@ def write_log(
     for r in results:
         column, accuracy = prune.correction_column, r.accuracy_after_correction
         log.add(prune_line(r.ratio, r.accuracy, **({column: accuracy} if column else {})))
-        if r.size is not None:
-            log.add(pruned_file_line(r.ratio, r.size, prune.pruned_file(trained.files, r.ratio)))
+        saved = prune.pruned_files(trained.files, r.ratio)
+        for name, size in r.sizes.items():
+            log.add(pruned_file_line(r.ratio, size, saved[name]))
     for name, ratio in emptied.items():
         log.add(emptied_line(ratio, name))
     log.save()

@@ -4,10 +4,11 @@ import csv
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from utils.outputs.formats import FORMATS
 from utils.outputs.logs import write_csv
 from utils.outputs.trained_model import TrainedModel
 from utils.process.errors import UserError
@@ -32,7 +33,7 @@ class PrunedResult:
     zeros: dict[str, int]  # by parameter
     accuracy: float
     accuracy_after_correction: float | None = None
-    size: int | None = None  # of the file of the pruned network, in bytes
+    sizes: dict[str, int] = field(default_factory=dict)  # of its files, in bytes, by format
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def write_tables(
         if prune.correction:
             row[prune.correction_column] = round(r.accuracy_after_correction, 4)
         if prune.save_pruned:
-            row["file_bytes"] = r.size
+            row |= {FORMATS[name].column: r.sizes.get(name) for name in prune.pruned_format}
         rows.append(row)
     write_csv(files.prune_test(".csv"), list(rows[0]), [list(row.values()) for row in rows])
     layers = [

@@ -88,9 +88,9 @@ class RunFiles:
     def layer_sparsity(self, suffix: str) -> Path:
         return self._log("layer_sparsity", suffix)
 
-    def pruned(self, sparsity: str) -> Path:
-        """The model pruned to `sparsity`."""
-        return self.output_dir / "saved_models" / f"{self.run}_sparsity={sparsity}.safetensors"
+    def pruned(self, sparsity: str, suffix: str) -> Path:
+        """The model pruned to `sparsity`, in the format whose files end in `suffix`."""
+        return self.output_dir / "saved_models" / f"{self.run}_sparsity={sparsity}{suffix}"
 
     def weight_distribution(self, suffix: str) -> Path:
         return self._log("weight_distribution", suffix)
