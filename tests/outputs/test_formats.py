@@ -67,7 +67,8 @@ def test_all_formats_hold_the_network_that_was_tested(quick, trained):
 
 
 def test_a_state_dict_is_tested_like_any_other(quick, trained):
-    quick("test_prune.py", *DIGITS, *SAVED, "--output_dir", trained)
+    formats = ("--save_pruned", 0.9, "--pruned_format", "state_dict")
+    quick("test_prune.py", *DIGITS, *formats, "--output_dir", trained)
     path = trained / "saved_models" / f"{RUN}_sparsity=0.9.pt"
     flags = ("--data", "digits", "--arch", "Mlp", "--model_path", path, "--output_dir", trained)
     status, out, err = quick("test_prune.py", *flags)
