@@ -125,10 +125,8 @@ def train(run: Run, data: Dataset) -> nn.Module:
         }
         write_contents(run.model, contents)
         seconds = time.monotonic() - started
-        print(
-            f"{run.name}: epoch {epoch + 1}/{epochs}, loss {losses[-1]:.4f}, {seconds:.0f} s",
-            flush=True,
-        )
+        done = f"epoch {epoch + 1}/{epochs}, loss {losses[-1]:.4f}, {seconds:.0f} s"
+        print(f"{run.name}: {done}", flush=True)
     return model
 
 
@@ -176,9 +174,8 @@ def measure(run: Run, images: str, data_dir: Path) -> None:
 
 def judge(run: Run) -> float:
     """The mean recalibrated accuracy on held-out images over the ratios JUDGED."""
-    return fmean(
-        recalibrated for _, recalibrated in run.read("held_out")["accuracies"]["all"].values()
-    )
+    pairs = run.read("held_out")["accuracies"]["all"].values()
+    return fmean(recalibrated for _, recalibrated in pairs)
 
 
 def best_strength(method: str, folder: Path) -> float:
@@ -188,10 +185,8 @@ def best_strength(method: str, folder: Path) -> float:
 
 def tuning_table(methods: Sequence[str], folder: Path) -> str:
     """The judgement of every strength; the best is in bold."""
-    lines = [
-        "| method | strength: mean recalibrated accuracy on held-out images |",
-        "| --- | --- |",
-    ]
+    lines = ["| method | strength: mean recalibrated accuracy on held-out images |"]
+    lines.append("| --- | --- |")
     for method in methods:
         best = best_strength(method, folder)
         cells = []
@@ -230,20 +225,14 @@ def compare(options: argparse.Namespace) -> None:
             for done in [pool.submit(measure, run, images, options.data_dir) for run in runs]:
                 done.result()
 
+        strengths = [(m, strength) for m in methods for strength in METHODS[m].strengths]
+        measure_all([Run(m, strength, SEEDS[0], folder) for m, strength in strengths], "held_out")
+        parts = [tuning_table(methods, folder)]
+        print("\n" + parts[0], flush=True)
+        best = [(m, best_strength(m, folder)) for m in methods]
         measure_all(
-            [
-                Run(m, strength, SEEDS[0], folder)
-                for m in methods
-                for strength in METHODS[m].strengths
-            ],
-            "held_out",
+            [Run(m, strength, seed, folder) for m, strength in best for seed in SEEDS], "test"
         )
-        print("\n" + tuning_table(methods, folder), flush=True)
-        measure_all(
-            [Run(m, best_strength(m, folder), seed, folder) for m in methods for seed in SEEDS],
-            "test",
-        )
-    parts = [tuning_table(methods, folder)]
     for scope, text in SCOPES.items():
         parts.append(f"Removed from {text}; as pruned / recalibrated (range of three seeds):")
         parts.append(test_table(methods, folder, scope))
@@ -259,11 +248,7 @@ def prepare_worker(threads: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "--data_dir",
         type=path,
