@@ -21,6 +21,8 @@ from torch.testing._internal.common_optimizers import (
 )
 from torch.testing._internal.common_utils import TestCase, parametrize
 
+METHODS_WITH_HOOKS = ("step", "state_dict", "load_state_dict")
+
 
 def every_input(device, dtype, info):
     return _get_optim_inputs_including_global_cliquey_kwargs(device, dtype, info)
@@ -42,6 +44,13 @@ def problem(device, dtype, contiguous=True):
         return loss
 
     return list(params), closure
+
+
+def optimized_problems(device, dtype, info):
+    """For each input of the optimizer: its options, the problem's weights and closure, and it."""
+    for given in every_input(device, dtype, info):
+        params, closure = problem(device, dtype)
+        yield given.kwargs, params, closure, info.optim_cls(params, **deepcopy(given.kwargs))
 
 
 def run(optimizer, closure, steps):
@@ -142,12 +151,10 @@ class TestGeneric(TestCase):
 
     @optims(INFOS)
     def test_a_copied_state_goes_on_alike_and_stays_as_it_is(self, device, dtype, optim_info):
-        for given in every_input(device, dtype, optim_info):
-            params, closure = problem(device, dtype)
-            optimizer = optim_info.optim_cls(params, **deepcopy(given.kwargs))
+        for options, params, closure, optimizer in optimized_problems(device, dtype, optim_info):
             run(optimizer, closure, 5)
             own = [nn.Parameter(p.detach().clone()) for p in params]
-            other = optim_info.optim_cls(own, **deepcopy(given.kwargs))
+            other = optim_info.optim_cls(own, **deepcopy(options))
             state = deepcopy(optimizer.state_dict())
             untouched = deepcopy(state)
             other.load_state_dict(state)
@@ -173,9 +180,7 @@ class TestGeneric(TestCase):
 
     @optims(INFOS)
     def test_an_older_state_without_later_flags_loads(self, device, dtype, optim_info):
-        for given in every_input(device, dtype, optim_info):
-            params, closure = problem(device, dtype)
-            optimizer = optim_info.optim_cls(params, **deepcopy(given.kwargs))
+        for _, _, closure, optimizer in optimized_problems(device, dtype, optim_info):
             run(optimizer, closure, 2)
             state = deepcopy(optimizer.state_dict())
             for group in state["param_groups"]:
@@ -186,9 +191,7 @@ class TestGeneric(TestCase):
 
     @optims(INFOS)
     def test_a_saved_state_equals_the_one_read_back(self, device, dtype, optim_info):
-        for given in every_input(device, dtype, optim_info):
-            params, closure = problem(device, dtype)
-            optimizer = optim_info.optim_cls(params, **deepcopy(given.kwargs))
+        for _, _, closure, optimizer in optimized_problems(device, dtype, optim_info):
             run(optimizer, closure, 2)
             with io.BytesIO() as file:
                 torch.save(optimizer.state_dict(), file)
@@ -228,9 +231,7 @@ class TestGeneric(TestCase):
 
     @optims(INFOS)
     def test_it_can_be_printed_and_copied(self, device, dtype, optim_info):
-        for given in every_input(device, dtype, optim_info):
-            params, closure = problem(device, dtype)
-            optimizer = optim_info.optim_cls(params, **deepcopy(given.kwargs))
+        for _, _, closure, optimizer in optimized_problems(device, dtype, optim_info):
             run(optimizer, closure, 1)
             self.assertIn("constraints: [KSparsePolytope(50", repr(optimizer))
             public, copied = (
@@ -250,28 +251,12 @@ class TestGeneric(TestCase):
 
             return hook
 
-        for name in (
-            "step_pre",
-            "step_post",
-            "state_dict_pre",
-            "state_dict_post",
-            "load_state_dict_pre",
-            "load_state_dict_post",
-        ):
+        names = [f"{of}_{when}" for of in METHODS_WITH_HOOKS for when in ("pre", "post")]
+        for name in names:
             getattr(optimizer, f"register_{name}_hook")(note(name))
         run(optimizer, closure, 1)
         optimizer.load_state_dict(optimizer.state_dict())
-        self.assertEqual(
-            calls,
-            [
-                "step_pre",
-                "step_post",
-                "state_dict_pre",
-                "state_dict_post",
-                "load_state_dict_pre",
-                "load_state_dict_post",
-            ],
-        )
+        self.assertEqual(calls, names)
 
     @optims(INFOS)
     def test_a_state_dict_hook_may_change_what_is_given(self, device, dtype, optim_info):

@@ -84,23 +84,9 @@ def test_sfw_init_logs_saves_and_draws_its_scales(quick, tmp_path):
 @pytest.mark.parametrize("arch", ["ResNet18", "VGG16"])
 def test_sfw_init_works_for_networks_with_batch_norm(arch, quick, tmp_path, write_npz):
     write_npz(tmp_path, "cifar10", train=4, test=4)
-    status, _, err = quick(
-        "train_prune.py",
-        "--arch",
-        arch,
-        "--sfw_init",
-        1,
-        "--sfw_init_iters",
-        1,
-        "--epoch_num",
-        1,
-        "--mode",
-        "diameter",
-        "--data_dir",
-        tmp_path,
-        "--output_dir",
-        tmp_path,
-    )
+    flags = f"--arch {arch} --sfw_init 1 --sfw_init_iters 1 --epoch_num 1 --mode diameter".split()
+    folders = ("--data_dir", tmp_path, "--output_dir", tmp_path)
+    status, _, err = quick("train_prune.py", *flags, *folders)
     assert status == 0, err
 
 
@@ -165,15 +151,9 @@ def test_two_runs_with_one_seed_agree_bit_for_bit(data, quick, tmp_path, write_n
     write_npz(tmp_path / "data", "cifar10", train=300)
     states = []
     for folder in ("a", "b"):
-        flags = ("--data", data, "--arch", "Mlp", "--epoch_num", 2, "--seed", 7)
-        quick(
-            "train_prune.py",
-            *flags,
-            "--data_dir",
-            tmp_path / "data",
-            "--output_dir",
-            tmp_path / folder,
-        )
+        flags = f"--data {data} --arch Mlp --epoch_num 2 --seed 7".split()
+        folders = ("--data_dir", tmp_path / "data", "--output_dir", tmp_path / folder)
+        quick("train_prune.py", *flags, *folders)
         (model,) = (tmp_path / folder / "saved_models").iterdir()
         states.append(torch.load(model, weights_only=True))
         torch.rand(3)  # the global generator's state plays no part
@@ -221,23 +201,9 @@ def test_sgd_without_a_learning_rate_learns_and_its_model_is_found(quick, tmp_pa
 @pytest.mark.parametrize("arch", ["ResNet18", "VGG16", "Mlp"])
 def test_every_network_trains_on_every_data_set(arch, data, quick, tmp_path, write_npz):
     write_npz(tmp_path, data, train=6, test=4)
-    status, out, err = quick(
-        "train_prune.py",
-        "--data",
-        data,
-        "--arch",
-        arch,
-        "--color_channel",
-        3,
-        "--epoch_num",
-        1,
-        "--mode",
-        "diameter",
-        "--data_dir",
-        tmp_path,
-        "--output_dir",
-        tmp_path,
-    )
+    flags = f"--data {data} --arch {arch} --color_channel 3 --epoch_num 1 --mode diameter".split()
+    folders = ("--data_dir", tmp_path, "--output_dir", tmp_path)
+    status, out, err = quick("train_prune.py", *flags, *folders)
     assert status == 0, err
     assert "Epoch 1/1: loss" in out
 
@@ -261,20 +227,8 @@ def test_help_takes_a_default_with_a_percent_sign():
 
 
 def test_an_mlp_learns_the_real_mnist(quick, real_data, tmp_path):
-    flags = (
-        "--data",
-        "mnist",
-        "--arch",
-        "Mlp",
-        "--epoch_num",
-        2,
-        "--lr_scheme",
-        "keep",
-        "--data_dir",
-        real_data("mnist.npz").parent,
-        "--output_dir",
-        tmp_path,
-    )
+    flags = ["--data", "mnist", "--arch", "Mlp", "--epoch_num", "2", "--lr_scheme", "keep"]
+    flags += ["--data_dir", real_data("mnist.npz").parent, "--output_dir", tmp_path]
     assert quick("train_prune.py", *flags)[0] == quick("test_prune.py", *flags)[0] == 0
     (path,) = tmp_path.rglob("SFW_prune_test/*.csv")
     accuracies = {row["sparsity"]: float(row["accuracy"]) for row in read_csv(path)}

@@ -121,7 +121,7 @@ def _damage(content: bytes) -> str | None:
         return None  # no archive: perhaps a bare state dict in PyTorch's older format
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if any(r.compress_type or r.file_size > len(content) for r in archive.infolist()):
+            if any(r.compress_type for r in archive.infolist()):
                 return "holds compressed data, which torch.save never writes"
             changed = archive.testzip()
     except Exception:  # damaged bytes can raise any error
