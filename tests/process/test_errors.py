@@ -1,6 +1,7 @@
 """Expected errors end a script with one line and an exit status."""
 
 import pytest
+import torch
 
 from utils.process.errors import RunError, UserError, exit_status
 
@@ -16,3 +17,31 @@ def test_an_expected_error_is_one_line_with_its_status(kind, status, capsys):
 
 def test_a_failure_in_mid_run_is_no_user_error():
     assert not issubclass(RunError, UserError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=str,
+)
+def test_memory_that_ran_out_is_reported_in_one_line(error, capsys):
+    def fail():
+        raise error
+
+    assert exit_status(fail) == 1
+    message = "error: out of memory; choose a smaller batch size or network\n"
+    assert capsys.readouterr() == ("", message)
+
+
+def test_an_unexpected_error_keeps_its_traceback():
+    def fail():
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        exit_status(fail)
