@@ -1,24 +1,40 @@
-"""Pictures: the limits of their axes."""
+"""Pictures: what they show, and the limits of their axes."""
+
+import math
 
 import pytest
+import torch
 from matplotlib.figure import Figure
+from torch import nn
 
-from utils.outputs.plots import plot_pruning
+from utils.outputs.plots import (
+    plot_comparison,
+    plot_distribution,
+    plot_layer_sparsity,
+    plot_pruning,
+    plot_scales,
+)
 
 RATIOS = [0, 0.3, 0.6, 0.9, 0.95, 0.99]
 
 
 @pytest.fixture
-def panels(monkeypatch, tmp_path):
-    """The panels of plot_pruning, left and right, for some curves."""
+def drawn(monkeypatch, tmp_path):
+    """drawn(plot, ...) gives the axes of the picture that `plot` draws of the other arguments."""
     saved = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: saved.append(self))
 
-    def draw(curves, ratios=RATIOS):
-        plot_pruning(tmp_path / "a.png", ratios, curves, "run")
+    def draw(plot, *arguments):
+        plot(tmp_path / "a.png", *arguments)
         return saved.pop().axes
 
     return draw
+
+
+@pytest.fixture
+def panels(drawn):
+    """The panels of plot_pruning, left and right, for some curves."""
+    return lambda curves, ratios=RATIOS: drawn(plot_pruning, ratios, curves, "run")
 
 
 @pytest.mark.parametrize(
@@ -64,3 +80,52 @@ def test_a_curve_without_differences_is_drawn(panels):
     for axes in panels({"a": [10.0] * len(RATIOS)}):
         low, high = axes.get_ylim()
         assert low < 10 < high
+
+
+def test_a_comparison_shows_means_and_ranges_at_the_ratios_of_all_runs(drawn):
+    runs = [{0.0: 90.0, 0.5: 70.0, 0.9: 50.0, 0.97: 20.0}, {0.0: 92.0, 0.5: 80.0, 0.9: 30.0}]
+    whole, high = drawn(plot_comparison, {"SFW": runs, "SGD": runs[:1]}, "run")
+    (mean, alone), (band, _) = whole.lines, whole.collections
+    assert list(mean.get_xdata()) == [0, 50, 90] and list(mean.get_ydata()) == [91, 75, 40]
+    assert list(alone.get_ydata()) == [90, 70, 50, 20]
+    vertices = band.get_paths()[0].vertices
+    assert {y for x, y in vertices if x == 50} == {70, 80}
+    assert [list(line.get_xdata()) for line in high.lines] == [[90], [90, 97]]
+
+
+def test_a_heat_map_marks_empty_tensors_and_its_colours_reach_the_smallest_fraction(drawn):
+    axes, _ = drawn(plot_layer_sparsity, [0, 0.9], {"a": [1, 0.002], "b": [1, 0]}, "run")
+    (mesh,), (crosses,) = axes.collections, axes.lines
+    assert mesh.get_array().tolist() == [[1, 0.002], [1, 0]]
+    assert mesh.norm.vmin == 0.002
+    assert crosses.get_xydata().tolist() == [[1.5, 1.5]]  # second ratio, second tensor
+
+
+def test_a_histogram_counts_every_finite_entry_but_zeros(drawn):
+    model = nn.Linear(3, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.0, 1e-30, 0.5], [-0.5, math.inf, math.nan]]))
+        model.bias.copy_(torch.tensor([20.0, 0.0]))
+    overall, layers, _ = drawn(plot_distribution, model, "run")
+    assert overall.get_title() == "all 8 parameters, of which 2 are exactly 0"
+    counts, edges, _ = overall.patches[0].get_data()
+    assert edges[0] == -10 and edges[-1] == 2  # 1e-30 is in the first bin
+    assert [count for count in counts if count] == [1, 2, 1]
+    shares = layers.collections[0].get_array()
+    assert shares.sum(1).tolist() == pytest.approx([1, 1])
+
+
+def test_bars_are_as_long_as_the_scales(drawn):
+    (axes,) = drawn(plot_scales, {"a.weight": 0.5, "a.bias": 1.25}, "run")
+    assert [bar.get_width() for bar in axes.patches] == [0.5, 1.25]
+    assert len({bar.get_facecolor() for bar in axes.patches}) == 2
+    low, high = axes.get_ylim()
+    assert low > high  # the first layer is at the top
+
+
+def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path):
+    name = r"model$\nothing_{x$"
+    path = tmp_path / "a.png"
+    plot_pruning(path, RATIOS, {"a": [10.0] * len(RATIOS)}, name)
+    plot_comparison(path, {name: [{0.0: 90.0, 0.9: 50.0}]}, name)
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -28,6 +28,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
     status, out, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
     assert (status, err) == (0, "")
     assert f"Going on after epoch {epochs} of 5 epochs" in out
+    assert "SFW-Init" not in out  # it is not done again
     assert outcome(tmp_path) == uninterrupted
 
 
