@@ -33,6 +33,7 @@ from optim import SFW, sfw_init
 from train_prune import train_step
 from utils.compute.device import autocast, compiled, pick_device, placed
 from utils.datasets import DATASETS
+from utils.datasets.augment import crop_and_flip
 from utils.datasets.batches import Batches
 from utils.process.errors import exit_status
 from utils.train.step import TrainingStep
@@ -230,9 +231,7 @@ def our_batches(device: torch.device, batch_size: int, count: int) -> Batches:
     images = random_images(batch_size * count).to(device)
     labels = torch.arange(len(images), device=device) % CIFAR10.classes
     generator = torch.Generator(device).manual_seed(0)
-    return Batches(
-        images, labels, batch_size, CIFAR10.mean, CIFAR10.std, CIFAR10.augment, generator
-    )
+    return Batches(images, labels, batch_size, CIFAR10.mean, CIFAR10.std, crop_and_flip, generator)
 
 
 def random_images(count: int) -> Tensor:

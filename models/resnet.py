@@ -1,4 +1,4 @@
-"""ResNet18 for 32x32 images (He et al., CVPR 2016, section 4.2's input stem)."""
+"""ResNet18 for small images, such as 32x32 (He et al., CVPR 2016, section 4.2's input stem)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

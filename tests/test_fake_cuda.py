@@ -11,15 +11,13 @@ from models import build_model
 from optim import SFW, ProjectedSGD
 from train_prune import train_step
 from utils.compute.measure import count_above, evaluate
-from utils.datasets import DATASETS
+from utils.datasets import AUGMENTATIONS, DATASETS
 from utils.datasets.batches import Batches
 from utils.prune.allocation import ALLOCATIONS
 from utils.prune.ranking import MagnitudeRanking
 from utils.prune.recalibrate import recalibrate
 from utils.prune.repair import layers_with_weights, measure_signals, repair
 from utils.train.step import TrainingStep
-
-AUGMENTATIONS = sorted({info.augment for info in DATASETS.values()}, key=lambda f: f.__name__)
 
 
 @pytest.fixture
@@ -53,7 +51,7 @@ def cuda_model(device, arch="ResNet18"):
     return model, regions
 
 
-@pytest.mark.parametrize("augment", AUGMENTATIONS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("augment", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
 @pytest.mark.parametrize("optimizer", ["SFW", "SGD"])
 def test_training_steps_stay_on_the_device_and_never_wait_for_it(
     optimizer, augment, cuda, monkeypatch

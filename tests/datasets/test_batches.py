@@ -99,11 +99,13 @@ def test_crop_and_flip_gives_each_image_a_window_of_its_own():
     ("top", "left", "height", "width"),
     [(0, 0, 64, 64), (5, 9, 20, 24), (3, 0, 50, 41), (60, 60, 4, 4), (10, 20, 32, 33)],
 )
-def test_resized_crops_are_torchvisions(top, left, height, width):
+@pytest.mark.parametrize("side", [32, 48, 7])
+def test_resized_crops_are_torchvisions(side, top, left, height, width):
     originals = images(2, side=64)
     box = (torch.full((2,), float(v)) for v in (top, left, height, width))
-    expected = resized_crop(originals.float(), top, left, height, width, [32, 32], antialias=True)
-    torch.testing.assert_close(augment.resize_crops(originals, *box), expected, atol=1e-2, rtol=0)
+    expected = resized_crop(originals.float(), top, left, height, width, [side] * 2, antialias=True)
+    found = augment.resize_crops(originals, *box, side)
+    torch.testing.assert_close(found, expected, atol=1e-2, rtol=0)
 
 
 def test_drawn_crops_have_the_asked_area_and_aspect_and_fit():

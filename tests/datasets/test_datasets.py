@@ -11,6 +11,7 @@ import scipy.io
 import torch
 from PIL import Image
 from torchvision import datasets
+from torchvision.transforms.v2.functional import resize
 
 from utils.datasets import DATASETS, load_dataset, readers
 
@@ -48,6 +49,32 @@ def test_tiny_keeps_whole_images_for_training_and_shrinks_test_images(tmp_path, 
     assert torch.equal(dataset.test_images, torch.full((20, 3, 32, 32), 7, dtype=torch.uint8))
     inputs, _ = next(iter(dataset.train_batches(8, torch.Generator())))
     assert inputs.shape == (8, 3, 32, 32)
+
+
+@pytest.mark.parametrize("side", [12, 32, 50])
+def test_images_are_resized_as_torchvision_does_if_that_is_asked_for(side, tmp_path, write_npz):
+    write_npz(tmp_path, "cifar10")
+    whole = load_dataset("cifar10", tmp_path).test_images
+    found = load_dataset("cifar10", tmp_path, image_size=side, resize=True).test_images
+    expected = resize(whole.float(), [side], antialias=True).round()
+    assert (found - expected).abs().max() <= 1
+
+
+def test_an_augmentation_that_is_asked_for_takes_the_place_of_the_data_sets(tmp_path, write_npz):
+    write_npz(tmp_path, "cifar10")
+
+    def first_batch(**options):
+        batches = load_dataset("cifar10", tmp_path, **options).train_batches(40, torch.Generator())
+        return next(iter(batches))[0], batches.take(batches.order())[0]
+
+    def sums(inputs):
+        return inputs.sum((1, 2, 3)).sort().values
+
+    torch.testing.assert_close(*map(sums, first_batch(augment="none")))  # in another order
+    first, second = map(sums, first_batch())
+    assert not torch.allclose(first, second)  # shifted over black borders
+    resized, _ = first_batch(augment="resized_crop_flip", image_size=24, resize=True)
+    assert resized.shape == (40, 3, 24, 24)
 
 
 def test_colour_channels_are_converted(tmp_path, write_npz):

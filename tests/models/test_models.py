@@ -91,6 +91,11 @@ def test_every_network_takes_every_data_set(arch, data):
     assert model(images).shape == (2, info.classes)
 
 
+@pytest.mark.parametrize("side", [28, 33, 64])
+def test_resnet18_takes_images_of_other_sizes(side):
+    assert build_model("ResNet18", 7, 1, side)(torch.randn(2, 1, side, side)).shape == (2, 7)
+
+
 def test_unknown_network_and_wrong_image_size_are_named():
     with pytest.raises(ValueError, match="Nothing"):
         build_model("Nothing", 10, 3, 32)

@@ -90,6 +90,22 @@ def test_sfw_init_works_for_networks_with_batch_norm(arch, quick, tmp_path, writ
     assert status == 0, err
 
 
+def test_a_network_of_another_image_size_and_augmentation_is_trained_and_tested(quick, tmp_path):
+    flags = (*DIGITS, "--image_size", 12, "--augment", "crop_flip", "--output_dir", tmp_path)
+    for script in SCRIPTS:
+        status, _, err = quick(script, *flags)
+        assert status == 0, err
+    (path,) = tmp_path.rglob("*.pt")
+    assert path.stem == f"{RUN}_image_size=12_augment=crop_flip"
+    state = torch.load(path, weights_only=True)["state_dict"]
+    assert state["linear_layer_0.weight"].shape == (128, 144)
+    torch.save(state, tmp_path / "bare.pt")
+    flags = (*DIGITS, "--image_size", 12, "--model_path", tmp_path / "bare.pt")
+    assert quick("test_prune.py", *flags, "--output_dir", tmp_path)[0] == 0
+    (log,) = tmp_path.rglob("bare*.log")
+    assert "Image_Size: 12" in log.read_text() and "Augment" not in log.read_text()
+
+
 def test_prune_test_writes_log_csv_and_picture(quick, trained):
     status, out, _ = quick("test_prune.py", *DIGITS, "--output_dir", trained)
     assert status == 0

@@ -11,7 +11,7 @@ from runs import ROOT
 from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES
 from optim import LR_SCHEMES, RESCALES
-from utils.datasets import DATASETS
+from utils.datasets import AUGMENTATIONS, DATASETS
 from utils.process.errors import UserError
 from utils.settings.config import Config
 from utils.settings.names import file_name
@@ -33,6 +33,7 @@ SETTINGS = {
     "train_batchsize": st.integers(1, 2**31 - 1),
     "epoch_num": st.integers(1, 2**31 - 1),
     "color_channel": st.sampled_from([1, 3]),
+    "augment": st.sampled_from(list(AUGMENTATIONS)),
     "sfw_init_iters": st.integers(1, 2**31 - 1),
     "seed": st.integers(0, 2**31 - 1),
     "precision": st.sampled_from(["fp32", "bf16"]),
@@ -113,6 +114,19 @@ def test_files_of_sgd_runs_are_found_by_the_flags_that_made_them():
 def test_where_a_run_is_kept_and_tested_does_not_change_its_name():
     other = Config(test_batchsize=7, data_dir="d", output_dir="o", color_channel=3)
     assert other.run_name == Config().run_name
+
+
+def test_another_image_size_is_in_the_name_and_the_networks_own_is_not():
+    assert Config(image_size=32).run_name == Config().run_name
+    assert Config(image_size=48).run_name == Config().run_name + "_image_size=48"
+    tiny = Config(data="tiny", arch="Mlp")
+    assert tiny.image_size == 32
+    assert Config(data="tiny", arch="Mlp", image_size=64).run_name != tiny.run_name
+
+
+def test_a_size_that_the_network_does_not_take_is_refused():
+    with pytest.raises(UserError, match="--image_size 48: VGG16 takes images of 32"):
+        Config(arch="VGG16", image_size=48)
 
 
 def test_data_are_in_the_repository_unless_another_folder_is_given(

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 CROP_PADDING = 4
-RESIZED_SIDE = 32
 CROP_CANDIDATES = 10
 
 
@@ -31,33 +30,42 @@ def crop_and_flip(images: Tensor, generator: Generator) -> Tensor:
     return _flip_some(windows[each, :, tops, lefts], generator)
 
 
-def resized_crop_and_flip(images: Tensor, generator: Generator) -> Tensor:
-    """Crop 8 to 100 % of the area at an aspect ratio of 3/4 to 4/3, resize to 32x32, flip or not.
+def resized_crop_and_flip(images: Tensor, generator: Generator, side: int = 32) -> Tensor:
+    """Crop 8 to 100 % of the area at an aspect of 3/4 to 4/3, resize to `side`, flip or not.
 
     The draws are those of Inception's augmentation (Szegedy et al., CVPR 2015), the resizing is
     bilinear with antialiasing.
     """
     tops, lefts, heights, widths = _draw_crops(images, generator)
-    return _flip_some(resize_crops(images, tops, lefts, heights, widths), generator)
+    return _flip_some(resize_crops(images, tops, lefts, heights, widths, side), generator)
+
+
+# By the names of --augment. The last one returns images of the side that it is given, the others
+# those of the images' own.
+AUGMENTATIONS = {
+    "none": no_augmentation,
+    "crop_flip": crop_and_flip,
+    "resized_crop_flip": resized_crop_and_flip,
+}
 
 
 def resize_crops(
-    images: Tensor, tops: Tensor, lefts: Tensor, heights: Tensor, widths: Tensor
+    images: Tensor, tops: Tensor, lefts: Tensor, heights: Tensor, widths: Tensor, side: int = 32
 ) -> Tensor:
-    """Resize one crop of each image to 32x32: float32 (batch, channels, 32, 32) in 0 ... 255.
+    """Resize one crop of each image: float32 (batch, channels, side, side) in 0 ... 255.
 
     Bilinear with antialiasing is separable, so that each image needs one small matrix per axis.
     """
-    rows = _resize_weights(tops, heights, images.shape[2])
-    columns = _resize_weights(lefts, widths, images.shape[3])
+    rows = _resize_weights(tops, heights, images.shape[2], side)
+    columns = _resize_weights(lefts, widths, images.shape[3], side)
     return rows.unsqueeze(1) @ images.float() @ columns.unsqueeze(1).mT
 
 
-def _resize_weights(starts: Tensor, lengths: Tensor, side: int) -> Tensor:
-    """Weights (batch, 32, side) that shrink pixels start ... start + length - 1 to 32."""
-    scale = (lengths / RESIZED_SIDE).view(-1, 1, 1)
-    position = torch.arange(side, device=starts.device) - starts.view(-1, 1, 1)
-    centre = (torch.arange(RESIZED_SIDE, device=starts.device).view(1, -1, 1) + 0.5) * scale - 0.5
+def _resize_weights(starts: Tensor, lengths: Tensor, pixels: int, side: int) -> Tensor:
+    """Weights (batch, side, pixels) that resize pixels start ... start + length - 1 to `side`."""
+    scale = (lengths / side).view(-1, 1, 1)
+    position = torch.arange(pixels, device=starts.device) - starts.view(-1, 1, 1)
+    centre = (torch.arange(side, device=starts.device).view(1, -1, 1) + 0.5) * scale - 0.5
     weights = (1 - (position - centre).abs() / scale.clamp(min=1)).clamp_(min=0)
     weights *= (position >= 0) & (position < lengths.view(-1, 1, 1))
     return weights / weights.sum(2, keepdim=True)

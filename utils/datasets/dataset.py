@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from utils.datasets import augment, readers
+from utils.datasets import readers
+from utils.datasets.augment import AUGMENTATIONS, resized_crop_and_flip
 from utils.datasets.batches import Augmentation, Batches
 from utils.process.errors import UserError
 
@@ -26,13 +28,13 @@ class DatasetInfo:
     side: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    augment: Augmentation = augment.no_augmentation
+    augment: str = "none"  # of the training images: a key of AUGMENTATIONS
     input_side: int | None = None  # of what a network sees, where that is not `side`
 
 
 CIFAR10 = DatasetInfo(
     read=readers.read_torchvision, classes=10, channels=3, side=32,
-    mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), augment=augment.crop_and_flip,
+    mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), augment="crop_flip",
 )  # fmt: skip
 DATASETS = {
     "cifar10": CIFAR10,
@@ -48,7 +50,7 @@ DATASETS = {
     "tiny": DatasetInfo(
         readers.read_tiny_imagenet, classes=200, channels=3, side=64, input_side=32,
         mean=(0.4802, 0.4481, 0.3975), std=(0.2770, 0.2691, 0.2821),
-        augment=augment.resized_crop_and_flip,
+        augment="resized_crop_flip",
     ),
     "digits": DatasetInfo(
         readers.read_digits, classes=10, channels=1, side=8, mean=(0.3054,), std=(0.3760,)
@@ -98,14 +100,21 @@ class Dataset:
 
 
 def load_dataset(
-    name: str, data_dir: Path, color_channel: int | None = None, image_size: int | None = None
+    name: str,
+    data_dir: Path,
+    color_channel: int | None = None,
+    image_size: int | None = None,
+    augment: str | None = None,
+    resize: bool = False,
 ) -> Dataset:
     """Read the data set called `name` from `data_dir`, downloading it there if need be.
 
     `data_dir`/NAME.npz comes first, then the data set's own layout. `color_channel` 1 turns colour
-    to grey and 3 repeats grey; `image_size` is the side of the images that the network takes. Each
-    is as in the data set when None. Raises UserError when the data are missing, damaged or of the
-    wrong form, and ValueError for a name that is not in DATASETS.
+    to grey and 3 repeats grey; `image_size` is the side of the images that the network takes;
+    `augment`, a key of AUGMENTATIONS, is applied to training images. Each is as in the data set
+    when None. Images of another side are enlarged by a whole multiple, padded or shrunk or, with
+    `resize`, always resized. Raises UserError when the data are missing, damaged or of the wrong
+    form, and ValueError for a name that is not in DATASETS.
     """
     if name not in DATASETS:
         raise ValueError(f"name must be one of {', '.join(DATASETS)}, not {name!r}")
@@ -120,15 +129,19 @@ def load_dataset(
         raise UserError(f"--data_dir {data_dir}: {error.strerror}; name a folder") from None
     arrays = readers.read_npz(packed) if source == packed else info.read(name, data_dir)
     side, tensors = image_size or info.input_side or info.side, {}
+    augment, fit = augment or info.augment, _resized if resize else _fit
     for split in ("train", "test"):
         images, labels = _checked(arrays[f"x_{split}"], arrays[f"y_{split}"], split, info, source)
         # An augmentation that resizes does it from the full images.
-        if split == "test" or info.augment is not augment.resized_crop_and_flip:
-            images = _fit(images, side)
+        if split == "test" or augment != "resized_crop_flip":
+            images = fit(images, side)
         tensors[f"{split}_images"] = _set_channels(images, channels)
         tensors[f"{split}_labels"] = labels
     mean, std = (_channel_statistics(values, channels) for values in (info.mean, info.std))
-    return Dataset(**tensors, classes=info.classes, mean=mean, std=std, augment=info.augment)
+    function = AUGMENTATIONS[augment]
+    if augment == "resized_crop_flip":
+        function = partial(resized_crop_and_flip, side=side)
+    return Dataset(**tensors, classes=info.classes, mean=mean, std=std, augment=function)
 
 
 def _checked(
@@ -163,11 +176,20 @@ def _fit(images: Tensor, side: int) -> Tensor:
     if side > own:
         before = (side - own) // 2
         return F.pad(images, (before, side - own - before) * 2)
-    resized = [
-        F.interpolate(some.float(), side, mode="bilinear", antialias=True).round_().byte()
-        for some in images.split(1024)
-    ]
-    return torch.cat(resized)
+    return _resized(images, side)
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    """Images whose shorter side is `side`, by bilinear interpolation, and their central square."""
+    height, width = (side * length // min(images.shape[2:]) for length in images.shape[2:])
+    if (height, width) == images.shape[2:] == (side, side):
+        return images
+    top, left = (height - side) // 2, (width - side) // 2
+    resized = torch.empty(*images.shape[:2], side, side, dtype=torch.uint8)
+    for some, part in zip(images.split(1024), resized.split(1024), strict=True):
+        whole = F.interpolate(some.float(), (height, width), mode="bilinear", antialias=True)
+        part.copy_(whole[:, :, top : top + side, left : left + side].round_())
+    return resized
 
 
 def _set_channels(images: Tensor, channels: int) -> Tensor:

@@ -21,7 +21,16 @@ ADVICE = "give another --model_path, or train it again with --resume never"
 
 # The settings that are known even of a bare state dict, since they do not concern the training
 # alone.
-ALWAYS_KNOWN = {"data", "arch", "color_channel", "test_batchsize", "gpu", "data_dir", "output_dir"}
+ALWAYS_KNOWN = {
+    "data",
+    "arch",
+    "color_channel",
+    "image_size",
+    "test_batchsize",
+    "gpu",
+    "data_dir",
+    "output_dir",
+}
 
 
 @dataclass(frozen=True)

@@ -139,12 +139,11 @@ def _label(curve: Curve, differing: Sequence[str]) -> str:
     unknown has the name of its model file instead of these.
     """
     own = curve.settings
-    data_set = own["data"]
     texts = {name: own[name] if name in NAMED_ALWAYS else f"{name}={own[name]}" for name in own}
     shown = [n for n in differing or NAMED_ALWAYS if n in own]
     if curve.model_file is not None:
         shown = [name for name in shown if name in OF_PRUNING]
-    chosen = [n for n in shown if n in NAMED_ALWAYS or own[n] != _default(n, data_set)]
+    chosen = [n for n in shown if n in NAMED_ALWAYS or own[n] != _default(n, own)]
     if curve.model_file is not None:
         return " ".join([Path(curve.model_file).stem, *(texts[name] for name in chosen)])
     if not chosen:  # a correction that is switched off is not worth a word
@@ -152,8 +151,10 @@ def _label(curve: Curve, differing: Sequence[str]) -> str:
     return " ".join(texts[name] for name in chosen)
 
 
-def _default(name: str, data_set: str) -> str:
-    return plain(None if name == PRUNED_BEFORE else default_of(SETTINGS[name], data_set))
+def _default(name: str, own: dict[str, str]) -> str:
+    if name == PRUNED_BEFORE:
+        return plain(None)
+    return plain(default_of(SETTINGS[name], own["data"], own["arch"]))
 
 
 def _distinguishing_ends(tables: Sequence[Path]) -> list[str]:

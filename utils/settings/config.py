@@ -8,7 +8,7 @@ from typing import Any
 from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES
 from optim import LR_SCHEMES, RESCALES
-from utils.datasets import DATASETS, Dataset, load_dataset
+from utils.datasets import AUGMENTATIONS, DATASETS, Dataset, load_dataset
 from utils.process.errors import UserError
 from utils.settings.fields import (
     COUNT,
@@ -29,6 +29,7 @@ DEFAULT_LR = {"SFW": 1.0, "SGD": 0.1}
 # Names leave this learning rate out for every optimizer: it was the default of both when runs were
 # first named, and those runs are still to be found.
 UNNAMED_LR = 1.0
+LARGEST_SIDE = 4096  # of images, in pixels
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"  # wherever the scripts are started
 
 MODE_HELP = (
@@ -88,6 +89,14 @@ class Config:
     color_channel: int | None = setting(
         None, "data", "1 turns colour to grey, 3 repeats grey; by default the data set's own",
         type=int, choices=(1, 3))
+    image_size: int | None = setting(
+        None, "data", "side to which images are resized, their shorter one, before they are cropped"
+        " to a square; by default the data set's own or, of ResNet18 and VGG16, 32; VGG16 takes no"
+        " other", type=int, allowed=Range(1, LARGEST_SIDE))
+    augment: str | None = setting(
+        None, "data", "what happens to training images at random: crop_flip shifts them by up to 4"
+        " pixels and flips them, resized_crop_flip takes a part of them that it resizes, and flips"
+        " it; by default the data set's own", choices=AUGMENTATIONS)
     gpu: int = setting(
         -1, "machine", "CUDA device to run on; -1 is the CPU", type=int,
         allowed=Range(-1, LARGEST_INT), identifies_run=False)
@@ -119,10 +128,16 @@ class Config:
 
     def __post_init__(self) -> None:
         check_values(self)
-        if self.color_channel is None:
-            object.__setattr__(self, "color_channel", DATASETS[self.data].channels)
+        for name in ("color_channel", "image_size", "augment"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default_of(FIELDS[name], self.data, self.arch))
         if self.lr is None:
             object.__setattr__(self, "lr", DEFAULT_LR[self.optimizer])
+        if not ARCHITECTURES[self.arch].takes(self.image_size):
+            raise UserError(
+                f"--image_size {self.image_size}: {self.arch} takes images of"
+                f" {ARCHITECTURES[self.arch].image_size}; give that, or another --arch"
+            )
         if self.optimizer == "SFW" and self.constraint == "unconstraints":
             raise UserError(
                 "--constraint unconstraints: SFW needs a bounded region;"
@@ -143,12 +158,11 @@ class Config:
         It spells out the settings that are not at their defaults, so that a setting added later
         changes no existing name. It has at most 184 bytes; see `file_name`.
         """
-        fields = {field.name: field for field in dataclasses.fields(self)}
         return file_name(
             {
                 LABELS.get(name, name): value
                 for name, value in identifying_settings(self).items()
-                if name in NAMED_ALWAYS or value != default_of(fields[name], self.data)
+                if name in NAMED_ALWAYS or value != default_of(FIELDS[name], self.data, self.arch)
             }
         )
 
@@ -158,30 +172,35 @@ class Config:
         return DATASETS[self.data].classes
 
     @property
-    def image_size(self) -> int:
-        """The height and width, in pixels, of the network's input images."""
-        info = DATASETS[self.data]
-        return ARCHITECTURES[self.arch].image_size or info.input_side or info.side
-
-    @property
     def files(self) -> RunFiles:
         return RunFiles(self.output_dir, self.run_name)
 
     def load_dataset(self) -> Dataset:
         """Load the run's data set; raises UserError as `utils.datasets.load_dataset` does."""
-        return load_dataset(self.data, self.data_dir, self.color_channel, self.image_size)
+        resize = self.image_size != default_of(FIELDS["image_size"], self.data, self.arch)
+        return load_dataset(
+            self.data, self.data_dir, self.color_channel, self.image_size, self.augment, resize
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain types, for a model file: all but the folders of this machine."""
         return {name: value for name, value in vars(self).items() if not isinstance(value, Path)}
 
 
-def default_of(field: dataclasses.Field, data: str) -> Any:
-    """The value of a setting that names leave out, for a run on this data set.
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
-    It is the default where that does not depend on other settings. For color_channel it is the data
-    set's number of channels, for lr the default of the first versions.
+
+def default_of(field: dataclasses.Field, data: str, arch: str) -> Any:
+    """The value of a setting that names leave out, for a run of this network on this data set.
+
+    It is the default where that does not depend on other settings. For lr it is the default of the
+    first versions.
     """
-    if field.name == "color_channel":
-        return DATASETS[data].channels
-    return UNNAMED_LR if field.name == "lr" else field.default
+    info = DATASETS[data]
+    known = {
+        "color_channel": info.channels,
+        "image_size": ARCHITECTURES[arch].image_size or info.input_side or info.side,
+        "augment": info.augment,
+        "lr": UNNAMED_LR,
+    }
+    return known.get(field.name, field.default)
