@@ -43,7 +43,7 @@ def test(trained: TrainedModel) -> None:
     log.save()
     header = ("threshold", "above", "fraction")
     write_csv(files.weight_distribution(".csv"), header, rows)
-    plot_distribution(files.weight_distribution(".png"), model, files.run)
+    plot_distribution(files.weight_distribution(".png"), model, trained.heading())
     print("\n" + results_line(picture=files.weight_distribution(".png")))
 
 

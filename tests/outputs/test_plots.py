@@ -1,12 +1,14 @@
-"""Pictures: what they show, and the limits of their axes."""
+"""Pictures: what they show, their limits, ticks and headings."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from utils.outputs.headings import Heading
 from utils.outputs.plots import (
     plot_comparison,
     plot_distribution,
@@ -14,7 +16,9 @@ from utils.outputs.plots import (
     plot_pruning,
     plot_scales,
 )
+from utils.prune.ranking import RATIOS as DEFAULT_RATIOS
 
+RUN = Heading("run")
 RATIOS = [0, 0.3, 0.6, 0.9, 0.95, 0.99]
 
 
@@ -34,7 +38,11 @@ def drawn(monkeypatch, tmp_path):
 @pytest.fixture
 def panels(drawn):
     """The panels of plot_pruning, left and right, for some curves."""
-    return lambda curves, ratios=RATIOS: drawn(plot_pruning, ratios, curves, "run")
+
+    def draw(curves, ratios=RATIOS, heading=RUN):
+        return drawn(plot_pruning, ratios, curves, heading)
+
+    return draw
 
 
 @pytest.mark.parametrize(
@@ -62,17 +70,65 @@ def test_limits_show_all_accuracies_and_little_else(curves, panels):
         assert high - low <= 1.2 * spread + 1
 
 
-def test_the_right_panel_has_ticks_on_the_ratios_from_90_on(panels):
-    curve = {"a": [90.0, 80.0, 70.0, 60.0]}
-    _, right = panels(curve, [0.5, 0.9, 0.995, 0.999])
-    assert [text.get_text() for text in right.get_xticklabels()] == ["90", "99.5", "99.9"]
-    assert right.get_xlim()[1] > 99.9
-    (only,) = panels(curve, [0.2, 0.5, 0.6, 0.95])
-    assert only.get_xlim()[0] < 20
+def ticks(axes):
+    return [
+        text.get_text() for text in sorted(axes.get_xticklabels(), key=lambda x: x.get_position())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        (DEFAULT_RATIOS, [[f"{10 * i}" for i in range(10)], [f"{90 + i}" for i in range(10)]]),
+        ([0.5, 0.9, 0.995, 0.999], [["50", "90"], ["90", "99.5", "99.9"]]),
+        ([0.2, 0.5, 0.6, 0.95], [["20", "50", "60", "95"]]),
+        ([0.9, 0.99, 0.999], [["90", "99", "99.9"]]),
+        ([0.3], [["30"]]),
+    ],
+)
+def test_two_panels_or_one_have_ticks_on_the_ratios(ratios, expected, panels):
+    drawn = panels({"a": [90.0 - i for i in range(len(ratios))]}, ratios)
+    assert [ticks(axes) for axes in drawn] == expected
+    for axes, labels in zip(drawn, expected, strict=True):
+        low, high = axes.get_xlim()
+        assert low < float(labels[0]) and float(labels[-1]) < high < 100
+
+
+@pytest.mark.parametrize(
+    "ratios",
+    [
+        [*DEFAULT_RATIOS, 0.995],
+        [*DEFAULT_RATIOS, 0.999, 0.9999],
+        [0.901 + i / 1000 for i in range(90)],
+        [0.0, 0.001, 0.5, 0.501, 0.502],
+    ],
+)
+def test_labels_of_ticks_do_not_overlap(ratios, panels):
+    drawn = panels({"a": [90.0] * len(ratios)}, ratios)
+    drawn[0].figure.draw_without_rendering()
+    for axes in drawn:
+        boxes = sorted((x.get_window_extent() for x in axes.get_xticklabels()), key=lambda b: b.x0)
+        assert len(boxes) >= 2
+        assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
+        assert f"{100 * ratios[-1]:.6g}" in ticks(drawn[-1])
+
+
+def test_the_heading_stands_above_and_below_and_is_no_formula(panels):
+    heading = Heading("Mlp on $x_1$: " + "SFW, " * 40, "tau 5,  " * 60)
+    figure = panels({"a": [9.0] * len(RATIOS)}, heading=heading)[0].figure
+    figure.draw_without_rendering()
+    title, settings = figure.texts
+    for text in (title, settings):
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+    assert title.get_text().replace("\n", " ") == heading.title.strip()
+    axes = [panel.get_tightbbox() for panel in figure.axes]
+    assert settings.get_window_extent().y1 < min(box.y0 for box in axes)
+    assert title.get_window_extent().y0 > max(box.y1 for box in axes)
 
 
 def test_no_accuracy_is_called_that_of_the_dense_network_unless_it_is(panels):
-    left, _ = panels({"a": [90.0, 80.0]}, [0.9, 0.99])
+    (left,) = panels({"a": [90.0, 80.0]}, [0.9, 0.99])
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["a"]
 
 
@@ -84,17 +140,28 @@ def test_a_curve_without_differences_is_drawn(panels):
 
 def test_a_comparison_shows_means_and_ranges_at_the_ratios_of_all_runs(drawn):
     runs = [{0.0: 90.0, 0.5: 70.0, 0.9: 50.0, 0.97: 20.0}, {0.0: 92.0, 0.5: 80.0, 0.9: 30.0}]
-    whole, high = drawn(plot_comparison, {"SFW": runs, "SGD": runs[:1]}, "run")
+    whole, high = drawn(plot_comparison, {"SFW": runs, "SGD": runs[:1]}, RUN)
     (mean, alone), (band, _) = whole.lines, whole.collections
     assert list(mean.get_xdata()) == [0, 50, 90] and list(mean.get_ydata()) == [91, 75, 40]
-    assert list(alone.get_ydata()) == [90, 70, 50, 20]
+    assert list(alone.get_ydata()) == [90, 70, 50]
     vertices = band.get_paths()[0].vertices
     assert {y for x, y in vertices if x == 50} == {70, 80}
     assert [list(line.get_xdata()) for line in high.lines] == [[90], [90, 97]]
 
 
+def test_the_legend_of_a_comparison_lies_between_axes_and_settings(drawn):
+    one, other = dict.fromkeys(DEFAULT_RATIOS, 90.0), {0.5: 80.0, 0.7: 70.0}
+    curves = {f"method {i}": [one, other] if i % 2 else [one] for i in range(12)}
+    axes = drawn(plot_comparison, curves, Heading("title", "tau 5,  " * 60))
+    figure = axes[0].figure
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert figure.texts[-1].get_window_extent().y1 < legend.y0
+    assert legend.y1 < min(panel.get_tightbbox().y0 for panel in axes)
+
+
 def test_a_heat_map_marks_empty_tensors_and_its_colours_reach_the_smallest_fraction(drawn):
-    axes, _ = drawn(plot_layer_sparsity, [0, 0.9], {"a": [1, 0.002], "b": [1, 0]}, "run")
+    axes, _ = drawn(plot_layer_sparsity, [0, 0.9], {"a": [1, 0.002], "b": [1, 0]}, RUN)
     (mesh,), (crosses,) = axes.collections, axes.lines
     assert mesh.get_array().tolist() == [[1, 0.002], [1, 0]]
     assert mesh.norm.vmin == 0.002
@@ -106,7 +173,7 @@ def test_a_histogram_counts_every_finite_entry_but_zeros(drawn):
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[0.0, 1e-30, 0.5], [-0.5, math.inf, math.nan]]))
         model.bias.copy_(torch.tensor([20.0, 0.0]))
-    overall, layers, _ = drawn(plot_distribution, model, "run")
+    overall, layers, _ = drawn(plot_distribution, model, RUN)
     assert overall.get_title() == "all 8 parameters, of which 2 are exactly 0"
     counts, edges, _ = overall.patches[0].get_data()
     assert edges[0] == -10 and edges[-1] == 2  # 1e-30 is in the first bin
@@ -116,7 +183,7 @@ def test_a_histogram_counts_every_finite_entry_but_zeros(drawn):
 
 
 def test_bars_are_as_long_as_the_scales(drawn):
-    (axes,) = drawn(plot_scales, {"a.weight": 0.5, "a.bias": 1.25}, "run")
+    (axes,) = drawn(plot_scales, {"a.weight": 0.5, "a.bias": 1.25}, RUN)
     assert [bar.get_width() for bar in axes.patches] == [0.5, 1.25]
     assert len({bar.get_facecolor() for bar in axes.patches}) == 2
     low, high = axes.get_ylim()
@@ -126,6 +193,6 @@ def test_bars_are_as_long_as_the_scales(drawn):
 def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path):
     name = r"model$\nothing_{x$"
     path = tmp_path / "a.png"
-    plot_pruning(path, RATIOS, {"a": [10.0] * len(RATIOS)}, name)
-    plot_comparison(path, {name: [{0.0: 90.0, 0.9: 50.0}]}, name)
+    plot_pruning(path, RATIOS, {"a": [10.0] * len(RATIOS)}, Heading(name, name))
+    plot_comparison(path, {name: [{0.0: 90.0, 0.9: 50.0}]}, Heading(name, name))
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -7,7 +7,7 @@ import pytest
 from runs import DIGITS, assert_refused
 
 from utils.outputs.trained_model import TrainedModel
-from utils.prune.comparison import labels_of, read_curves
+from utils.prune.comparison import heading_of, labels_of, read_curves
 from utils.prune.config import PruneConfig
 from utils.prune.ranking import RATIOS
 from utils.prune.tables import PrunedResult, write_settings, write_tables
@@ -51,6 +51,14 @@ def test_runs_are_labelled_by_what_differs(table):
         "Mlp",
         "ResNet18 allocation=lamp bn_recalibrate=9",
     ]
+
+
+def test_a_comparison_is_headed_by_what_its_curves_have_in_common(table):
+    lamp = {"allocation": "lamp"}
+    paths = table("a", epoch_num=3, prune=lamp), table("b", epoch_num=3, tau=5.0, prune=lamp)
+    above = heading_of([curve for path in paths for curve in read_curves(path)])
+    assert above.title == "ResNet18 on CIFAR-10: SFW, K-sparse polytope, 3 epochs, allocation lamp"
+    assert "tau" not in above.settings and "momentum" in above.settings
 
 
 def test_what_does_not_change_a_result_is_no_label(table):

@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
+from utils.outputs.headings import Heading, heading
 from utils.outputs.model_file import new_model, read_contents
 from utils.process.errors import UserError
 from utils.settings.cli import Flags
@@ -52,6 +54,15 @@ class TrainedModel:
         """The settings that identify the training run, as far as they are known."""
         settings = identifying_settings(self.config)
         return {name: value for name, value in settings.items() if name not in self.unknown}
+
+    def heading(self, pruning: Mapping[str, Any] = MappingProxyType({})) -> Heading:
+        """The heading of a picture of the model, pruned with these settings if there are some."""
+        remarks = []
+        if self.pruned_before is not None and "sparsity" in self.pruned_before:
+            remarks.append(f"pruned before to {100 * self.pruned_before['sparsity']:.6g} %")
+        if self.unknown:
+            remarks.append(f"{self.source}, whose training settings are unknown")
+        return heading(self.known_settings(), pruning, remarks)
 
 
 def load_chosen(flags: Flags) -> TrainedModel:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.outputs.headings import Heading, heading
 from utils.outputs.plots import Curves, plot_comparison
 from utils.process.errors import UserError
 from utils.process.writing import atomic_write, check_writable
@@ -53,11 +54,21 @@ def compare(tables: Sequence[Path], output_dir: Path) -> None:
     files = RunFiles(output_dir, file_name(common | {"runs": len(paths), "sha256": digest}))
     picture, table = files.comparison(".png"), files.comparison(".md")
     check_writable([picture, table], "--output_dir")
-    plot_comparison(picture, runs, files.run)
+    plot_comparison(picture, runs, heading_of(curves))
     text = comparison_table(runs, ratios)
     with atomic_write(table) as file:
         file.write(text)
     print(f"\n{text}\n{results_line(picture=picture, table=table)}")
+
+
+def heading_of(curves: Sequence[Curve]) -> Heading:
+    """The heading of a picture of these curves: the settings that they have in common."""
+    first, *others = (curve.settings for curve in curves)
+    common = {n: v for n, v in first.items() if all(o.get(n) == v for o in others)}
+    training = {name: value for name, value in common.items() if name not in OF_PRUNING}
+    pruning = {name: value for name, value in common.items() if name in OF_PRUNING}
+    differing = {n: v for n, v in pruning.items() if v != _default(n, "")}
+    return heading(training, differing)
 
 
 def read_curves(table: Path) -> list[Curve]:

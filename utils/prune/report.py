@@ -74,9 +74,10 @@ def write_results(
     curves = {"pruned in one shot": [r.accuracy for r in results]}
     if prune.correction:
         curves[prune.correction_column] = [r.accuracy_after_correction for r in results]
-    plot_pruning(files.prune_test(".png"), ratios, curves, files.run)
+    above = trained.heading(prune.in_name(ratios=False))
+    plot_pruning(files.prune_test(".png"), ratios, curves, above)
     left = {name: [1 - r.zeros[name] / n for r in results] for name, n in entries.items()}
-    plot_layer_sparsity(files.layer_sparsity(".png"), ratios, left, files.run)
+    plot_layer_sparsity(files.layer_sparsity(".png"), ratios, left, above)
     if emptied:
         names = ", ".join(f"{name} (from {100 * ratio:.6g}%)" for name, ratio in emptied.items())
         warn(f"nothing passes through layers that pruning empties altogether: {names}")

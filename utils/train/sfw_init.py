@@ -9,11 +9,13 @@ from constraints import Region
 from optim import sfw_init
 from optim.initialisation import Report
 from utils.compute.device import autocast
+from utils.outputs.headings import heading
 from utils.outputs.logs import TextLog, init_line, scale_line
 from utils.outputs.plots import plot_scales
 from utils.process.errors import RunError, warn
 from utils.process.terminal import ProgressBar, say
 from utils.settings.config import Config
+from utils.settings.fields import identifying_settings
 
 
 def learn_initial_scales(
@@ -46,7 +48,7 @@ def learn_initial_scales(
     for name, scale in scales.items():
         log.add(scale_line(name, scale))
     try:
-        plot_scales(config.files.scales_plot, scales, config.run_name)
+        plot_scales(config.files.scales_plot, scales, heading(identifying_settings(config)))
     except RunError as error:
         warn(f"{error}; training goes on without that picture")
     smallest, largest = min(scales.values()), max(scales.values())
