@@ -26,14 +26,27 @@ def rescaling(s: TensorStep) -> float | None:
 
 def plain_step(steps: Iterable[TensorStep]) -> None:
     """Advance each momentum buffer and move each `theta`, in place."""
+    for alike in stepped_together(steps):
+        advance(alike)
+        m = [s.momentum_buffer for s in alike]
+        v = vertices([s.region for s in alike], m)
+        sizes = distances = None
+        if any(rescaling(s) is None for s in alike):
+            sizes = torch._foreach_norm(m)
+            distances = torch._foreach_norm(torch._foreach_sub([s.theta for s in alike], v))
+        move(alike, v, torch._foreach_mul(torch._foreach_norm(m, torch.inf), 0.0), sizes, distances)
+
+
+def stepped_together(steps: Iterable[TensorStep]) -> Iterable[list[TensorStep]]:
+    """The steps in lists whose options, types and devices are the same."""
     together = defaultdict(list)
     for s in steps:
         together[id(s.group), s.momentum, s.theta.device, s.theta.dtype].append(s)
-    for alike in together.values():
-        _step(alike)
+    return together.values()
 
 
-def _step(steps: Sequence[TensorStep]) -> None:
+def advance(steps: Sequence[TensorStep]) -> None:
+    """Advance each momentum buffer, in place."""
     group, momentum = steps[0].group, steps[0].momentum
     theta, gradients, m = map(list, zip(*(s.tensors for s in steps), strict=True))
     if group["weight_decay"]:
@@ -42,33 +55,42 @@ def _step(steps: Sequence[TensorStep]) -> None:
         torch._foreach_lerp_(m, gradients, 1 - momentum)
     else:
         torch._foreach_copy_(m, gradients)
-    v = vertices([s.region for s in steps], m)
+
+
+def move(
+    steps: Sequence[TensorStep],
+    v: Sequence[Tensor],
+    broken: Sequence[Tensor],
+    sizes: Sequence[Tensor] | None,
+    distances: Sequence[Tensor] | None,
+) -> None:
+    """Move each `theta` towards its vertex, in place.
+
+    `broken` is 0 for each m, but NaN where an entry is infinite or NaN, which is to be seen in all
+    of theta. `sizes` and `distances` are ||m|| and ||theta - v||, if gamma depends on them.
+    """
     gammas = [rescaling(s) for s in steps]
-    # 0, but NaN where an entry is infinite or NaN, which is to be seen in all of theta.
-    alphas = torch._foreach_norm(m, torch.inf)
-    torch._foreach_mul_(alphas, 0.0)
     if None in gammas:
-        gammas = _relative_norms(m, torch._foreach_sub(theta, v))
-    torch._foreach_add_(alphas, gammas)
-    lr = group["lr"]
+        gammas = _ratios(sizes, distances)
+    alphas = torch._foreach_add(broken, gammas)
+    lr = steps[0].group["lr"]
     on_device = isinstance(lr, Tensor) and not lr.is_cpu
     torch._foreach_mul_(alphas, lr.reshape(()) if on_device else float(lr))
     torch._foreach_clamp_min_(alphas, 0.0)
     torch._foreach_clamp_max_(alphas, 1.0)
-    torch._foreach_lerp_(theta, v, alphas)
+    torch._foreach_lerp_([s.theta for s in steps], v, alphas)
 
 
-def _relative_norms(m: Sequence[Tensor], differences: Sequence[Tensor]) -> Sequence[Tensor]:
+def _ratios(sizes: Sequence[Tensor], distances: Sequence[Tensor]) -> Sequence[Tensor]:
     """||m|| / ||theta - v|| for each tensor.
 
     At a vertex ||theta - v|| is 0. The ratio stays finite, so that a learning rate of 0 counts.
     """
-    limits = torch.finfo(m[0].dtype)
-    ratios, distances = torch._foreach_norm(m), torch._foreach_norm(differences)
+    limits = torch.finfo(sizes[0].dtype)
     torch._foreach_clamp_min_(distances, limits.tiny)
-    torch._foreach_div_(ratios, distances)
-    torch._foreach_clamp_max_(ratios, limits.max)
-    return ratios
+    torch._foreach_div_(sizes, distances)
+    torch._foreach_clamp_max_(sizes, limits.max)
+    return sizes
 
 
 def vertices(regions: Sequence[Region], gradients: Sequence[Tensor]) -> list[Tensor]:
