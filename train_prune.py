@@ -21,32 +21,37 @@ from torch import Tensor, nn
 from constraints import Region, build_constraints, make_feasible
 from optim import LR_SCHEMES, SFW, ProjectedSGD
 from utils.compute.device import autocast, check_compiler, compiled, pick_device, placed
-from utils.compute.measure import evaluate, evaluation_batch_size
+from utils.compute.measure import evaluation_batch_size
 from utils.outputs.model_file import new_model
 from utils.process.errors import exit_status
 from utils.settings.cli import Parser
 from utils.settings.config import Config
+from utils.train.distributed import World, launched
 from utils.train.progress import EpochProgress
 from utils.train.run import TrainingRun, training_run
 from utils.train.sfw_init import learn_initial_scales
 from utils.train.step import TrainingStep
 
 
-def train(config: Config) -> None:
-    """Train a network with these settings, or go on where a run of them was stopped."""
-    device = pick_device(config.gpu)
+def train(config: Config, world: World | None = None) -> None:
+    """Train a network with these settings, or go on where a run of them was stopped.
+
+    `world` has the processes that share the work; without it there is one.
+    """
+    world = world or World()
+    device = world.in_turn(lambda: pick_device(world.device_number(config.gpu)))
     if config.compile:
         check_compiler(device)
-    with training_run(config) as run:
+    with training_run(config, world) as run:
         if run.is_finished():
             return
-        dataset = config.load_dataset().to(device)
+        dataset = world.in_turn(config.load_dataset).to(device)
         generator = torch.Generator(device).manual_seed(config.seed)
         train_batches = dataset.train_batches(config.train_batchsize, generator)
 
         model = placed(new_model(config), device)
         size = evaluation_batch_size(model, dataset.test_images, config.test_batchsize)
-        test_batches = dataset.test_batches(size)
+        test_batches = dataset.test_batches(size, world.part(len(dataset.test_images)))
         regions = build_constraints(
             model, config.constraint, config.k_sparseness, config.k_frac, config.tau, config.mode
         )
@@ -56,12 +61,15 @@ def train(config: Config) -> None:
             # Batches from a generator of their own: training sees the same with and without.
             own = torch.Generator(device).manual_seed(config.seed + 1)
             halves = dataset.train_batches((config.train_batchsize + 1) // 2, own)
-            scales = learn_initial_scales(config, model, halves, regions, run.log)
-            run.metrics["sfw_init_scales"] = scales
+            run.metrics["sfw_init_scales"] = world.on_main(
+                lambda: learn_initial_scales(config, model, halves, regions, run.log)
+            )
         optimizer = build_optimizer(config, model, regions)
-        network = compiled(model, config.train_batchsize) if config.compile else model
+        network = world.parallel(model, config.sync_bn)
+        if config.compile:
+            network = compiled(network, world.part_size(config.train_batchsize))
         train_on = partial(train_step, network, optimizer, config.precision)
-        step = TrainingStep(train_on, train_batches, optimizer)
+        step = TrainingStep(train_on, train_batches, optimizer, world)
         run.begin(model, optimizer, generator)
 
         for epoch in run.epochs():
@@ -70,7 +78,7 @@ def train(config: Config) -> None:
             )
             with run.saved_epoch():
                 progress = train_epoch(run, step, [config.lr * rate for rate in rates])
-                accuracy = evaluate(model, test_batches, config.precision)
+                accuracy = world.accuracy(model, test_batches, config.precision)
                 run.record(progress, accuracy, config.lr * rates[-1])
         run.finish()
 
@@ -114,7 +122,9 @@ def build_optimizer(
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_status(lambda: train(Parser(__doc__).parse(argv).settings(Config)))
+    return exit_status(
+        lambda: launched(train, lambda: Parser(__doc__).parse(argv).settings(Config))
+    )
 
 
 if __name__ == "__main__":

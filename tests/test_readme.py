@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from runs import DIGITS, ROOT, SCRIPTS
+from torch.distributed.run import get_args_parser as torchrun_parser
 
 import test_prune
 import test_weight_distribution
@@ -95,6 +96,10 @@ def test_a_command_runs_as_it_is_printed(page, command, parse):
     if program == "python":
         _, values = parse(*words)
         check_settings(values)
+    elif "torchrun" in (program, words[0]):
+        options = torchrun_parser().parse_args(words[words[0] == "torchrun" :])
+        _, values = parse(options.training_script, *options.training_script_args)
+        check_settings(values)
     elif program == "make":
         for script, *flags in scripts_of(words):
             assert (ROOT / script).is_file()
@@ -123,10 +128,9 @@ def test_commands_stand_in_blocks_that_are_tested():
 
 
 def test_the_flags_exist(parse):
-    known = {"--help"}
-    for script in (*SCRIPTS, scripts_of(["reproduce"])[0][0], "experiments/proxy.py"):
-        parser, _ = parse(script)
-        known |= {flag for action in parser._actions for flag in action.option_strings}
+    scripts = (*SCRIPTS, scripts_of(["reproduce"])[0][0], "experiments/proxy.py")
+    parsers = [torchrun_parser(), *(parse(script)[0] for script in scripts)]
+    known = {"--help"} | {f for p in parsers for a in p._actions for f in a.option_strings}
     for name, page in PAGES.items():
         assert set(re.findall(r"--[a-z_]+", page)) <= known, name
 

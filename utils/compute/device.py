@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from utils.process.errors import RunError, UserError
@@ -19,19 +20,23 @@ from utils.process.errors import RunError, UserError
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
+def process_count() -> int:
+    """How many processes of this script torchrun has started, on all machines; 1 without it."""
+    count = os.environ.get("WORLD_SIZE", "")
+    return max(1, int(count)) if count.isdecimal() else 1
+
+
 def pick_device(gpu: int) -> torch.device:
     """The CPU for -1, else that CUDA device, set up for this process.
 
     On CUDA, fp32 is PyTorch's own: convolutions multiply in TF32, whose factors have 10 bits of
     mantissa, and linear layers in full precision. Raises UserError when the device is not there or
-    cannot be used, and in one of several processes: all would use it.
+    cannot be used, and in one of several processes that are not connected: all would use it.
     """
-    processes = os.environ.get("WORLD_SIZE", "")
-    if processes.isdecimal() and int(processes) > 1:
+    if process_count() > 1 and not dist.is_initialized():
         raise UserError(
-            f"WORLD_SIZE={processes}: this is one of {processes} processes, as torchrun starts"
-            " them, but a run has one process and one device; start it with python, without"
-            " torchrun, and choose the device by --gpu"
+            f"WORLD_SIZE={process_count()}: this is one of several processes, as torchrun starts"
+            " them; train_prune.py alone can use them; start this script with python"
         )
     if gpu < 0:
         keep_freed_memory()

@@ -11,13 +11,24 @@ from utils.compute.device import autocast
 THRESHOLDS = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "fp32"
 ) -> float:
     """The percentage of inputs that the model, in evaluation mode, classifies correctly.
 
     `batches` yields (inputs, targets) on the model's device, at least one.
+    """
+    correct, count = count_correct(model, batches, precision)
+    return 100 * correct / count
+
+
+@torch.no_grad()
+def count_correct(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "fp32"
+) -> tuple[int, int]:
+    """How many inputs the model, in evaluation mode, classifies correctly, and how many there are.
+
+    `batches` is as for `evaluate`, and may be empty.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -26,7 +37,7 @@ def evaluate(
         for inputs, targets in batches:
             correct += (model(inputs).argmax(1) == targets).sum()
             count += len(targets)
-    return 100 * correct.item() / count
+    return int(correct), count
 
 
 @torch.no_grad()

@@ -95,8 +95,9 @@ class Dataset:
             generator,
         )
 
-    def test_batches(self, batch_size: int) -> Batches:
-        return Batches(self.test_images, self.test_labels, batch_size, self.mean, self.std)
+    def test_batches(self, batch_size: int, part: slice = slice(None)) -> Batches:
+        images, labels = self.test_images[part], self.test_labels[part]
+        return Batches(images, labels, batch_size, self.mean, self.std)
 
 
 def load_dataset(

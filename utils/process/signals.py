@@ -1,7 +1,7 @@
 """SIGINT and SIGTERM: a training step that has begun is finished first."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -28,10 +28,15 @@ class StopSignals:
     """Raises Stopped when a signal comes or, within `deferred`, at the next `check`.
 
     A second signal does not wait. As a context manager it restores the former handlers at its end.
+
+    `agree` is for a run of several processes, which must stop together: it returns the largest of
+    their numbers. A second signal then waits, too, since torchrun passes on what the terminal has
+    sent to all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, agree: Callable[[int], int] | None = None) -> None:
         self.pending = 0  # the number of a signal that has come
+        self._agree = agree
         self._deferring = False
         self._former: dict[int, object] = {}
 
@@ -54,13 +59,19 @@ class StopSignals:
             self._deferring = False
         self.check()
 
+    def have_come(self) -> bool:
+        """Whether a signal has come, to any process."""
+        if self._agree is not None:
+            self.pending = self._agree(self.pending)
+        return self.pending > 0
+
     def check(self) -> None:
         """Raise Stopped if a signal has come."""
-        if self.pending:
+        if self.have_come():
             raise Stopped(self.pending, between_steps=True)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        waits = self._deferring and not self.pending
+        waits = self._deferring and (self._agree is not None or not self.pending)
         self.pending = number
         if not waits:
             raise Stopped(number)

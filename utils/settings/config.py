@@ -124,6 +124,13 @@ class Config:
     sfw_init: int = setting(
         0, "method", "1 runs SFW-Init, which learns a scale for the initial values of each tensor",
         type=int, choices=(0, 1))
+    processes: int = setting(
+        1, "training", "processes that shared each batch, as torchrun starts them: train_prune.py"
+        " knows their number, and a test of its model takes this flag", type=int, allowed=COUNT)
+    sync_bn: bool = setting(
+        False, "training", "BatchNorm over the whole batch, where each of several processes, on"
+        " GPUs, would otherwise take the statistics of its own part", type=bool,
+        choices=(False, True))
     # fmt: on
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from utils.process.errors import RunError
 from utils.process.terminal import ProgressBar
+from utils.train.distributed import World
 
 READ_BACK_SECONDS = 0.5
 
@@ -20,7 +21,8 @@ class EpochProgress:
     `results` (steps, 2) is on the device: each step writes its mean loss and how many of its images
     it got right; `sizes` are the numbers of images. Reading results back waits for the device; it
     happens twice a second and at the end. A loss that is not finite raises RunError then. `earlier`
-    is what `state` gave when the epoch was stopped.
+    is what `state` gave when the epoch was stopped. Of several processes, each has the results of
+    its part of a batch, and reads back the sums.
     """
 
     def __init__(
@@ -29,8 +31,10 @@ class EpochProgress:
         results: Tensor,
         sizes: Sequence[int],
         earlier: dict[str, Any] | None = None,
+        world: World | None = None,
     ) -> None:
         self.title, self._results, self._sizes = title, results, sizes
+        self._world = world or World()
         self.losses: list[float] = list(earlier["losses"]) if earlier else []
         self.accuracies: list[float] = list(earlier["accuracies"]) if earlier else []  # percent
         self.steps_done = len(self.losses)
@@ -75,7 +79,7 @@ class EpochProgress:
         """One more step is taken."""
         self.steps_done += 1
         self._bar.advance_to(self.steps_done)
-        if time.monotonic() - self._last_read > READ_BACK_SECONDS:
+        if self._world.largest(time.monotonic() - self._last_read > READ_BACK_SECONDS):
             self._read_back()
 
     def state(self) -> dict[str, Any]:
@@ -87,7 +91,7 @@ class EpochProgress:
     def _read_back(self) -> None:
         first = len(self.losses)
         for step, (loss, correct) in enumerate(
-            self._results[first : self.steps_done].tolist(), first
+            self._world.sums(self._results[first : self.steps_done]).tolist(), first
         ):
             if not math.isfinite(loss):
                 last = f"{self.losses[-1]:.4g}" if self.losses else "before this epoch"

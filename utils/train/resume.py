@@ -3,7 +3,7 @@
 import itertools
 import operator
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from utils.settings.fields import identifying_settings
 from utils.settings.names import plain
 
 FORMAT = 1
+MOST_PROCESSES = 256  # of a run that is looked for
 WAY_OUT = "start over with --resume never, or move the file away"
 
 
@@ -91,11 +92,14 @@ class ResumeFile:
         """What to go on from; None where there is nothing.
 
         A damaged newest file is set aside, never deleted, if the one before it is good. Raises
-        UserError where neither can be used.
+        UserError where neither can be used, and where there is only a run that another number of
+        processes has begun.
         """
+        if not self.exists():
+            self._refuse_other_processes()
+            return None
         if not os.path.lexists(self.newest):  # perhaps killed just before it took its place
-            found = os.path.lexists(self.previous)
-            return self._read(self.previous, device) if found else None
+            return self._read(self.previous, device)
         try:
             return self._read(self.newest, device)
         except DamagedFileError as error:
@@ -120,6 +124,16 @@ class ResumeFile:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 warn(f"cannot remove {path} ({error.strerror}); it is of no more use")
+
+    def _refuse_other_processes(self) -> None:
+        present = {path.name for path in self.newest.parent.glob("*.resume.pt")}
+        for count in range(1, MOST_PROCESSES + 1) if present else ():
+            other = replace(self.config, processes=count).files.resume
+            if other.name in present:
+                raise UserError(
+                    f"{other}: is of a run of {count} processes, which as many can continue, and"
+                    f" this one has {self.config.processes}; start {count}, {WAY_OUT}"
+                )
 
     def _read(self, path: Path, device: torch.device) -> dict[str, Any]:
         """The contents of a file of this run; raises UserError, for damage DamagedFileError."""

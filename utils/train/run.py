@@ -4,7 +4,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from utils.process.signals import Stopped, StopSignals
 from utils.process.terminal import say
 from utils.process.writing import check_writable, remove_leftovers
 from utils.settings.config import Config
+from utils.train.distributed import World, check_processes, lost_process_reported
 from utils.train.lock import run_lock
 from utils.train.progress import EpochProgress
 from utils.train.resume import ResumeFile, RunState
@@ -42,32 +43,44 @@ DIVERGED = 1.5
 
 
 @contextmanager
-def training_run(config: Config) -> Iterator["TrainingRun"]:
-    """The run of these settings, while no other process trains it.
+def training_run(config: Config, world: World) -> Iterator["TrainingRun"]:
+    """The run of these settings, while no other process, or others than those of `world`, train it.
 
     SIGINT and SIGTERM raise Stopped, whose advice says from where the run goes on. Raises UserError
-    when a file of the run cannot be written or another process trains it.
+    when a file of the run cannot be written or others train it.
     """
-    files = config.files
-    written = [files.model, files.resume, files.previous_resume, files.train_log, files.scales_plot]
-    check_writable([*written, files.lock], "--output_dir")
-    with StopSignals() as signals, run_lock(files.lock):
-        remove_leftovers(written)
-        run = TrainingRun(config, signals)
+    check_processes(config, world)
+    signals = StopSignals(world.largest if world.size > 1 else None)
+    with signals, ExitStack() as held:
+        world.on_main(lambda: held.enter_context(_own_files(config)))
+        run = TrainingRun(config, signals, world)
         try:
-            yield run
+            with lost_process_reported(run.advice):
+                yield run
         except Stopped as stopped:
-            if position := run.resume.position:
-                never = " without --resume never" if config.resume == "never" else ""
-                stopped.advice = f"the same command{never} goes on after {position}"
+            stopped.advice = run.advice()
             raise
 
 
-class TrainingRun:
-    """What surrounds the method: where the run stands, what is saved, and what people read."""
+@contextmanager
+def _own_files(config: Config) -> Iterator[None]:
+    """The files of the run can be written, and nothing else writes them."""
+    files = config.files
+    written = [files.model, files.resume, files.previous_resume, files.train_log, files.scales_plot]
+    check_writable([*written, files.lock], "--output_dir")
+    with run_lock(files.lock):
+        remove_leftovers(written)
+        yield
 
-    def __init__(self, config: Config, signals: StopSignals) -> None:
-        self.config, self.signals = config, signals
+
+class TrainingRun:
+    """What surrounds the method: where the run stands, what is saved, and what people read.
+
+    Of several processes each has one, and that of the main process saves.
+    """
+
+    def __init__(self, config: Config, signals: StopSignals, world: World) -> None:
+        self.config, self.signals, self.world = config, signals, world
         self.resume = ResumeFile(config)
         self.log = TextLog(config.files.train_log)
         self.metrics: dict[str, Any] = {"train_loss": [], "train_accuracy": [], "test_accuracy": []}
@@ -75,10 +88,19 @@ class TrainingRun:
         self.state: RunState
         self._saved_at, self._save_seconds = time.monotonic(), 0.0
 
+    def advice(self) -> str:
+        """How the run goes on when it has been stopped."""
+        if not self.resume.position:
+            return Stopped.advice
+        never = " without --resume never" if self.config.resume == "never" else ""
+        return f"the same command{never} goes on after {self.resume.position}"
+
     def is_finished(self) -> bool:
         """Whether the model is there already and is not to be trained anew; says so."""
         model = self.config.files.model
-        finished = self.config.resume == "auto" and model.is_file() and not self.resume.exists()
+        finished = self.config.resume == "auto" and self.world.on_main(
+            lambda: model.is_file() and not self.resume.exists()
+        )
         if finished:
             say(f"Trained already; --resume never trains it anew:\n  {model}")
         return finished
@@ -87,7 +109,8 @@ class TrainingRun:
         """Read the resume file if there is one, begin the log, and tell people what is trained."""
         config = self.config
         if config.resume == "auto":
-            self.saved = self.resume.load(dataset.train_images.device)
+            device = dataset.train_images.device
+            self.saved = self.world.on_main(lambda: self.resume.load(device))
         self.log.add(configuration_line(config))
         count = sum(p.numel() for p in model.parameters())
         say(
@@ -151,7 +174,7 @@ class TrainingRun:
                 raise
             since = time.monotonic() - self._saved_at
             last = self.state.epoch == self.config.epoch_num
-            if last or self.signals.pending or self._save_seconds <= SAVING_SHARE * since:
+            if self.signals.have_come() or last or self._save_seconds <= SAVING_SHARE * since:
                 self.save()
 
     @contextmanager
@@ -161,7 +184,8 @@ class TrainingRun:
         title = f"Epoch {state.epoch + 1}/{self.config.epoch_num}"
         start = state.partial["start"] if state.partial else None
         now = state.generator.get_state()
-        with EpochProgress(title, step.results, step.sizes, state.partial) as progress:
+        results = title, step.results, step.sizes, state.partial
+        with EpochProgress(*results, self.world) as progress:
             step.begin_epoch(step.batches.order(start), rates, progress.steps_done)
             try:
                 yield progress
@@ -200,6 +224,8 @@ class TrainingRun:
 
     def save(self) -> None:
         """Save the log and the resume file; when the disk takes neither, the run goes on."""
+        if not self.world.is_main:
+            return
         started = time.monotonic()
         for save in (self.log.save, lambda: self.resume.save(self.state)):
             try:
@@ -213,6 +239,8 @@ class TrainingRun:
 
     def finish(self) -> None:
         """Write the model and the log, remove the resume file, and warn of a run that diverged."""
+        if not self.world.is_main:
+            return
         config, state = self.config, self.state
         self._write_results(model_contents(state.model, config, state.epoch, self.metrics))
         self.resume.remove()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from utils.datasets.batches import Batches
 from utils.process.errors import warn
+from utils.train.distributed import World
 
 # Takes inputs and targets, trains on them, and returns the batch's mean loss and its logits.
 TrainOn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -26,13 +27,20 @@ class TrainingStep:
     an epoch, go without. A step that cannot be captured is reported in one line, and goes without.
 
     A graph holds the addresses of weights, state and gradients: none of them may be replaced after
-    the first steps. It keeps the memory of a step to itself.
+    the first steps. It keeps the memory of a step to itself. Steps of several processes are not
+    captured; each draws the whole batch, so that random numbers are those of a single process,
+    and trains on its part.
     """
 
     def __init__(
-        self, train_on: TrainOn, batches: Batches, optimizer: torch.optim.Optimizer
+        self,
+        train_on: TrainOn,
+        batches: Batches,
+        optimizer: torch.optim.Optimizer,
+        world: World | None = None,
     ) -> None:
         device = batches.images.device
+        self.world = world or World()
         self.train_on, self.batches, self.optimizer = train_on, batches, optimizer
         self.sizes = [
             len(part) for part in torch.arange(len(batches.images)).split(batches.batch_size)
@@ -44,7 +52,7 @@ class TrainingStep:
         self.results = torch.zeros(len(self.sizes), 2, device=device)
         self.rates = torch.zeros(len(self.sizes), device=device)
         self.lr = torch.zeros((), device=device)
-        self.captures = device.type == "cuda"
+        self.captures = device.type == "cuda" and self.world.size == 1
         self.steps_before_capture = WARM_UP
         self.graph: torch.cuda.CUDAGraph | None = None
         self.stream = torch.cuda.Stream(device) if self.captures else None
@@ -77,10 +85,10 @@ class TrainingStep:
         index = self.next.view(1)
         self.lr.copy_(self.rates.gather(0, index).view(()))
         chosen = self.order.gather(0, self.places[:size] + index * self.batches.batch_size)
-        inputs, targets = self.batches.take(chosen)
+        inputs, targets = self.world.share(*self.batches.take(chosen))
         loss, logits = self.train_on(inputs, targets)
         correct = (logits.argmax(1) == targets).sum()
-        result = torch.stack([loss.float(), correct.float()])
+        result = self.world.weigh(torch.stack([loss.float(), correct.float()]))
         self.results.index_copy_(0, index, result.view(1, 2))
         self.next.add_(1)
 

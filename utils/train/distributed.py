@@ -1,0 +1,250 @@
+"""Data-parallel runs: the processes that torchrun starts share every batch.
+
+Each process holds the network, the optimizer and the data set whole, draws the same batches as a
+single process would, and computes the gradient of its own part. The gradients are summed, and all
+processes take the same step. `World` is a run of one process, which is no different from a run
+without this module; `Processes` is one of several.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from utils.compute.device import process_count
+from utils.compute.measure import count_correct
+from utils.datasets.batches import Batches
+from utils.process.errors import RunError, ScriptError, UserError
+from utils.process.signals import Stopped
+from utils.settings.config import Config
+
+Result = TypeVar("Result")
+
+# The others wait as long for the main process, for example while it runs SFW-Init on a CPU. That a
+# process has ended is noticed at once.
+PATIENCE = timedelta(hours=12)
+NEEDED = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class World:
+    """The processes of a run, which are numbered by `rank` from 0: here there is one."""
+
+    rank, size, local_rank = 0, 1, 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files of the run."""
+        return self.rank == 0
+
+    def device_number(self, gpu: int) -> int:
+        """The device of this process when the run's is `gpu`, as --gpu states it."""
+        return gpu
+
+    def on_main(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns in the main process, or the ScriptError that it raises there."""
+        return work()
+
+    def in_turn(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns in this process.
+
+        On each machine one process works before the others, which then find what it downloaded. If
+        `work` raises a ScriptError in any process, all raise it.
+        """
+        return work()
+
+    def largest(self, number: int) -> int:
+        """The largest of the processes' numbers."""
+        return number
+
+    def sums(self, values: Tensor) -> Tensor:
+        """The entrywise sums over the processes; the device may differ, the bits never do."""
+        return values
+
+    def part(self, count: int) -> slice:
+        """This process's part of `count` things; the first parts have at most one more."""
+        each, more = divmod(count, self.size)
+        start = self.rank * each + min(self.rank, more)
+        return slice(start, start + each + (self.rank < more))
+
+    def part_size(self, count: int) -> int:
+        part = self.part(count)
+        return part.stop - part.start
+
+    def share(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """This process's part of a batch, on which it computes the gradient."""
+        return inputs, targets
+
+    def weigh(self, result: Tensor) -> Tensor:
+        """A mean loss and a number of right images, scaled so that `sums` has those of the batch.
+
+        They are of the part of the batch that `share` returned last.
+        """
+        return result
+
+    def parallel(self, model: nn.Module, sync_bn: bool) -> nn.Module:
+        """The network whose gradients are those of the whole batch."""
+        return model
+
+    def accuracy(self, model: nn.Module, batches: Batches, precision: str) -> float:
+        """The percentage of images that the model, in evaluation mode, classifies correctly.
+
+        `batches` is this process's part of them.
+        """
+        correct, count = count_correct(model, batches, precision)
+        correct, count = self.sums(torch.tensor([correct, count])).tolist()
+        return 100 * correct / count
+
+
+class Processes(World):
+    """The processes that torchrun started, of which this is one; `launched` connects them."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.local_rank = int(os.environ["LOCAL_RANK"])
+        self.fraction = 1.0  # of the batch, that this process has
+
+    def device_number(self, gpu: int) -> int:
+        return gpu if gpu < 0 else self.local_rank
+
+    def on_main(self, work: Callable[[], Result]) -> Result:
+        outcome = [_attempt(work) if self.is_main else None]
+        dist.broadcast_object_list(outcome, device=torch.device("cpu"))
+        result, error = outcome[0]
+        if error is not None:
+            raise error
+        return result
+
+    def in_turn(self, work: Callable[[], Result]) -> Result:
+        result = None
+        for turn in (self.local_rank == 0, self.local_rank > 0):
+            error = None
+            if turn:
+                result, error = _attempt(work)
+            errors = [None] * self.size
+            dist.all_gather_object(errors, error)
+            for error in filter(None, errors):
+                raise error
+        return result
+
+    def largest(self, number: int) -> int:
+        values = torch.tensor([number])
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return int(values)
+
+    def sums(self, values: Tensor) -> Tensor:
+        # In the order of the ranks: the order of an all-reduce depends on an entry's place in it.
+        mine = values.cpu().double()
+        gathered = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(gathered, mine)
+        return torch.stack(gathered).sum(0)
+
+    def share(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        part, size = self.part(len(targets)), self.part_size(len(targets))
+        self.fraction = size / len(targets)
+        if not size:  # fewer images than processes: one is taken along with weight 0
+            part = slice(0, 1)
+        return inputs[part], targets[part]
+
+    def weigh(self, result: Tensor) -> Tensor:
+        return result * torch.tensor([self.fraction, self.fraction > 0], device=result.device)
+
+    def parallel(self, model: nn.Module, sync_bn: bool) -> nn.Module:
+        if sync_bn:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        # Otherwise the gradients are summed in another order after the first step of a process, and
+        # a resumed run would differ from one that was never stopped in the last bits.
+        network = DistributedDataParallel(model, find_unused_parameters=True)
+        network.register_comm_hook(self, _sum_of_fractions)
+        return network
+
+    def accuracy(self, model: nn.Module, batches: Batches, precision: str) -> float:
+        for buffer in model.buffers():  # BatchNorm's running statistics, of the main process
+            dist.broadcast(buffer, 0)
+        return super().accuracy(model, batches, precision)
+
+
+def _sum_of_fractions(world: Processes, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """The mean gradient of the batch, from those of its parts, however many images these have."""
+    gradients = bucket.buffer().mul_(world.fraction)
+    work = dist.all_reduce(gradients, async_op=True)
+    return work.get_future().then(lambda done: done.value()[0])
+
+
+def _attempt(work: Callable[[], Result]) -> tuple[Result | None, ScriptError | None]:
+    try:
+        return work(), None
+    except ScriptError as error:
+        return None, error
+
+
+def launched(train: Callable[[Config, World], None], settings: Callable[[], Config]) -> None:
+    """Train with these settings, in this process alone or with the others that torchrun started.
+
+    The main process reports for all.
+    """
+    if process_count() == 1:
+        train(settings(), World())
+        return
+    if missing := [name for name in NEEDED if name not in os.environ]:
+        raise UserError(
+            f"WORLD_SIZE={process_count()}: {missing[0]} is not set; torchrun sets all that several"
+            " processes need, and without WORLD_SIZE there is one"
+        )
+    with _silent_beside_main():
+        config = settings()
+        if config.processes == 1:
+            config = replace(config, processes=process_count())
+        if "OMP_NUM_THREADS" not in os.environ:  # torchrun sets it
+            share = torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])
+            torch.set_num_threads(max(1, share))
+        dist.init_process_group("gloo" if config.gpu < 0 else "cpu:gloo,cuda:nccl", None, PATIENCE)
+        train(config, Processes())
+        dist.destroy_process_group()
+
+
+def check_processes(config: Config, world: World) -> None:
+    """Raise UserError for settings that do not fit the processes of the run."""
+    if config.processes != world.size:
+        raise UserError(
+            f"--processes {config.processes}: train_prune.py has {world.size}; start as many by"
+            f" torchrun --nproc_per_node {config.processes} train_prune.py, or leave this flag out"
+        )
+    if config.sync_bn and (world.size == 1 or config.gpu < 0):
+        raise UserError("--sync_bn: is for several processes of torchrun, on GPUs; leave it out")
+
+
+@contextmanager
+def _silent_beside_main() -> Iterator[None]:
+    """In other processes than the main one: no output, and no report of errors that it has, too."""
+    if int(os.environ["RANK"]) == 0:
+        yield
+        return
+    with (
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
+        try:
+            yield
+        except ScriptError as error:
+            raise SystemExit(error.status) from None
+        except Stopped as stopped:
+            raise SystemExit(128 + stopped.number) from None
+
+
+@contextmanager
+def lost_process_reported(advice: Callable[[], str]) -> Iterator[None]:
+    """Raise RunError, with advice, when another process of the run has ended within the block."""
+    try:
+        yield
+    except (RuntimeError, dist.DistError) as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise RunError(f"another process of this run has ended; {advice()}") from None
