@@ -1,7 +1,12 @@
 """Expected errors end a script with one line and an exit status."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
+from runs import DIGITS, ROOT
 
 from utils.process.errors import RunError, UserError, exit_status
 
@@ -45,3 +50,24 @@ def test_an_unexpected_error_keeps_its_traceback():
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
         exit_status(fail)
+
+
+@pytest.fixture
+def broken_pipe():
+    """The end for writing of a pipe whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+def test_an_error_that_nobody_reads_keeps_its_status(broken_pipe):
+    command = [sys.executable, ROOT / "train_prune.py", "--lr", "7"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=broken_pipe, timeout=120)
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+def test_a_result_that_nobody_reads_is_told(script, trained, broken_pipe):
+    flags = (*DIGITS, "--output_dir", trained)
+    done = script("test_weight_distribution.py", *flags, stdout=broken_pipe)
+    assert (done.returncode, done.stderr) == (1, "error: cannot write the output (Broken pipe)\n")

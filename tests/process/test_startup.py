@@ -1,11 +1,10 @@
-"""A script as a process: what it imports, Ctrl-C meanwhile, and streams that nobody reads."""
+"""A script as a process: what it imports, Ctrl-C meanwhile, and streams that are closed."""
 
-import os
 import subprocess
 import sys
 
 import pytest
-from runs import DIGITS, ROOT, SCRIPTS, assert_refused, result_of
+from runs import ROOT, SCRIPTS, assert_refused, result_of
 
 # Runs a script in a process that gets SIGINT when it begins to import a certain module.
 INTERRUPTED = """
@@ -89,24 +88,3 @@ with open(sys.argv[1], "w") as file:
 def test_an_error_with_standard_error_closed_is_not_told_elsewhere():
     done = python("train_prune.py", "--lr", "7", redirect="2>&-")
     assert (done.returncode, done.stdout) == (2, "")
-
-
-@pytest.fixture
-def broken_pipe():
-    """The end for writing of a pipe whose reader has gone."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    yield writer
-    os.close(writer)
-
-
-def test_an_error_that_nobody_reads_keeps_its_status(broken_pipe):
-    command = [sys.executable, ROOT / "train_prune.py", "--lr", "7"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=broken_pipe, timeout=120)
-    assert (done.returncode, done.stdout) == (2, b"")
-
-
-def test_a_result_that_nobody_reads_is_told(script, trained, broken_pipe):
-    flags = (*DIGITS, "--output_dir", trained)
-    done = script("test_weight_distribution.py", *flags, stdout=broken_pipe)
-    assert (done.returncode, done.stderr) == (1, "error: cannot write the output (Broken pipe)\n")
