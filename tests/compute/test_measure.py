@@ -1,9 +1,12 @@
 """What is measured of a network."""
 
+import numpy as np
+import pytest
 import torch
+from closed_form import INPUTS, closed_form_model
 from torch import nn
 
-from utils.compute.measure import count_above, evaluate, not_finite
+from utils.compute.measure import THRESHOLDS, count_above, evaluate, not_finite
 
 
 def test_accuracy_is_over_images_and_in_evaluation_mode():
@@ -30,3 +33,12 @@ def test_parameters_that_are_not_finite_are_named():
         model[0].bias[1] = torch.inf
         model[1].weight[0, 1] = torch.nan
     assert not_finite(model) == ["0.bias", "1.weight"]
+
+
+@pytest.mark.parametrize("arch", INPUTS)
+def test_entries_above_thresholds_are_the_authors(arch, golden):
+    file = np.load(golden("models.npz"))
+    model = closed_form_model(arch)
+    assert sum(p.numel() for p in model.parameters()) == file[f"{arch}_total"]
+    assert list(THRESHOLDS) == pytest.approx([10.0**-i for i in range(-1, 10)])
+    np.testing.assert_allclose(count_above(model), file[f"{arch}_above"], atol=1)
