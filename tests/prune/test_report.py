@@ -9,9 +9,11 @@ from runs import DIGITS, RUN, assert_refused, read_csv
 from safetensors import safe_open
 
 from models import build_model
+from utils.compute.measure import zeros_by_parameter
 from utils.outputs.model_file import model_contents, write_contents
+from utils.outputs.trained_model import load_trained
 from utils.prune import load_pruned
-from utils.prune.ranking import RATIOS
+from utils.prune.ranking import RATIOS, MagnitudeRanking
 from utils.settings.config import Config
 
 
@@ -156,6 +158,10 @@ def test_results_of_other_allocations_do_not_replace_the_papers(flags, quick, tr
     log = (folders[0] / f"{name}.log").read_text().splitlines()
     assert log[1] == "Pruning " + " ".join(f"{k.title()}: {v}" for k, v in parts.items())
     assert ", ".join(f"{k} {v}" for k, v in parts.items()) in out
+    model = load_trained(Config(data="digits", arch="Mlp", epoch_num=2, output_dir=trained)).model
+    MagnitudeRanking(model, parts["allocation"], parts.get("prune_scope", "all")).prune(0.9)
+    rows = [row for row in read_csv(folders[1] / f"{name}.csv") if row["sparsity"] == "0.9"]
+    assert {row["parameter"]: int(row["zeros"]) for row in rows} == zeros_by_parameter(model)
 
 
 def test_accuracy_is_told_with_and_without_recalibration(quick, resnet, tmp_path):
@@ -208,7 +214,7 @@ def test_a_network_with_batch_norm_is_not_repaired(quick, resnet):
 def test_repairing_leaves_the_zeros_and_the_accuracies_without_it(scope, quick, trained, folders):
     flags = (*DIGITS, "--prune_scope", scope, "--output_dir", trained)
     assert quick("test_prune.py", *flags)[0] == 0
-    status, out, err = quick("test_prune.py", *flags, "--repair", 300)
+    status, out, err = quick("test_prune.py", *flags, "--repair", 300, "--save_pruned", 0.97)
     assert status == 0, err
     results, layers, _ = folders
     for folder, columns in ((results, ["accuracy", "remaining"]), (layers, ["zeros", "parameter"])):
@@ -218,8 +224,15 @@ def test_repairing_leaves_the_zeros_and_the_accuracies_without_it(scope, quick, 
         for column in columns:
             assert [row[column] for row in plain] == [row[column] for row in repaired]
     (path,) = results.glob("*repair=300.csv")
-    assert list(read_csv(path)[0])[3:] == ["accuracy", "repaired"]
-    assert re.search(r"^sparsity +remaining +accuracy +repaired$", out, re.M)
+    rows = {row["sparsity"]: row for row in read_csv(path)}
+    assert list(rows["0.0"])[3:] == ["accuracy", "repaired", "file_bytes"]
+    assert re.search(r"^sparsity +remaining +accuracy +repaired  file$", out, re.M)
+    with safe_open(next(trained.rglob("*.safetensors")), "pt") as file:
+        pruning = json.loads(file.metadata()["pruning"])
+    assert (pruning["repair"], pruning["prune_scope"]) == (300, scope)
+    for key, column in (("accuracy_uncorrected", "accuracy"), ("accuracy", "repaired")):
+        assert pruning[key] == pytest.approx(float(rows["0.97"][column]), abs=1e-3)
+    assert pruning["accuracy"] > pruning["accuracy_uncorrected"]
 
 
 BAD_FLAGS = {
