@@ -1,4 +1,4 @@
-"""Memory formats, compilation, and what is saved of them."""
+"""Memory formats and compilation."""
 
 import shutil
 
@@ -16,15 +16,6 @@ def test_convolutions_are_channels_last_on_the_cpu():
     model = placed(build_model("VGG16", 10, 3, 32), CPU)
     kernels = [p for p in model.parameters() if p.dim() == 4]
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
-
-
-def test_a_model_file_has_plain_tensors_whatever_the_memory_format(quick, write_npz, tmp_path):
-    write_npz(tmp_path, "cifar10")
-    flags = ("--data", "cifar10", "--arch", "VGG16", "--epoch_num", "1", "--train_batchsize", 20)
-    quick("train_prune.py", *flags, "--data_dir", tmp_path, "--output_dir", tmp_path)
-    (path,) = (tmp_path / "saved_models").glob("*.pt")
-    state = torch.load(path, weights_only=True)["state_dict"]
-    assert all(values.is_contiguous() for values in state.values())
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")

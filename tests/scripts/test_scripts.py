@@ -1,6 +1,5 @@
 """The three scripts as users run them."""
 
-import dataclasses
 import re
 
 import pytest
@@ -9,9 +8,7 @@ from runs import DIGITS, RUN, SCRIPTS, assert_refused, files_in, read_csv
 
 from utils.compute.measure import THRESHOLDS
 from utils.prune.ranking import RATIOS
-from utils.settings.cli import Parser
 from utils.settings.config import Config
-from utils.settings.fields import setting
 
 EMPTIED = "warning: nothing passes through layers"  # as may be after so few epochs
 
@@ -153,15 +150,6 @@ def test_weight_distribution_writes_log_csv_and_picture(quick, trained):
     assert out.endswith(f"\nResults: {folder}/ (picture: {RUN}.png)\n")
 
 
-def test_model_file_holds_plain_types_and_what_was_measured(trained):
-    contents = torch.load(trained / "saved_models" / f"{RUN}.pt", weights_only=True)
-    assert set(contents) == {"state_dict", "config", "epoch", "metrics", "versions"}
-    assert Config(**contents["config"]).run_name == RUN
-    assert contents["epoch"] == 2
-    assert {len(values) for values in contents["metrics"].values()} == {2}
-    assert contents["versions"]["torch"] == torch.__version__
-
-
 @pytest.mark.parametrize("data", ["digits", "cifar10"])
 def test_two_runs_with_one_seed_agree_bit_for_bit(data, quick, tmp_path, write_npz):
     write_npz(tmp_path / "data", "cifar10", train=300)
@@ -234,12 +222,6 @@ def test_help_states_every_flag_and_default(script):
         assert "(default: k_sparse_constraints)" in text
         assert "(default: 1 for SFW, 0.1 for SGD)" in text and "default: None" not in text
         assert ("--model_path" in done.stdout) == (name != "train_prune.py")
-
-
-def test_help_takes_a_default_with_a_percent_sign():
-    """As the folder of the data may have, if the repository is in such a folder."""
-    kind = dataclasses.make_dataclass("Kind", [("folder", str, setting("/50%/data", "data", "a"))])
-    assert "(default: /50%/data)" in Parser("", kind).format_help()
 
 
 def test_an_mlp_learns_the_real_mnist(quick, real_data, tmp_path):

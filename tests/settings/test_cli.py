@@ -9,6 +9,7 @@ from utils.process.errors import UserError
 from utils.prune.config import PruneConfig
 from utils.settings.cli import Parser
 from utils.settings.config import Config
+from utils.settings.fields import setting
 
 
 def parse(*argv):
@@ -68,3 +69,9 @@ def test_help_states_what_momentum_is_for_both_optimizers():
 
 def test_help_states_the_formula_of_k():
     assert "K = min(max(k_sparseness, floor(k_frac n)), n)" in help_of("k_sparseness")
+
+
+def test_help_takes_a_default_with_a_percent_sign():
+    """As the folder of the data may have, if the repository is in such a folder."""
+    kind = dataclasses.make_dataclass("Kind", [("folder", str, setting("/50%/data", "data", "a"))])
+    assert "(default: /50%/data)" in Parser("", kind).format_help()
