@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 from constraints import LpBall, Unconstrained, build_constraints, make_feasible
+from models import build_model
 from optim import sfw_init
 
 
@@ -299,3 +301,25 @@ def test_the_scale_of_a_weight_never_reaches_zero(monkeypatch):
         model, batches, regions, 0.01, iterations=1, loss=lambda y, _: y.square().sum()
     )
     assert scales["weight"] == pytest.approx(0.01) and scales["bias"] >= 0
+
+
+@pytest.mark.cuda
+def test_sfw_init_waits_for_the_device_only_to_report():
+    model = build_model("ResNet18", 10, 3, 32).cuda()
+    regions = build_constraints(model, "k_sparse_constraints", tau=5.0, mode="diameter")
+    make_feasible(model, regions)
+    images, targets = torch.randn(3, 8, 3, 32, 32).cuda(), torch.arange(8).cuda()
+    halves = [(inputs, targets) for inputs in images]
+
+    def waits(iterations):
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                sfw_init(model, halves, regions, iterations=iterations)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in caught)
+
+    waits(1)  # loads libraries
+    assert waits(3) == waits(8) > 0

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from models import build_model
 from utils.datasets import load_dataset
 from utils.process.errors import UserError
 from utils.prune.recalibrate import batch_norms, calibration_batches, recalibrate
@@ -88,3 +89,18 @@ def test_more_images_than_there_are_are_refused(tmp_path, write_npz):
     write_npz(tmp_path, "cifar10", train=40)
     with pytest.raises(UserError, match="--repair 41: there are 40 training images"):
         calibration_batches(load_dataset("cifar10", tmp_path), 41, "--repair")
+
+
+@pytest.mark.cuda
+def test_recalibration_on_a_gpu_measures_what_a_cpu_does():
+    inputs = [
+        torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in (0, 1)
+    ]
+    statistics = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model = build_model("ResNet18", 10, 3, 32).to(device)
+        recalibrate(model, [x.to(device) for x in inputs])
+        statistics.append({name: values.cpu() for name, values in model.named_buffers()})
+    for name, values in statistics[0].items():
+        torch.testing.assert_close(statistics[1][name], values, rtol=1e-2, atol=1e-2)

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from models import build_model
+from utils.prune import global_prune
 from utils.prune.ranking import MagnitudeRanking
 from utils.prune.repair import layers_with_weights, measure_signals, repair
 
@@ -99,3 +101,19 @@ def test_an_unpruned_network_stays_as_it_is():
     repair(model, measure_signals(model, batches, list(layers_with_weights(model))), batches)
     for name, values in model.state_dict().items():
         torch.testing.assert_close(values, before[name])
+
+
+@pytest.mark.cuda
+def test_repair_on_a_gpu_gives_the_weights_that_a_cpu_does():
+    inputs = [torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))]
+    weights = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model = build_model("Mlp", 10, 1, 8).to(device)
+        batches = [x.to(device) for x in inputs]
+        dense = measure_signals(model, batches, list(layers_with_weights(model)))
+        global_prune(model, 0.8)
+        repair(model, dense, batches)
+        weights.append([p.detach().cpu() for p in model.parameters()])
+    for on_cpu, on_gpu in zip(*weights, strict=True):
+        torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-3)

@@ -1,6 +1,6 @@
 """Training steps: batches, learning rates and results on the device; when a step is captured.
 
-Whether a real graph computes what a step does is for a GPU to show, in test_cuda.py.
+Whether a real graph computes what a step does is for a GPU to show, in test_captured_steps.py.
 """
 
 from contextlib import contextmanager
