@@ -12,9 +12,10 @@ from constraints.k_sparse import KSparsePolytope
 from constraints.lp_ball import LpBall
 from constraints.region import Region, Unconstrained
 
-# One seed, so that a network has the same regions in every run. After 100 draws the mean norm of a
-# tensor of ten entries has 1.5 % of noise; of a million entries it has 0.1 % after one. A tensor is
-# drawn until it has brought DRAWN_ENTRIES, but at most MOST_DRAWS times.
+# The seed is fixed, so that a network has the same regions in every run. A small tensor needs more
+# draws than a large one: after 100 draws of ten entries the standard error of the mean norm is
+# 1.5 %, after one draw of a million entries 0.1 %. A tensor is drawn until DRAWN_ENTRIES entries
+# have been drawn, but at most MOST_DRAWS times.
 DRAWN_ENTRIES, MOST_DRAWS, NORM_SEED = 100_000, 100, 22
 
 # Builds a region from n, K and, by keyword, its radius or diameter.
@@ -44,13 +45,12 @@ def build_constraints(
 ) -> list[Region]:
     """One region for each of `model.parameters()`, in their order (Miao et al., ICLR 2022).
 
-    `kind` is a name of CONSTRAINTS, or a region's class that takes n, K and its size as those do.
-    K, of a sparse region, is `k_frac` of the tensor's entries, but at least `k_sparseness` and at
-    most all of them. `tau` is the L2 diameter (mode "diameter"), the radius ("radius") or half the
-    diameter in units of the tensor's mean L2 norm at initialisation ("initialization"). The
-    unconstrained kind ignores all of these, and mode None is for it alone. Neither the model nor
-    the global random state changes. Raises ValueError for an unknown kind or mode, and for a size
-    that is missing or not positive.
+    `kind` is a key of CONSTRAINTS, or a class of regions with the same arguments. A tensor of n
+    entries has K = min(max(k_sparseness, floor(k_frac n)), n). `tau` is the L2 diameter (mode
+    "diameter"), the radius ("radius") or half the diameter in units of the tensor's mean L2 norm at
+    initialisation ("initialization"). Regions of kind "unconstraints" ignore all of these, and only
+    they accept mode None. Neither the model nor the global random state changes. Raises ValueError
+    for an unknown kind or mode, and for a size that is missing or not positive.
     """
     build = kind if callable(kind) else CONSTRAINTS.get(kind)
     if build is None:
@@ -78,8 +78,8 @@ def make_feasible(model: nn.Module, constraints: list[Region]) -> None:
 def gauges(model: nn.Module, constraints: list[Region]) -> dict[str, float]:
     """How much of its region each of `model.named_parameters()` fills, by name.
 
-    1 is on the surface, and 0 the origin; see Region.gauge. Empty if there is a region without a
-    gauge. Waits for the device.
+    A gauge of 1 means on the surface, and 0 at the origin; see Region.gauge. The result is empty if
+    a region has no gauge. Waits for the device.
     """
     if any(region.gauge is None for region in constraints):
         return {}
@@ -91,12 +91,13 @@ def gauges(model: nn.Module, constraints: list[Region]) -> dict[str, float]:
 def _initial_norms(model: nn.Module) -> list[float]:
     """For each of `model.parameters()`, the mean L2 norm of what its layer's initialiser draws.
 
-    Estimated from draws on a copy of the layer, up to 100. A constant initialiser, as BatchNorm's,
-    counts as norm 1. A layer that has no `reset_parameters` counts with the norm it has.
+    It is estimated from at most 100 draws on a copy of the layer. The norm is taken to be 1 for a
+    constant initialiser, such as BatchNorm's. In a layer without `reset_parameters`, it is the
+    parameter's current norm.
     """
     norms: dict[nn.Parameter, float] = {}
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(NORM_SEED)  # and no GPU's
+        torch.default_generator.manual_seed(NORM_SEED)  # leaves GPUs' generators alone
         for layer in model.modules():
             own = {name: p for name, p in layer.named_parameters(recurse=False) if p not in norms}
             if own:
@@ -119,10 +120,11 @@ def _layer_norms(layer: nn.Module) -> dict[str, float]:
             constant = torch.equal(p, first.setdefault(name, p.clone()))
             norms[name].append(p.norm().item())
             count = len(norms[name])
-            # Two draws tell a constant initialiser from a random one.
+            # After two draws a constant initialiser can be distinguished from a random one.
             if count >= MOST_DRAWS or (count >= 2 and count * p.numel() >= DRAWN_ENTRIES):
                 norms[name] = [1.0] if constant else norms[name]
-                # Its shape, on which other tensors' initialisers depend, stays; it costs nothing.
+                # A tensor on "meta" costs nothing to draw. Its shape is kept, since initialisers of
+                # other tensors may depend on it.
                 setattr(replica, name, nn.Parameter(p.to("meta"), requires_grad=False))
                 del pending[name]
     return {name: fmean(values) for name, values in norms.items()}

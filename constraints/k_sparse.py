@@ -43,7 +43,7 @@ class KSparsePolytope(Region):
     def shift_inside(self, x: Tensor) -> Tensor:
         """`x`, or, if it is outside, x / ||x||_1 times r min(K, floor(||x||_1 / ||x||_inf)).
 
-        That is the authors' rule. It leaves an outside point's l1 norm at a whole multiple of r.
+        This is the authors' rule: a point from outside gets an l1 norm that is a multiple of r.
         """
         self._check(x)
         if not self.n:
@@ -66,15 +66,15 @@ class KSparsePolytope(Region):
 
 
 def largest_entries(magnitude: Tensor, k: int) -> Tensor:
-    """1 for the `k` largest in each row of `magnitude`, the first of those that tie, and else 0.
+    """1 at the `k` largest entries of each row of `magnitude`, and 0 elsewhere.
 
-    Without waiting for a device, and in as few operations as can be.
+    Of entries that tie, the first are taken. It takes few operations and waits for no device.
     """
     if not is_local(magnitude) and magnitude.dtype != torch.float64:
         return by_keys(magnitude, k)
     threshold = _kth_largest(magnitude, k)
     if is_local(magnitude):
-        # Numbers, which multiply faster than booleans.
+        # As numbers of the same type, which multiply faster than booleans.
         chosen = torch.ge(magnitude, threshold, out=torch.empty_like(magnitude))
         if chosen.count_nonzero(-1).max() <= k:
             return chosen
@@ -82,9 +82,10 @@ def largest_entries(magnitude: Tensor, k: int) -> Tensor:
 
 
 def by_keys(magnitude: Tensor, k: int) -> Tensor:
-    """`largest_entries` as booleans. An entry's key is its bits, then how far it is from the end.
+    """`largest_entries` as booleans, by integer keys that are all different within a row.
 
-    No two keys in a row are equal, and the bits of magnitudes order as integers.
+    The upper bits of an entry's key are those of its magnitude, read as an integer, which keeps the
+    order. The lower bits are its distance from the end of the row, so that the first entry wins.
     """
     bits = magnitude.float().view(torch.int32)
     from_end = torch.arange(magnitude.shape[-1], 0, -1, device=magnitude.device)

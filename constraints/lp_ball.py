@@ -37,15 +37,16 @@ class LpBall(Region):
     def furthest(self, rows: Tensor) -> Tensor:
         """sign(g_i) |g_i|^(q-1) / ||g||_q^(q-1) for each row g, 1/p + 1/q = 1; 0 where g is all 0.
 
-        For p = 1 that is one entry, the first of largest magnitude. At least float32.
+        For p = 1 it has one non-zero entry, the first of largest magnitude. For 2 <= p < infinity
+        the result has at least the precision of float32.
         """
         if self.p == math.inf:
             return rows.sign()
         if self.p == 1:
             largest = rows.abs().argmax(-1, keepdim=True)
             return torch.zeros_like(rows).scatter_(-1, largest, rows.gather(-1, largest).sign())
-        # Powers and squares of magnitudes divided by the largest neither overflow nor all vanish.
-        # Norms of half-precision gradients need more digits than their entries have.
+        # Entries are divided by the largest magnitude, so that their powers neither overflow nor all
+        # underflow. Norms of half-precision gradients need more digits than their entries have.
         dtype = torch.promote_types(rows.dtype, torch.float32)
         tiny = torch.finfo(dtype).tiny
         largest = rows.abs().amax(-1, keepdim=True)
@@ -79,11 +80,12 @@ class LpBall(Region):
         return self._project_smooth(x)
 
     def _project_smooth(self, x: Tensor) -> Tensor:
-        """Projection for 2 < p < infinity, in units of the radius.
+        """The projection for 2 < p < infinity.
 
-        The optimality conditions are y_i + c y_i^(p-1) = |x_i| and sum y_i^p = 1 for one c >= 0.
-        Bisection on log c, from which each y_i follows by Newton's method: started at its upper
-        bound min(|x_i|, (|x_i| / c)^(1/(p-1))) on a convex function, it falls to the root.
+        In units of the radius, the optimality conditions are y_i + c y_i^(p-1) = |x_i| and
+        sum y_i^p = 1 for one c >= 0. log c is found by bisection, and for each c the y_i by
+        Newton's method. It starts at the upper bound min(|x_i|, (|x_i| / c)^(1/(p-1))), from which
+        it decreases to the root, since the left side is convex in y_i.
         """
         a = x.detach().abs().double() / self.radius
         largest = a.max().clamp(min=1)

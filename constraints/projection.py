@@ -7,10 +7,11 @@ from torch import Tensor
 
 from constraints.region import is_local
 
-# Entries that the CPU works on at a time: temporaries stay in its caches, on one thread.
+# The number of entries that the CPU works on at a time: temporaries of this size stay in its
+# caches, and PyTorch computes them on one thread.
 PIECE = 1 << 15
-# Newton's method takes about ten steps; this many halvings end any bisection. The norm is then
-# right up to the rounding of its sum.
+# Newton's method takes about ten steps, and bisection at most MOST_STEPS. They end when the norm is
+# right to the relative error TOLERANCE, which is that of its sum's rounding.
 MOST_STEPS, TOLERANCE = 200, 1e-13
 
 
@@ -18,9 +19,10 @@ def project_capped_l1_ball(x: Tensor, total: float, cap: float = math.inf) -> Te
     """The point nearest to `x` with ||y||_1 <= total and ||y||_inf <= cap; shaped like `x`.
 
     By the optimality conditions y_i = sign(x_i) clip(|x_i| - shift, 0, cap) with the smallest
-    shift >= 0 at which ||y||_1 <= total. That norm falls piecewise linearly as `shift` grows. (For
-    cap = infinity this is Duchi et al., ICML 2008.) On the CPU it costs a few passes over `x`; on a
-    GPU, where nothing may depend on a value, a sort.
+    shift >= 0 at which ||y||_1 <= total. That norm is a decreasing, piecewise linear function of
+    the shift. (For cap = infinity this is Duchi et al., ICML 2008.) On the CPU the shift is found
+    in a few passes over `x`. On a GPU, where a loop that depends on values would wait for the
+    device, it is found by sorting.
     """
     flat = x.detach().reshape(-1)
     if not flat.numel():
@@ -43,13 +45,14 @@ def _shrunk(x: Tensor, shift: float | Tensor, cap: float) -> Tensor:
 
 
 def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> float:
-    """The shift, by Newton's method on the norm, which is exact once it is in the root's piece.
+    """The shift, by Newton's method; NaN if an entry is NaN.
 
-    A step that leaves the bracket of the root is replaced by halving it. Entries that are 0, or at
-    the cap, all over the bracket are settled and not looked at again. NaN if an entry is NaN.
+    The method is exact once it is on the linear piece of the norm that holds the root. A step that
+    leaves the bracket of the root is replaced by a bisection. Entries that are 0, or at the cap,
+    for every shift in the bracket are left out of further steps.
     """
     shift, low, high = 0.0, 0.0, max(piece.abs().max().item() for piece in pieces)
-    settled = 0.0  # the part of the norm that is at the cap
+    settled = 0.0  # the sum of the entries left out, which are at the cap
     for _ in range(MOST_STEPS):
         norm, free = settled, 0
         for piece in pieces:
@@ -77,7 +80,8 @@ def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> flo
 def shift_by_sorting(x: Tensor, total: float, cap: float) -> Tensor:
     """The shift for the flat `x`, from the sorted breakpoints of the norm; waits for no device.
 
-    An entry starts to shrink where |x_i| - shift drops below the cap, and ends at |x_i|.
+    Entry i adds two breakpoints: the shift from which on it is below the cap, |x_i| - cap, and the
+    shift from which on it is 0, |x_i|.
     """
     magnitude = x.abs().double()
     starts = (magnitude - cap).clamp_(min=0)
@@ -85,8 +89,8 @@ def shift_by_sorting(x: Tensor, total: float, cap: float) -> Tensor:
     slopes = torch.where(order < magnitude.numel(), 1.0, -1.0).to(magnitude.dtype).cumsum_(0)
     fallen = (slopes[:-1] * breakpoints.diff()).cumsum_(0)
     excess = magnitude.clamp(max=cap).sum() - total
-    # `gather`, since indexing by a tensor without dimensions waits for the device.
+    # Not by indexing: with a tensor without dimensions that would wait for the device.
     last = torch.searchsorted(fallen, excess.clamp(min=0).view(1)).clamp_(max=fallen.numel() - 1)
-    # Step back from the end of the piece in which the norm reaches `total`.
+    # The norm reaches `total` within this linear piece, this far before its end.
     back = (fallen.gather(0, last) - excess) / slopes.gather(0, last).clamp_(min=1)
     return torch.where(excess <= 0, 0.0, breakpoints.gather(0, last + 1) - back)

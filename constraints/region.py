@@ -21,13 +21,14 @@ class Region(ABC):
     n: int
     radius: float
     diameter: float
-    # How many entries of a vertex are +radius or -radius, if all others are 0: optimizers may then
-    # find the vertex without `lmo`. None for other regions, and for subclasses with another `lmo`.
+    # If the vertices are vectors in which some entries are +radius or -radius and all others are 0,
+    # the number of those entries. Optimizers may then find the vertex without calling `lmo`. None
+    # for other regions, and for subclasses that change `lmo`.
     vertex_entries: int | None = None
-    # `furthest(rows)`, if a region has it, takes any number of gradients of n entries as the rows
-    # of a matrix, and gives a new matrix of the points furthest along them in the region of radius
-    # 1. Then `lmo` needs no code of its own, and regions of one kind share an LMO: see `alike`. A
-    # row with NaN may give anything. None for other regions, which define `lmo`.
+    # Optional: `furthest(rows)` takes gradients of n entries as the rows of a matrix. It returns a
+    # new matrix whose rows are the points of the region of radius 1 that are furthest in these
+    # directions; for a row with NaN they may be anything. A region that defines it inherits `lmo`,
+    # and an optimizer may call it once for several regions: see `alike`.
     furthest: Callable[[Tensor], Tensor] | None = None
     # `gauge(x)`, if a region has it, is the smallest s >= 0 for which x is in s times the region:
     # how much of the region x fills. A float64 scalar tensor. None for other regions, of which
@@ -68,7 +69,7 @@ class Region(ABC):
         return v.to(g.dtype) if g.is_contiguous() else torch.empty_like(g).copy_(v)
 
     def alike(self) -> tuple | None:
-        """Equal for regions that differ in nothing but their radius, if they have `furthest`."""
+        """A key that regions share if they differ only in their radius; None without `furthest`."""
         if self.furthest is None:
             return None
         return tuple(value for key, value in self.describe().items() if key != "radius")

@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 
 from constraints import Region
 
-# Two radii that differ by less, relative to their size, are the same: another machine rounds the
-# initial norms that they come from in another way.
+# Radii with a smaller relative difference count as equal: they are computed from initial norms,
+# which other machines round differently.
 RADIUS_TOLERANCE = 1e-5
 
 
@@ -54,24 +54,25 @@ class ConstrainedOptimizer(Optimizer):
     their regions in the same order. A group keeps its regions as "constraints", beside "params".
     Raises ValueError when their numbers or sizes differ.
 
-    - A parameter's first step is the first with a learning rate other than 0: a step with
-      learning rate 0 before it only makes the state. (That is how torch.distributed.checkpoint
-      reads a fresh optimizer's state, and it changes nothing.) "step" in the state counts the
-      steps; replays of a CUDA graph do not advance it.
-    - Parameters of half precision have a float32 copy in the state, which the steps move and which
-      is rounded to the parameter. Without it small steps would be lost, and the iterates leave
-      their region. Momentum buffers are float32, too. If the parameter has been changed by
-      something else, its new values count.
-    - A gradient that is infinite or NaN turns its whole parameter into NaN, so that it is seen:
-      no step waits for the device to raise an error. `torch.amp.GradScaler` skips such steps.
-    - `torch.compile` leaves a step as it is: it runs outside the compiled graph.
-    - Zero-size parameters are left alone. Complex parameters and sparse gradients are refused.
+    - A parameter's first step is the first one with a learning rate other than 0. Before that, a
+      step with learning rate 0 only creates the state: torch.distributed.checkpoint takes such a
+      step to read a new optimizer's state, and it must change nothing. "step" in the state counts
+      the steps; replays of a CUDA graph do not advance it.
+    - Parameters of half precision have a float32 copy in the state. The steps move the copy, which
+      is then rounded to the parameter. Without it, small steps would be lost and the iterates would
+      leave their region. Momentum buffers are float32, too. If other code has changed the
+      parameter, the copy takes the new values.
+    - A gradient that is infinite or NaN turns its whole parameter into NaN, which shows the problem
+      without waiting for the device. `torch.amp.GradScaler` skips such steps.
+    - A step runs outside the graphs of `torch.compile`.
+    - Parameters without entries are not changed. Complex parameters and sparse gradients are
+      refused.
 
     `state_dict()` holds each region's kind and sizes, and `load_state_dict` raises ValueError for
     a state of other regions. State dicts of earlier versions, which hold no regions, load.
     """
 
-    _unbound: Sequence[Region] = ()  # while the optimizer is built: regions not yet in a group
+    _unbound: Sequence[Region] = ()  # during __init__, the regions that are not yet in a group
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class ConstrainedOptimizer(Optimizer):
         del self._unbound
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Also called by load_state_dict: fills in what states of earlier versions lack."""
+        """Add what state dicts of earlier versions lack; load_state_dict calls this, too."""
         present = self.__dict__.get("param_groups")  # None while unpickling
         for i, group in enumerate(state["param_groups"]):
             group.setdefault("maximize", False)
@@ -117,7 +118,7 @@ class ConstrainedOptimizer(Optimizer):
 
         Raises ValueError, with nothing loaded, if the state is of other regions.
         """
-        final: dict[str, Any] = {}  # what is left when the hooks of others have changed it
+        final: dict[str, Any] = {}  # the state dict after all other hooks have changed it
         last = self.register_load_state_dict_pre_hook(lambda _, loaded: final.update(loaded))
         try:
             super().load_state_dict(state_dict)
@@ -175,7 +176,7 @@ class ConstrainedOptimizer(Optimizer):
     def _check_regions(self, group: dict[str, Any]) -> None:
         """Raise an error for regions that the optimizer cannot work with."""
 
-    @torch._disable_dynamo  # which torch.compiler.disable is, but for importing the compiler now
+    @torch._disable_dynamo  # unlike torch.compiler.disable, it does not import the compiler
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Update every parameter that has a gradient; returns the closure's loss, if there is one.
@@ -207,7 +208,7 @@ class ConstrainedOptimizer(Optimizer):
         """Advance each momentum buffer and move each `theta`, in place."""
 
     def _tensor_step(self, p: Tensor, region: Region, group: dict[str, Any]) -> TensorStep:
-        """What a step on `p` needs. Makes its state, or brings it to the type that `p` has now."""
+        """The step to take on `p`. Creates its state, or converts it to the current type of `p`."""
         gradient, state, dtype = p.grad, self.state[p], _working_type(p.dtype)
         if gradient.layout != torch.strided:
             raise RuntimeError(

@@ -1,8 +1,8 @@
-"""SFW's step as the algorithm has it, on any device, for any type of tensor and any region.
+"""SFW's step in PyTorch's own operations, on any device, for any type of tensor and any region.
 
-All tensors with the same options take it together: lists go through PyTorch's `_foreach_`
-functions, and tensors of one shape, whose regions differ only in their radius, share an LMO. So a
-step of ResNet18 dispatches a few operations for each of its 17 shapes, not for each of its 62
+Tensors with the same options are stepped together, as lists, by PyTorch's `_foreach_` functions.
+Tensors of one shape whose regions differ only in their radius share one call of the LMO. So a step
+of ResNet18 dispatches a few operations for each of its 17 shapes, instead of for each of its 62
 tensors. Nothing waits for a device.
 """
 
@@ -17,7 +17,7 @@ from optim.constrained import TensorStep
 
 
 def rescaling(s: TensorStep) -> float | None:
-    """gamma; None stands for ||m|| / ||theta - v||, which is not known before the step."""
+    """gamma, or None for ||m|| / ||theta - v||, which is computed during the step."""
     rescale = s.group["rescale"]
     if rescale == "gradient":
         return None
@@ -84,7 +84,8 @@ def move(
 def _ratios(sizes: Sequence[Tensor], distances: Sequence[Tensor]) -> Sequence[Tensor]:
     """||m|| / ||theta - v|| for each tensor.
 
-    At a vertex ||theta - v|| is 0. The ratio stays finite, so that a learning rate of 0 counts.
+    At a vertex ||theta - v|| is 0. The ratio is cut to a finite number, so that a learning rate of
+    0 times the ratio is 0.
     """
     limits = torch.finfo(sizes[0].dtype)
     torch._foreach_clamp_min_(distances, limits.tiny)
@@ -94,7 +95,7 @@ def _ratios(sizes: Sequence[Tensor], distances: Sequence[Tensor]) -> Sequence[Te
 
 
 def vertices(regions: Sequence[Region], gradients: Sequence[Tensor]) -> list[Tensor]:
-    """The LMO of each region at its gradient; without NaN, maybe, where that has NaN."""
+    """The LMO of each region at its gradient; NaN in a gradient need not show in the vertex."""
     v: list[Tensor] = [None] * len(regions)
     together = defaultdict(list)
     for i, (region, g) in enumerate(zip(regions, gradients, strict=True)):
