@@ -45,8 +45,8 @@ class LpBall(Region):
         if self.p == 1:
             largest = rows.abs().argmax(-1, keepdim=True)
             return torch.zeros_like(rows).scatter_(-1, largest, rows.gather(-1, largest).sign())
-        # Entries are divided by the largest magnitude, so that their powers neither overflow nor all
-        # underflow. Norms of half-precision gradients need more digits than their entries have.
+        # Entries are divided by the largest magnitude, so that their powers neither overflow nor
+        # all underflow. Norms of half-precision gradients need more digits than their entries have.
         dtype = torch.promote_types(rows.dtype, torch.float32)
         tiny = torch.finfo(dtype).tiny
         largest = rows.abs().amax(-1, keepdim=True)
