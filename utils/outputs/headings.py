@@ -43,10 +43,10 @@ def heading(
     and the `remarks`. What is missing in `training` differs between the runs or is unknown.
     """
     fields = {field.name: field for field in dataclasses.fields(Config)}
-    data = training.get("data")
+    data, arch = training.get("data"), training.get("arch", Config.arch)
     parts = [_words(training[name]) for name in ("optimizer", "constraint") if name in training]
     for name, value in training.items():
-        default = default_of(fields[name], data) if data else fields[name].default
+        default = default_of(fields[name], data, arch) if data else fields[name].default
         if name not in NAMED_ALWAYS and plain(value) != plain(default):
             parts.append(_phrase(name, value))
     parts += [*(_phrase(name, value) for name, value in further.items()), *remarks]
