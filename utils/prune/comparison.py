@@ -67,7 +67,7 @@ def heading_of(curves: Sequence[Curve]) -> Heading:
     common = {n: v for n, v in first.items() if all(o.get(n) == v for o in others)}
     training = {name: value for name, value in common.items() if name not in OF_PRUNING}
     pruning = {name: value for name, value in common.items() if name in OF_PRUNING}
-    differing = {n: v for n, v in pruning.items() if v != _default(n, "")}
+    differing = {n: v for n, v in pruning.items() if v != _default(n, {})}
     return heading(training, differing)
 
 
@@ -163,8 +163,9 @@ def _label(curve: Curve, differing: Sequence[str]) -> str:
 
 
 def _default(name: str, own: dict[str, str]) -> str:
-    if name == PRUNED_BEFORE:
-        return plain(None)
+    """The default of a setting, which for some of the training depends on others in `own`."""
+    if name in OF_PRUNING:
+        return plain(None if name == PRUNED_BEFORE else SETTINGS[name].default)
     return plain(default_of(SETTINGS[name], own["data"], own["arch"]))
 
 
