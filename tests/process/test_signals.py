@@ -8,6 +8,15 @@ import pytest
 from utils.process.signals import SIGNALS, Stopped, StopSignals
 
 
+@pytest.fixture(autouse=True)
+def default_handlers():
+    """A job in the background, for instance, ignores SIGINT."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def send(number=signal.SIGTERM):
     os.kill(os.getpid(), number)
 
@@ -45,12 +54,9 @@ def test_a_second_signal_is_not_deferred():
 
 @pytest.mark.parametrize("former", [signal.SIG_IGN, lambda number, frame: None])
 def test_handlers_are_restored_and_ignored_signals_stay_ignored(former):
-    before = signal.signal(signal.SIGTERM, former)
-    try:
-        with StopSignals() as signals:
-            if former == signal.SIG_IGN:
-                send()
-                signals.check()
-        assert signal.getsignal(signal.SIGTERM) == former
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, former)
+    with StopSignals() as signals:
+        if former == signal.SIG_IGN:
+            send()
+            signals.check()
+    assert signal.getsignal(signal.SIGTERM) == former
