@@ -42,15 +42,17 @@ def heading(
     and the method, then the settings that are not at their defaults, then the `further` settings
     and the `remarks`. What is missing in `training` differs between the runs or is unknown.
     """
-    fields = {field.name: field for field in dataclasses.fields(Config)}
-    data, arch = training.get("data"), training.get("arch", Config.arch)
+    data, arch = training.get("data"), training.get("arch")
     parts = [_words(training[name]) for name in ("optimizer", "constraint") if name in training]
-    for name, value in training.items():
-        default = default_of(fields[name], data, arch) if data else fields[name].default
-        if name not in NAMED_ALWAYS and plain(value) != plain(default):
-            parts.append(_phrase(name, value))
+    for field in dataclasses.fields(Config):
+        default = default_of(field, data, arch) if data and arch else field.default
+        if default is None or field.name in NAMED_ALWAYS:  # None depends on data set or network
+            continue
+        value = training.get(field.name, default)
+        if plain(value) != plain(default):
+            parts.append(_phrase(field.name, value))
     parts += [*(_phrase(name, value) for name, value in further.items()), *remarks]
-    subject = f"{training.get('arch', 'several networks')} on {_words(data or 'several data sets')}"
+    subject = f"{arch or 'several networks'} on {_words(data or 'several data sets')}"
     title = f"{subject}: {', '.join(parts)}" if parts else subject
     settings = (f"{name} {plain(value)}" for name, value in {**training, **further}.items())
     return Heading(title, ",  ".join(text.replace(" ", "\u00a0") for text in settings))
