@@ -1,4 +1,4 @@
-"""SFW-Init: initial weights scaled, tensor by tensor, so that the first SFW step helps most."""
+"""SFW-Init: learn a scale for each tensor's initial weights that lowers the loss after a step."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,8 +22,8 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Report:
-    """How far SFW-Init is: iterations done, the last one's loss before and after the SFW step, and
-    the smallest, mean and largest scale."""
+    """The progress of SFW-Init: the number of iterations done; the loss before and after the SFW
+    step of the last one; the smallest, mean and largest scale."""
 
     iteration: int
     loss_before: float
@@ -48,15 +48,16 @@ def sfw_init(
     takes one SFW step with learning rate `lr` and rescale "gradient" along the gradient on the
     first two. The loss after it, on the first and third, divided by `lr`, is minimised over the
     scales by Adam. Gradients flow through the step and the gradient's norm, not through the LMO's
-    choice. `batches` is gone through again and again as need be; `constraints` has one region for
-    each of `model.parameters()`, which are shifted into them at the end.
+    choice. `batches` is iterated over as often as necessary. `constraints` has one region for each
+    of `model.parameters()`, which are shifted into them at the end.
 
-    Returns the scale of each trainable parameter by name; one that the loss does not depend on
-    keeps 1. `report` is called every 10 iterations. Buffers, modes, gradients, frozen parameters
-    and the global random state stay as they are. Raises ValueError when the constraints do not fit
-    or have no LMO, or `batches` is empty, and FloatingPointError when the loss is not finite; the
-    model is unchanged then. Activation checkpointing must be off: it recomputes activations with
-    the model's own weights instead of the scaled ones, and the scales are then wrong.
+    Returns the scale of each trainable parameter by name; it stays 1 for a parameter that the loss
+    does not depend on. `report` is called every 10 iterations and at the end. Buffers, modes,
+    gradients, frozen parameters and the global random state stay as they are. Raises ValueError
+    when the constraints do not fit or have no LMO, or `batches` is empty, and FloatingPointError
+    when the loss is not finite; the model is unchanged then. Activation checkpointing must be off:
+    it recomputes activations with the model's own weights instead of the scaled ones, and the
+    scales are then wrong.
     """
     _check(model, constraints, lr, iterations)
     named = zip(model.named_parameters(), constraints, strict=True)
@@ -103,12 +104,12 @@ def _after_step(
     loss_at: Callable[..., Tensor],
     halves: tuple[Batch, Batch],
 ) -> tuple[Tensor, Tensor]:
-    """The loss on `halves` after an SFW step along the gradient g of `loss`, and its derivatives by
-    the scales: the inner products of its gradient by theta with `initial`.
+    """The loss on `halves` after an SFW step along the gradient g of `loss`, and its derivatives
+    with respect to the scales: the inner products of its gradient by theta with `initial`.
 
     The step goes to theta + alpha d, with d = v - theta and alpha = min(lr ||g|| / ||d||, 1). With
-    h the gradient there, H the Hessian of `loss` and c = lr <h, d> / ||d||, but 0 where alpha is
-    cut to 1, the gradient by theta is
+    h the gradient at that point, H the Hessian of `loss` and c = lr <h, d> / ||d|| (0 where alpha
+    is cut to 1), the gradient by theta is
 
         (1 - alpha) h + (c ||g|| / ||d||^2) d + H u,    u = c (g / ||g||).
 
@@ -160,7 +161,7 @@ def _check(model: nn.Module, constraints: Sequence[Region], lr: float, iteration
 
 
 def _endlessly(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches, from the start again whenever they end."""
+    """The batches, repeated without end."""
     while True:
         empty = True
         for batch in batches:
@@ -172,7 +173,7 @@ def _endlessly(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 @contextmanager
 def _training_on_copies(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """The model in training mode, and copies of its buffers; afterwards all is as before."""
+    """Put the model in training mode, and give copies of its buffers; restore all at the end."""
     modes = {module: module.training for module in model.modules()}
     devices = {p.device for p in model.parameters() if p.is_cuda}
     with torch.random.fork_rng(devices=[device.index for device in devices]):
@@ -185,7 +186,8 @@ def _training_on_copies(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def _read_back(iteration: int, losses: list[Tensor], scales: Tensor) -> Report:
-    """Wait for the device, for the latest losses and scales, which must be finite."""
+    """Read the latest losses and scales back from the device; raises FloatingPointError if they are
+    not finite."""
     values = torch.stack(losses).tolist()
     for i, pair in enumerate(values):
         if not all(map(math.isfinite, pair)):

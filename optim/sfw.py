@@ -30,17 +30,17 @@ class SFW(ConstrainedOptimizer):
         gamma  = ||m|| / ||theta - v||  (rescale "gradient"), 1 / diameter ("diameter") or 1 (None)
         theta <- (1 - alpha) theta + alpha v,  alpha = clip(lr gamma, 0, 1)
 
-    A parameter that starts in its region never leaves it by more than rounding (see
-    `constraints.make_feasible`). `weight_decay` times theta is added to g; `maximize` negates g.
+    A parameter that starts in its region (see `constraints.make_feasible`) stays in it, up to
+    rounding. `weight_decay` times theta is added to g; `maximize` negates g.
 
-    `fused` chooses between this step as it is written here, on any device and for any region, and
-    one that takes a few passes over memory, for regions whose vertices are sparse sign vectors: on
-    the CPU, compiled by Numba, for float32 and float64 parameters (of half precision: their float32
-    copies), and on NVIDIA GPUs, compiled by Triton, for float32 ones (and the copies). None, the
-    default, takes the fused step where it can be taken, parameter by parameter. True requires it
-    for all; an error says why it cannot be taken. False never takes it. On a GPU the first step
-    tries it on small tensors, with a warning if it fails; so no first step can be captured in a
-    CUDA graph.
+    `fused` chooses between two implementations. The plain one is written in PyTorch's operations,
+    for any device and region. The fused one takes a few passes over memory. It is for regions whose
+    vertices are sparse sign vectors: on the CPU, compiled by Numba, for float32 and float64
+    parameters, and on NVIDIA GPUs, compiled by Triton, for float32 parameters; on both also for
+    parameters of half precision, which have float32 copies. None, the default, takes the fused step
+    for each parameter for which it can be taken. True requires it for all, and raises an error that
+    says why it cannot be taken. False never takes it. On a GPU the first step tries the fused step
+    on small tensors, and warns if it fails; so a first step cannot be captured in a CUDA graph.
 
     `params` and `constraints`, and what all types of parameters have in common, are described in
     ConstrainedOptimizer. Raises ValueError for a value that does not fit and for a region that has
@@ -106,7 +106,7 @@ class SFW(ConstrainedOptimizer):
 
     @functools.cached_property
     def _cuda_step(self) -> "CudaStep":
-        """The fused step on GPUs; only for where `cuda.obstacle` sees nothing against it."""
+        """The fused step on GPUs, to be used only where `cuda.obstacle` is None."""
         from optim.cuda.step import CudaStep  # imports Triton
 
         return CudaStep()

@@ -1,18 +1,19 @@
 """Compiled loops of SFW's step on the CPU (see `optim.cpu.step`).
 
-Slices are passed and looped over from 0 to their size: where an index might be negative Numba
-guards each access, and the loop is not vectorised. Scalars have the arrays' type.
+The functions take slices and loop over them from 0 to their size: if an index could be negative,
+Numba would check each access, and the loop would not be vectorised. Scalars have the arrays' type.
 """
 
 import numpy as np
 from numba import njit, prange
 
-# A thread's share at a time, and the entries over which sums run in the tensors' own precision.
+# Entries that a thread works on at a time, and entries that are summed in the tensors' own
+# precision before the sum is added to a float64 total.
 CHUNK, BLOCK = 1 << 15, 1 << 10
-# A chunk has room for one candidate in so many entries.
+# A chunk has room for one candidate in every ROOM entries.
 ROOM = 4
-# Neighbours that a sample takes together: a cache line. Between such runs the golden ratio's
-# multiples, modulo 1, spread evenly.
+# A sample consists of runs of RUN neighbours, which fill a cache line. The runs start at multiples
+# of the golden ratio, modulo 1 and times the size, which are spread evenly.
 RUN, GOLDEN = 16, 0.6180339887498949
 
 # Sums may be reordered into vector lanes; infinities and NaN keep their meaning.
@@ -21,7 +22,7 @@ OPTIONS = dict(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc",
 
 @njit(**OPTIONS)
 def sample(theta, m, g, momentum, gain, decay, magnitudes):
-    """Fill `magnitudes` with those that `advance` is going to give entries all over m."""
+    """Fill `magnitudes` with magnitudes that m will have after `advance`, from all parts of m."""
     for r in range(magnitudes.size // RUN):
         a = int((r * GOLDEN) % 1.0 * (theta.size - RUN))
         theta_, m_, g_ = theta[a : a + RUN], m[a : a + RUN], g[a : a + RUN]
@@ -32,13 +33,13 @@ def sample(theta, m, g, momentum, gain, decay, magnitudes):
 
 @njit(**OPTIONS)
 def advance(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
-    """Advance m, and settle all but the entries of magnitude low ... high.
+    """Advance m, sum it up, and collect the candidates: entries of magnitude low ... high.
 
-    m <- momentum m + gain (g + decay theta), where gain is 1 - momentum.
-    Of those, the candidates, m and theta are copied to the front of the two rows of `candidates`,
-    as far as there is room; where that is for fewer than all entries, the last place is a dump.
-    Returns ||m||^2; ||theta - v||^2 without the candidates; how many entries are above `high`, and
-    how many are candidates.
+    m <- momentum m + gain (g + decay theta), where gain is 1 - momentum. m and theta of the
+    candidates are copied to the front of the two rows of `candidates`, as far as there is room. If
+    a row has fewer columns than m has entries, its last column is overwritten by what has no room.
+    Returns ||m||^2; ||theta - v||^2 without the candidates; the number of entries above `high`; and
+    the number of candidates.
     """
     last = candidates.shape[1] - 1
     one, zero = theta.dtype.type(1), theta.dtype.type(0)
@@ -64,7 +65,7 @@ def advance(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
         square += block_square
         distance += block_distance
         above += int(block_above)
-        # Lists are appended to without branches: what is not counted is overwritten.
+        # Appending needs no branch: an item that does not count is overwritten by the next one.
         count = 0
         for w in range((m_.size + 7) // 8):
             hits[count] = w
@@ -79,9 +80,9 @@ def advance(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
 
 @njit(parallel=True, **OPTIONS)
 def advance_chunks(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
-    """`advance` with a chunk a thread; its sums do not depend on the number of threads.
+    """`advance` with chunks on several threads; sums do not depend on the number of threads.
 
-    Says that there are -1 candidates when those of some chunk had no room.
+    Returns -1 as the number of candidates if a chunk had no room for its candidates.
     """
     chunks = (m.size + CHUNK - 1) // CHUNK
     sums, counts = np.empty((chunks, 2)), np.empty((chunks, 2), np.int64)
@@ -115,7 +116,7 @@ def advance_chunks(theta, m, g, momentum, gain, decay, radius, low, high, candid
 
 @njit(**OPTIONS)
 def candidates_distance(candidates, count, threshold, radius):
-    """||theta - v||^2 over the candidates, of which v chooses those from the threshold on."""
+    """||theta - v||^2 over the candidates; v is not 0 where |m| is at least the threshold."""
     distance = 0.0
     m, theta = candidates[0, :count], candidates[1, :count]
     for i in range(m.size):
@@ -127,7 +128,7 @@ def candidates_distance(candidates, count, threshold, radius):
 
 @njit(**OPTIONS)
 def move(theta, m, threshold, stay, step):
-    """theta <- stay theta - step sign(m) on the magnitudes from the threshold on."""
+    """theta <- stay theta - step sign(m) where |m| is at least the threshold, else stay theta."""
     zero = theta.dtype.type(0)
     for i in range(m.size):
         x = m[i]
@@ -137,7 +138,7 @@ def move(theta, m, threshold, stay, step):
 
 @njit(parallel=True, **OPTIONS)
 def move_chunks(theta, m, threshold, stay, step):
-    """`move` with a chunk a thread, from the end, which `advance` left in the caches."""
+    """`move` with chunks on several threads, the last first: `advance` left it in the caches."""
     chunks = (m.size + CHUNK - 1) // CHUNK
     for c in prange(chunks):
         a = (chunks - 1 - c) * CHUNK

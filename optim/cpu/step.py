@@ -1,9 +1,10 @@
 """SFW's step on the CPU in two passes over memory.
 
-For regions whose vertices are sparse sign vectors. The first pass advances the momentum buffer m
-and, with a bracket around its K-th largest magnitude that a sample gives, settles all entries but
-the few inside it. Among those the K-th magnitude is selected exactly. The second pass moves the
-weights theta. Neither v nor theta - v is ever stored.
+It is for regions whose vertices are sparse sign vectors. A sample of the entries gives a bracket,
+which very likely holds the K-th largest magnitude of the momentum buffer m. The first pass advances
+m, and sums up all entries whose magnitude is outside the bracket. The few others are candidates,
+among which the K-th largest magnitude is selected exactly. The second pass moves the weights theta.
+Neither v nor theta - v is ever stored.
 """
 
 import math
@@ -21,12 +22,13 @@ from constraints.region import is_local
 from optim.constrained import TensorStep
 from optim.cpu import kernels
 
-# Smaller tensors are not worth waking a second thread, or sampling.
+# For smaller tensors a second thread, or a sample, costs more time than it saves.
 PARALLEL_FROM, SAMPLE_FROM = 1 << 18, 1 << 13
-# The least and most entries in a sample; between them, one in SAMPLE_EVERY.
+# A sample takes one entry in SAMPLE_EVERY, but at least SAMPLE_LEAST and at most SAMPLE_MOST.
 SAMPLE_LEAST, SAMPLE_MOST, SAMPLE_EVERY = 1 << 11, 1 << 13, 1 << 5
-# The bracket reaches this many standard deviations of the K-th rank in a sample of independent
-# entries to either side. Neighbours are alike, but a missed bracket costs only a full selection.
+# The bracket extends to either side by this many standard deviations of the K-th rank in a sample
+# of independent entries. Neighbouring entries are not independent, so that the bracket fails more
+# often than that suggests; the K-th magnitude is then selected from all entries.
 DEVIATIONS = 4.0
 
 
@@ -37,17 +39,18 @@ class Settled(NamedTuple):
     distance: float
     above: int
     count: int  # of candidates
-    tie: np.floating | None = None  # the magnitude of all candidates, which are not stored then
+    tie: np.floating | None = None  # if all candidates have one magnitude: it; they are not stored
 
 
-# Numba's own threads take one task at a time.
+# Numba's threads cannot be used by two threads of Python at a time.
 THREADS = threading.Lock()
 
 
 class CpuStep:
-    """Takes the step of one tensor at a time, and keeps scratch space from one to the next.
+    """Takes the step of one tensor at a time, and keeps scratch space for the next one.
 
-    That is half of the largest tensor. Where the bracket misses, the step takes one tensor instead.
+    The scratch space is half as large as the largest tensor. A step whose bracket fails needs as
+    much as one whole tensor instead.
     """
 
     def __init__(self) -> None:
@@ -133,9 +136,9 @@ class CpuStep:
         result = advance(theta, m, g, *weights, radius, low, high, self.scratch)
         above, found = result[2:]
         complete = above < k and (above + found >= k or low == tiny)
-        if complete and 0 <= found < room:  # whatever room earlier tensors have left
+        if complete and 0 <= found < room:  # the scratch space of a larger tensor has more room
             return Settled(*result)
-        # The bracket missed, or holds too much: select from all entries.
+        # The bracket does not hold the K-th magnitude, or holds too many: select from all entries.
         self.scratch = np.empty((2, 0))
         magnitudes = np.abs(m)
         magnitudes.partition(n - k)
@@ -153,15 +156,15 @@ class CpuStep:
     def _select(
         self, m: np.ndarray, k: int, settled: Settled, p: Tensor
     ) -> tuple[np.floating, np.ndarray]:
-        """The magnitude from which on v chooses entries, and entries below it that it also chooses.
+        """A threshold, and the indices of further entries: v is not 0 at these, nor from it on.
 
-        There are some of those only where more tie at the K-th magnitude than v has room for: the
-        first in the tensor's order, whatever its memory format.
+        There are further entries only if more entries tie at the K-th magnitude than v can have:
+        they are the first of these in the tensor's order, whatever its memory format.
         """
         none, scalar = np.empty(0, np.int64), m.dtype.type
         wanted = k - settled.above
         threshold, surplus = settled.tie, settled.count - wanted
-        if surplus < 0:  # there is room for all that is not 0
+        if surplus < 0:  # fewer than K entries are not 0
             return np.nextafter(scalar(0), scalar(1)), none
         if threshold is None:
             magnitudes = np.abs(self.scratch[0, : settled.count])
@@ -171,7 +174,7 @@ class CpuStep:
             surplus = np.count_nonzero(magnitudes[:surplus] == threshold)
         if surplus == 0:
             return threshold, none
-        # Nothing is as large as NaN: it stands for what lies above infinity.
+        # No magnitude is at least NaN: as a threshold it excludes infinity, too.
         above = np.nextafter(threshold, scalar(math.inf)) if threshold < math.inf else math.nan
         return scalar(above), _first_tied(m, threshold, wanted, p)
 
@@ -183,7 +186,7 @@ class CpuStep:
         threshold: np.floating,
         radius: np.floating,
     ) -> float:
-        """||theta - v||^2 over the candidates, of which v chooses those from the threshold on."""
+        """||theta - v||^2 over the candidates; v is not 0 where |m| is at least the threshold."""
         if settled.tie is None:
             return kernels.candidates_distance(self.scratch, settled.count, threshold, radius)
         distance, step = 0.0, radius if settled.tie >= threshold else 0
@@ -247,7 +250,7 @@ def _bracket(magnitudes: np.ndarray, share: float) -> tuple[np.floating, np.floa
 
 
 def _ratio(square: float, distance: float) -> float:
-    """||m|| / ||theta - v|| from the squares: 0 for m = 0, and infinite at a vertex."""
+    """||m|| / ||theta - v|| from the squares; 0 if m is 0, and else infinite at a vertex."""
     if square == 0:
         return 0.0
     return math.inf if distance <= 0 else math.sqrt(square / distance)

@@ -1,4 +1,4 @@
-"""When the step can be taken: for which tensors, and on which devices, as trying it once shows."""
+"""Whether the step can be taken: for which tensors, and, by one trial, on which devices."""
 
 import functools
 import warnings
@@ -15,11 +15,11 @@ from optim.constrained import TensorStep
 from optim.cuda.layout import channels_last
 from optim.plain import plain_step
 
-# Entries of a tensor that a kernel can still count.
+# The most entries of a tensor that the kernels can count.
 MOST_ENTRIES = 2**31 - 2**16
-# Of the tensors that the step is tried on: the first has two blocks, the second is channels-last.
+# Shapes of the tensors in the trial: the first has two blocks, the second is channels-last.
 SHAPES = ((33, 150), (8, 6, 3, 3))
-# With this momentum all sums are exact, so that the fused and the plain step see the same ties.
+# With this momentum all sums are exact, so that entries tie in the fused step and in the plain one.
 MOMENTUM, STEPS, TOLERANCE = 0.5, 2, 1e-5
 
 
@@ -48,15 +48,15 @@ def available(device: torch.device) -> str | None:
     """Why the step cannot be taken on `device`, in one line; None if it can.
 
     The first call for a device compiles the kernels, takes two steps with them and compares these
-    with plain ones. That waits for the device, as no later step does, and cannot be captured in a
-    CUDA graph. Warns if there is Triton but the step does not work.
+    with plain ones. It waits for the device, which no later step does, and cannot be captured in a
+    CUDA graph. Warns if Triton is installed but the step does not work.
     """
     if find_spec("triton") is None:
         return "it needs Triton, which is not installed"
     try:
         with torch.no_grad(), _waits_allowed(device):
             difference = _largest_difference(device)
-    except Exception as error:  # what Triton, the compilers it needs or the driver cannot do
+    except Exception as error:  # of any type: from Triton, the compilers that it needs, the driver
         lines = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[-1]}"
     else:
@@ -85,7 +85,7 @@ def _waits_allowed(device: torch.device) -> Iterator[None]:
 
 
 def _largest_difference(device: torch.device) -> float:
-    """Between weights and momentum buffers that fused steps leave and those that plain ones do."""
+    """The largest difference of weights and momentum buffers between fused and plain steps."""
     from optim.cuda.step import CudaStep  # imports Triton
 
     generator = torch.Generator().manual_seed(0)

@@ -1,10 +1,10 @@
 """Triton kernels of SFW's step on a GPU; `optim.cuda.step` launches them and gives their order.
 
 A program works on one block of one tensor's entries or on one whole tensor. `rows` holds a row of
-64-bit words for each tensor; `words` holds what may change from one step to the next, two words for
-each tensor and then some for each parameter group. `state` holds what is known of each tensor's
-K-th largest magnitude. Magnitudes are compared by their bits, which order as integers like the
-numbers they stand for.
+64-bit words for each tensor. `words` holds what may change from one step to the next: first two
+words for each tensor, then GROUP_WORDS for each parameter group. `state` holds what is known of
+each tensor's K-th largest magnitude. Magnitudes are compared as integers by their bits, which gives
+the same order.
 """
 
 import triton
@@ -39,7 +39,7 @@ GROUP_WORDS = tl.constexpr(4)
 # The state of a tensor.
 PREFIX = tl.constexpr(0)  # the leading bits of the K-th largest magnitude, in the end all
 WANTED = tl.constexpr(1)  # how many of the entries with these leading bits are chosen
-LIMIT = tl.constexpr(2)  # of the entries that tie, those before this one are chosen; -1: not known
+LIMIT = tl.constexpr(2)  # entries that tie are chosen if they are before this one; -1: not known
 STATE = tl.constexpr(4)
 
 # The 31 bits of a magnitude are found in digits of 11, 10 and 10 bits.
@@ -48,8 +48,8 @@ BINS = tl.constexpr(2048)
 MAGNITUDE = tl.constexpr(0x7FFFFFFF)
 INFINITY = tl.constexpr(0x7F800000)
 
-# A word w is passed to `write` as 2 w + 1 with the highest bit set: whatever w is, that takes 64
-# bits and is odd, and so Triton does not compile a kernel of its own for it.
+# A word w is passed to `write` as 2 w + 1 with the highest bit set. That is odd and takes 64 bits
+# for every w. For numbers that are even or take 32 bits, Triton would compile further kernels.
 HIGHEST = tl.constexpr(1 << 62)
 
 
@@ -248,8 +248,8 @@ def set_alpha(rows, words, squares, distances, alphas, CHUNK: tl.constexpr):
     if tl.load(group + LR_ADDRESS) != 0:
         lr = tl.load(array(group + LR_ADDRESS))
     alpha = lr * gamma
-    # At a vertex ||theta - v|| is 0 and alpha infinite or, with m = 0 or lr = 0, NaN. But what is
-    # NaN in m or theta is to be seen in all of theta.
+    # At a vertex ||theta - v|| is 0, and alpha is infinite or, with m = 0 or lr = 0, NaN; it then
+    # counts as 1 or 0. But NaN in m or theta makes all of theta NaN.
     alpha = tl.where(alpha > 0, tl.minimum(alpha, 1.0), 0.0)
     tl.store(alphas + tensor, tl.where(total == total, alpha, total).to(tl.float32))
 

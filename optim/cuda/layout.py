@@ -5,9 +5,10 @@ from torch import Tensor
 
 
 def channels_last(x: Tensor) -> tuple[int, int] | None:
-    """Channels, and entries of one channel of one sample, if x has its channels last in memory.
+    """The memory format: for channels-last, the number of channels and of entries in one of them.
 
-    (1, 1) if x is contiguous, None if it is neither.
+    The entries are those of one channel of one sample. (1, 1) if x is contiguous; None if x is in
+    neither format.
     """
     if x.layout != torch.strided:
         return None

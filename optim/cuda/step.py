@@ -1,9 +1,9 @@
 """SFW's step on a GPU, for all parameters of an optimizer at once.
 
-The step of `optim.plain.plain_step` for float32 tensors and regions whose vertices are sparse sign
-vectors. However many tensors there are, it takes eleven launches of the kernels in
-`optim.cuda.kernels`, of which those that move bytes work on blocks of 4,096 entries. The bytes are
-those that a launch moves for each entry; what else it touches is small.
+It is the step of `optim.plain.plain_step` for float32 tensors and regions whose vertices are sparse
+sign vectors. However many tensors there are, it takes eleven launches of the kernels in
+`optim.cuda.kernels`. Launches that read or write whole tensors work on blocks of 4,096 entries;
+the table states how many bytes they move for each entry.
 
     launch       reads         writes   bytes
     advance      g, m          m        12      and theta, 4 bytes more, with weight decay
@@ -24,9 +24,9 @@ stored.
 A step never makes the host wait for the device: nothing that the host decides depends on a value
 there. A step can be captured in a CUDA graph, except the first one with a set of parameters, which
 uploads tables of their addresses, sizes and regions. What may change from step to step, such as the
-addresses of gradients and the learning rate, travels as arguments of a further launch, `write`,
-when it has changed and always while a graph is captured. So a graph holds the addresses of its own
-gradients, and no memory of the host needs to outlive a launch.
+addresses of gradients and the learning rate, is passed in the arguments of a further launch,
+`write`. It is launched when something has changed, and always while a graph is captured. So a graph
+holds the addresses of its own gradients, and reads no memory of the host when it is replayed.
 
 Two runs give the same bits: only integers are added atomically, and sums by block in one order.
 """
@@ -52,17 +52,17 @@ LATER_DIGITS = ((10, 10), (10, 0))
 
 
 class CudaStep:
-    """Takes steps of many tensors together, and keeps the tables of the last ones' parameters."""
+    """Takes steps of many tensors together, and keeps the tables of the parameters for the next."""
 
     def __init__(self) -> None:
         self.plans: dict[torch.device, Plan] = {}
-        self.captured: list[Plan] = []  # their memory is that of graphs, which may be replayed
+        self.captured: list[Plan] = []  # kept, since graphs that may be replayed use their memory
 
     def __call__(self, steps: Sequence[TensorStep]) -> None:
         """Advance the momentum buffers and move the weights, in place.
 
-        None may have an `optim.cuda.obstacle`. Raises RuntimeError for a first step with these
-        parameters while a CUDA graph is captured.
+        `optim.cuda.obstacle` must be None for each of them. Raises RuntimeError for a first step
+        with these parameters while a CUDA graph is captured.
         """
         for device in dict.fromkeys(s.theta.device for s in steps):
             with _current(device):
@@ -91,7 +91,7 @@ def _is_capturing(device: torch.device) -> bool:
 
 
 def _current(device: torch.device) -> AbstractContextManager:
-    """Triton launches on the current device."""
+    """A context in which `device` is the current one, on which Triton launches."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
@@ -119,7 +119,7 @@ def _rate(lr: float | Tensor, device: torch.device) -> float | Tensor:
 def _words(
     steps: Sequence[TensorStep], groups: Sequence[dict[str, Any]], rates: Sequence[float | Tensor]
 ) -> Iterator[int]:
-    """What may change from step to step, as `kernels` has it."""
+    """What may change from step to step, in the order that `kernels` describes."""
     for s in steps:
         yield from (s.gradient.data_ptr(), *_bits(1 - s.momentum))
     for group, lr in zip(groups, rates, strict=True):
@@ -164,7 +164,7 @@ class Plan:
     def write(self, words: list[int]) -> None:
         """Bring the words on the device up to date.
 
-        Replays of a graph may have written others since the last step.
+        If a graph was captured, all are written: its replays may have changed them.
         """
         words += [0] * (len(self.written) - len(words))
         for start in range(0, len(words), WRITTEN):
@@ -197,7 +197,7 @@ class Plan:
 
 
 def _upload(values: np.ndarray, device: torch.device) -> Tensor:
-    """The values on the device, which is not waited for: pinned memory is kept until it is read."""
+    """The values on the device; PyTorch keeps the pinned memory until the device has read it."""
     tensor = torch.from_numpy(values)
     if device.type != "cuda":
         return tensor
