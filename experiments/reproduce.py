@@ -7,25 +7,29 @@ takes the flags of train_prune.py, except those in which the methods differ, and
 test_prune.py. Results that exist are kept, so that the same command continues where it was stopped.
 """
 
+import dataclasses
 import sys
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from experiments.copies import run_copies
 from models import ARCHITECTURES
 from test_prune import test
 from train_prune import train
 from utils.outputs.model_file import new_model
 from utils.outputs.trained_model import load_trained
-from utils.process.errors import UserError, exit_status
+from utils.process.errors import RunError, UserError, exit_status, warn
 from utils.prune.comparison import compare
 from utils.prune.config import PruneConfig
 from utils.prune.correction import build_correction
 from utils.prune.report import result_files
 from utils.settings.cli import Flags, Parser
 from utils.settings.config import Config
+from utils.train.lock import LockedError, run_lock
 
 METHODS: dict[str, dict[str, Any]] = {
     # Usual for these networks and data (He et al., CVPR 2016): divided by 10 after 1/3 and 2/3.
@@ -42,25 +46,83 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def reproduce(flags: Flags) -> None:
-    """Train and test every run that has no results yet, and compare the results of all."""
+def reproduce(flags: Flags, argv: Sequence[str]) -> None:
+    """Train and test every run that has no results yet, and compare the results of all.
+
+    With several devices or jobs, copies of this command do that side by side: `argv` has its flags.
+    """
+    configs, prune = planned_runs(flags)
+    copies = copies_of(flags)
+    if len(copies) > 1:
+        if configs[0].resume == "never":
+            raise UserError("--resume never: each copy would train all runs; remove their files")
+        configs[0].load_dataset()  # what is missing is downloaded once
+        run_copies([sys.executable, __file__, *argv], copies)
+        return
+    if gpus := flags.explicit.get("gpus"):
+        configs = [dataclasses.replace(config, gpu=gpus[0]) for config in configs]
+    left, failed = configs, 0
+    while left:
+        outcomes = [(config, carry_out(config, prune)) for config in left]
+        failed += sum(outcome == FAILED for _, outcome in outcomes)
+        left = [config for config, outcome in outcomes if outcome == LOCKED]
+        if len(left) == len(outcomes):
+            break
+    if failed:
+        raise RunError(f"runs that failed: {failed} of {len(configs)}; the warnings above say why")
+    if left:
+        print(f"\nRuns that others are doing: {len(left)}; who ends last compares all of them")
+        return
+    tables = [prune.files(config.files).prune_test(".csv") for config in configs]
+    compare(tables, configs[0].output_dir)
+
+
+def planned_runs(flags: Flags) -> tuple[list[Config], PruneConfig]:
+    """All runs of the comparison; raises UserError for settings that one of them would refuse."""
     common, prune = flags.explicit_settings(Config), flags.settings(PruneConfig)
     if varied := sorted({"arch", "seed"}.union(*METHODS.values()) & common.keys()):
         raise UserError(f"--{varied[0]}: varies in this comparison; leave this flag out")
     runs = product(*(flags.explicit[name] for name in ("archs", "methods", "seeds")))
     configs = [Config(**common, **METHODS[m], arch=arch, seed=seed) for arch, m, seed in runs]
+    for gpu in flags.explicit.get("gpus", ()):
+        dataclasses.replace(configs[0], gpu=gpu)
     if prune.correction:  # the test would refuse a correction only after hours of training
         for config in {config.arch: config for config in configs}.values():
             build_correction(prune, new_model(config), config.load_dataset(), config)
-    for config in configs:
-        print(f"\n== {config.run_name} ==", flush=True)
-        train(config)  # does nothing if the model is trained already
-        trained = load_trained(config)
-        results = result_files(trained, prune)
-        if config.resume == "never" or not all(path.is_file() for path in results):
-            test(trained, prune)
-    tables = [prune.files(config.files).prune_test(".csv") for config in configs]
-    compare(tables, configs[0].output_dir)
+    return configs, prune
+
+
+def copies_of(flags: Flags) -> dict[str, list[str]]:
+    """The copies of this command that --gpus and --jobs ask for: the last flags that each takes."""
+    gpus, jobs = flags.explicit.get("gpus"), flags.explicit["jobs"]
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs}: must be at least 1")
+    if gpus is None:
+        return {f"job {job}": ["--jobs", "1"] for job in range(1, jobs + 1)}
+    if jobs > 1:
+        raise UserError(f"--jobs {jobs}: --gpus has a job for each device; leave one of them out")
+    return {f"gpu {gpu}": ["--gpus", str(gpu)] for gpu in gpus}
+
+
+DONE, LOCKED, FAILED = "done", "locked", "failed"
+
+
+def carry_out(config: Config, prune: PruneConfig) -> str:
+    """Train and test one network unless its results exist or another process is at it."""
+    try:
+        with run_lock(config.files.job_lock):
+            print(f"\n== {config.run_name} ==", flush=True)
+            train(config)  # does nothing if the model is trained already
+            trained = load_trained(config)
+            results = result_files(trained, prune)
+            if config.resume == "never" or not all(path.is_file() for path in results):
+                test(trained, prune)
+    except LockedError:
+        return LOCKED
+    except RunError as error:
+        warn(f"{config.run_name}: {error}")
+        return FAILED
+    return DONE
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,7 +136,15 @@ def main(argv: list[str] | None = None) -> int:
         )
     text = "seeds of the runs of each method (default: 0)"
     group.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help=text)
-    return exit_status(lambda: reproduce(parser.parse(argv)))
+    text = (
+        "CUDA devices: a copy of this command on each, instead of --gpu; a copy does the runs that"
+        " no other one has begun, here or on another machine with the same --output_dir"
+    )
+    group.add_argument("--gpus", nargs="+", type=int, metavar="N", help=text)
+    text = "copies of this command side by side, as with --gpus, on the CPU (default: 1)"
+    group.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
+    words = sys.argv[1:] if argv is None else argv
+    return exit_status(lambda: reproduce(parser.parse(words), words))
 
 
 if __name__ == "__main__":

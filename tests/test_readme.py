@@ -49,6 +49,7 @@ def commands():
 
 
 COMMANDS = list(commands())
+SBATCH = ("--array", "--gres", "--signal", "--requeue", "--wrap")  # of SLURM
 
 
 class Parsed(BaseException):
@@ -100,6 +101,10 @@ def test_a_command_runs_as_it_is_printed(page, command, parse):
         options = torchrun_parser().parse_args(words[words[0] == "torchrun" :])
         _, values = parse(options.training_script, *options.training_script_args)
         check_settings(values)
+    elif program == "sbatch":
+        python, *wrapped = words[-1].removeprefix("exec ").split()
+        assert python == "python"
+        parse(*wrapped)
     elif program == "make":
         for script, *flags in scripts_of(words):
             assert (ROOT / script).is_file()
@@ -130,7 +135,7 @@ def test_commands_stand_in_blocks_that_are_tested():
 def test_the_flags_exist(parse):
     scripts = (*SCRIPTS, scripts_of(["reproduce"])[0][0], "experiments/proxy.py")
     parsers = [torchrun_parser(), *(parse(script)[0] for script in scripts)]
-    known = {"--help"} | {f for p in parsers for a in p._actions for f in a.option_strings}
+    known = {"--help", *SBATCH} | {f for p in parsers for a in p._actions for f in a.option_strings}
     for name, page in PAGES.items():
         assert set(re.findall(r"--[a-z_]+", page)) <= known, name
 

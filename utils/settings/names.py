@@ -75,6 +75,11 @@ class RunFiles:
         return self.output_dir / "saved_models" / f".{self.run}.lock"
 
     @property
+    def job_lock(self) -> Path:
+        """Of training and testing together, as a comparison does them."""
+        return self.lock.with_suffix(".job.lock")
+
+    @property
     def train_log(self) -> Path:
         return self._log("SFW_one_shot_prune", ".log")
 
