@@ -1,5 +1,6 @@
 """Progress bars: drawn on terminals alone, and dropped when the terminal has gone."""
 
+import errno
 import io
 import sys
 
@@ -14,7 +15,7 @@ class Terminal(io.StringIO):
 
     def write(self, text):
         if self.gone:
-            raise OSError(5, "Input/output error")
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         return super().write(text)
 
 
@@ -36,6 +37,8 @@ def test_a_bar_whose_terminal_has_gone_is_dropped(monkeypatch):
     terminal.gone = True
     for done in range(1, 9):
         bar.advance_to(done)
+    terminal.gone = False  # tqdm writes once more when it is deleted
+    assert terminal.getvalue().count("Epoch 1/2") == 1
     bar.close()
 
 

@@ -39,3 +39,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(loss):
     ):
         progress.advance()
         progress.advance()
+
+
+def test_a_loss_that_is_not_finite_is_seen_before_the_end_of_the_epoch(monkeypatch):
+    monkeypatch.setattr("utils.train.progress.READ_BACK_SECONDS", -1)
+    progress = progress_of([[float("nan"), 0], [0.5, 1]], [2, 2])
+    with pytest.raises(RunError, match="step 1: the loss is nan"):
+        progress.advance()
