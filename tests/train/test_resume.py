@@ -49,6 +49,16 @@ def test_a_run_stopped_within_an_epoch_goes_on_within_it(
     assert outcome(tmp_path) == uninterrupted
 
 
+def test_a_run_stopped_twice_within_an_epoch_goes_on_within_it(
+    quick, tmp_path, stop_within, uninterrupted
+):
+    for steps in (5, 7):
+        stop_within(steps)
+        assert quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)[0] == 143
+    assert quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)[0] == 0
+    assert outcome(tmp_path) == uninterrupted
+
+
 def test_the_comparison_sees_a_generator_that_was_not_restored(
     quick, stopped, monkeypatch, uninterrupted
 ):

@@ -82,6 +82,8 @@ def test_a_finished_run_with_fewer_epochs_is_named_before_a_longer_one_begins(qu
     assert f"{RUN}.pt" in out
     _, out, _ = quick("train_prune.py", *flags, "--epoch_num", 4, "--seed", 1)
     assert "Trained already for" not in out  # that was another seed's
+    _, out, _ = quick("train_prune.py", *flags, "--epoch_num", 4)
+    assert "Trained already for 3 epochs" in out  # the longest of them
 
 
 def test_saving_takes_a_small_share_of_the_time_of_short_epochs(quick, tmp_path, monkeypatch):
