@@ -187,6 +187,12 @@ def every_epoch_is_saved(monkeypatch):
     monkeypatch.setattr("utils.train.run.SAVING_SHARE", float("inf"))
 
 
+@pytest.fixture(autouse=True)
+def no_training_is_drawn(monkeypatch):
+    """Drawing would take longer than most of the tests' trainings."""
+    monkeypatch.setattr("utils.train.history.plot_training", lambda *_: None)
+
+
 @pytest.fixture
 def fill_disk(monkeypatch):
     """fill_disk(is_full) makes each write fail for which is_full(n) is true; n counts from 1."""

@@ -61,10 +61,11 @@ def read_csv(path):
 
 
 def outcome(folder, settings=SETTINGS):
-    """All that a finished run leaves, but the time of day."""
+    """All that a finished run leaves, but the time of day and what it took."""
     files = Config(**settings, output_dir=folder).files
     assert not files.resume.exists() and not files.previous_resume.exists()
     model = torch.load(files.model, weights_only=True)
     lines = [line.split(" Current_Time")[0] for line in files.train_log.read_text().splitlines()]
     weights = {name: values.tolist() for name, values in model["state_dict"].items()}
-    return weights, model["metrics"], model["epoch"], lines
+    table = [row | {"seconds": ""} for row in read_csv(files.train_table)]
+    return weights, model["metrics"], model["epoch"], lines, table

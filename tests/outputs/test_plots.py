@@ -15,6 +15,7 @@ from utils.outputs.plots import (
     plot_layer_sparsity,
     plot_pruning,
     plot_scales,
+    plot_training,
 )
 from utils.prune.ranking import RATIOS as DEFAULT_RATIOS
 
@@ -188,6 +189,16 @@ def test_bars_are_as_long_as_the_scales(drawn):
     assert len({bar.get_facecolor() for bar in axes.patches}) == 2
     low, high = axes.get_ylim()
     assert low > high  # the first layer is at the top
+
+
+def test_a_training_is_drawn_with_loss_and_accuracies_and_gaps_where_they_are_unknown(drawn):
+    table = {"epoch": [1, 2], "loss": [2.0, 1.0], "train_accuracy": [None, 60.0]}
+    loss, accuracy = drawn(plot_training, table | {"test_accuracy": [50.0, 55.0]}, RUN)
+    assert [list(line.get_ydata()) for line in loss.lines] == [[2, 1]]
+    training, test = accuracy.lines
+    assert list(test.get_xdata()) == [1, 2] and list(test.get_ydata()) == [50, 55]
+    assert math.isnan(training.get_ydata().astype(float)[0])
+    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == ["training", "test"]
 
 
 def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path):

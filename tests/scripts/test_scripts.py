@@ -19,7 +19,7 @@ def test_three_commands_train_prune_and_inspect(script, tmp_path):
         assert done.returncode == 0, done.stderr
         assert all(line.startswith(EMPTIED) for line in done.stderr.splitlines())
     logs = {
-        "SFW_one_shot_prune": (".log",),
+        "SFW_one_shot_prune": (".csv", ".log", ".png"),
         "SFW_prune_test": (".csv", ".json", ".log", ".png"),
         "layer_sparsity": (".csv", ".png"),
         "weight_distribution": (".csv", ".log", ".png"),

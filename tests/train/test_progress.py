@@ -30,6 +30,15 @@ def test_progress_goes_on_from_the_state_of_another():
     assert second.losses == [1.0, 4.0] and second.accuracies == [100.0, 100.0]
 
 
+def test_the_seconds_of_an_epoch_are_those_before_and_after_it_was_stopped():
+    first = progress_of([[1.0, 3], [0.0, 0]], [3, 1])
+    first.started -= 100
+    first.advance()
+    with progress_of([[0.0, 0], [4.0, 1]], [3, 1], first.state()) as second:
+        second.started -= 20
+        assert 120 <= second.seconds < 130
+
+
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(loss):
     message = r"Epoch 1/2, step 2: the loss is (nan|inf), the last finite one was 0\.5"

@@ -31,6 +31,26 @@ BINS_PER_DECADE = 10
 SMALLEST_DECADE = -10
 
 
+def plot_training(path: Path, table: dict[str, Sequence[float | None]], heading: Heading) -> None:
+    """Loss and accuracies against epochs, from the columns of a training's table."""
+    figure = new_figure(10, 4.2)
+    panels = zip(
+        figure.subplots(1, 2),
+        ("training loss", "accuracy, %"),
+        ({"loss": None}, {"train_accuracy": "training", "test_accuracy": "test"}),
+        strict=True,
+    )
+    for axes, title, columns in panels:
+        for column, label in columns.items():
+            axes.plot(table["epoch"], table[column], "o-", markersize=3, label=label)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    figure.axes[1].legend()
+    save_figure(figure, path, heading)
+
+
 def plot_pruning(
     path: Path, ratios: Sequence[float], curves: dict[str, Sequence[float]], heading: Heading
 ) -> None:

@@ -84,6 +84,14 @@ class RunFiles:
         return self._log("SFW_one_shot_prune", ".log")
 
     @property
+    def train_table(self) -> Path:
+        return self._log("SFW_one_shot_prune", ".csv")
+
+    @property
+    def train_plot(self) -> Path:
+        return self._log("SFW_one_shot_prune", ".png")
+
+    @property
     def scales_plot(self) -> Path:
         return self._log("SFW_one_shot_prune", ".scales.png")
 

@@ -37,6 +37,7 @@ class EpochProgress:
         self._world = world or World()
         self.losses: list[float] = list(earlier["losses"]) if earlier else []
         self.accuracies: list[float] = list(earlier["accuracies"]) if earlier else []  # percent
+        self._earlier_seconds = earlier.get("seconds", 0.0) if earlier else 0.0
         self.steps_done = len(self.losses)
         self.started = self._last_read = time.monotonic()
         self._bar = ProgressBar(title, len(sizes), initial=self.steps_done, unit="step")
@@ -60,8 +61,8 @@ class EpochProgress:
 
     @property
     def seconds(self) -> float:
-        """Since this object was made."""
-        return time.monotonic() - self.started
+        """Since this object was made, and what the earlier steps took."""
+        return time.monotonic() - self.started + self._earlier_seconds
 
     @property
     def loss(self) -> float:
@@ -86,7 +87,12 @@ class EpochProgress:
         """The results of all steps so far in plain types, from which another object goes on."""
         self._read_back()
         sizes = list(self._sizes[: self.steps_done])
-        return {"losses": self.losses, "accuracies": self.accuracies, "sizes": sizes}
+        return {
+            "losses": self.losses,
+            "accuracies": self.accuracies,
+            "sizes": sizes,
+            "seconds": self.seconds,
+        }
 
     def _read_back(self) -> None:
         first = len(self.losses)

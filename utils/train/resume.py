@@ -26,14 +26,16 @@ WAY_OUT = "start over with --resume never, or move the file away"
 class RunState:
     """What changes as a run goes on.
 
-    `epoch` counts the complete epochs. Where a run was stopped within one, `partial` has its steps
-    so far (see EpochProgress.done) and, as "start", the generator's state when it began.
+    `epoch` counts the complete epochs, and `seconds` is what each took. Where a run was stopped
+    within one, `partial` has its steps so far (see EpochProgress.state) and, as "start", the
+    generator's state when it began.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     generator: Generator
     metrics: dict[str, Any]
+    seconds: list[float]
     log: TextLog
     epoch: int = 0
     partial: dict[str, Any] | None = None
@@ -51,6 +53,7 @@ class RunState:
             "generator": self.generator.get_state(),
             "device": self.generator.device.type,
             "partial": self.partial,
+            "seconds": self.seconds,
             "log": self.log.mark(),
         }
 
@@ -61,6 +64,7 @@ class RunState:
             self.optimizer.load_state_dict(saved["optimizer"])
             self.generator.set_state(saved["generator"])
             self.metrics |= saved["metrics"]
+            self.seconds[:] = saved.get("seconds", [])  # which earlier versions lack
             self.epoch = operator.index(saved["epoch"])
             self.partial = saved["partial"]
             if self.partial is not None:

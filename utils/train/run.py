@@ -29,6 +29,7 @@ from utils.process.terminal import say
 from utils.process.writing import check_writable, remove_leftovers
 from utils.settings.config import Config
 from utils.train.distributed import World, check_processes, lost_process_reported
+from utils.train.history import History, Pace
 from utils.train.lock import run_lock
 from utils.train.progress import EpochProgress
 from utils.train.resume import ResumeFile, RunState
@@ -66,7 +67,8 @@ def training_run(config: Config, world: World) -> Iterator["TrainingRun"]:
 def _own_files(config: Config) -> Iterator[None]:
     """The files of the run can be written, and nothing else writes them."""
     files = config.files
-    written = [files.model, files.resume, files.previous_resume, files.train_log, files.scales_plot]
+    written = [files.model, files.resume, files.previous_resume, files.train_log]
+    written += [files.train_table, files.train_plot, files.scales_plot]
     check_writable([*written, files.lock], "--output_dir")
     with run_lock(files.lock):
         remove_leftovers(written)
@@ -83,10 +85,12 @@ class TrainingRun:
         self.config, self.signals, self.world = config, signals, world
         self.resume = ResumeFile(config)
         self.log = TextLog(config.files.train_log)
-        self.metrics: dict[str, Any] = {"train_loss": [], "train_accuracy": [], "test_accuracy": []}
+        recorded = ("train_loss", "train_accuracy", "test_accuracy", "lr")
+        self.metrics: dict[str, Any] = {name: [] for name in recorded}
+        self.history = History(config, self.metrics)
         self.saved: dict[str, Any] | None = None  # what the resume file holds
         self.state: RunState
-        self._saved_at, self._save_seconds = time.monotonic(), 0.0
+        self._pace = Pace()
 
     def advice(self) -> str:
         """How the run goes on when it has been stopped."""
@@ -129,7 +133,8 @@ class TrainingRun:
         self, model: nn.Module, optimizer: torch.optim.Optimizer, generator: Generator
     ) -> None:
         """Restore what the resume file holds, or save the run as it is before the first epoch."""
-        self.state = RunState(model, optimizer, generator, self.metrics, self.log)
+        seconds = self.history.seconds
+        self.state = RunState(model, optimizer, generator, self.metrics, seconds, self.log)
         if self.saved is None:
             self._report_gauges()
             self.save()
@@ -172,10 +177,11 @@ class TrainingRun:
                 if stopped.between_steps:
                     self.save()
                 raise
-            since = time.monotonic() - self._saved_at
             last = self.state.epoch == self.config.epoch_num
-            if self.signals.have_come() or last or self._save_seconds <= SAVING_SHARE * since:
+            if self.signals.have_come() or last or self._pace.allows(SAVING_SHARE):
                 self.save()
+            if self.world.is_main:
+                self.history.draw()
 
     @contextmanager
     def steps(self, step: TrainingStep, rates: Sequence[float]) -> Iterator[EpochProgress]:
@@ -209,6 +215,8 @@ class TrainingRun:
         self.metrics["train_loss"].append(progress.loss)
         self.metrics["train_accuracy"].append(progress.accuracy)
         self.metrics["test_accuracy"].append(test_accuracy)
+        self.metrics["lr"].append(lr)
+        self.history.seconds.append(progress.seconds)
         first = state.epoch * len(losses) + 1
         for i, (loss, accuracy) in enumerate(zip(losses, progress.accuracies, strict=True), first):
             self.log.add(train_line(i, state.epoch + 1, loss, accuracy))
@@ -223,22 +231,20 @@ class TrainingRun:
         )
 
     def save(self) -> None:
-        """Save the log and the resume file; when the disk takes neither, the run goes on."""
+        """Save log, table and resume file; when the disk takes none of them, the run goes on."""
         if not self.world.is_main:
             return
-        started = time.monotonic()
-        for save in (self.log.save, lambda: self.resume.save(self.state)):
-            try:
-                save()
-            except RunError as error:
-                position = self.resume.position
-                saved = f"the run is saved up to {position}" if position else "nothing is saved"
-                warn(f"{error}; {saved}, and every epoch tries again")
-        self._saved_at = time.monotonic()
-        self._save_seconds = self._saved_at - started
+        with self._pace.measured():
+            for save in (self.log.save, self.history.save, lambda: self.resume.save(self.state)):
+                try:
+                    save()
+                except RunError as error:
+                    position = self.resume.position
+                    saved = f"the run is saved up to {position}" if position else "nothing is saved"
+                    warn(f"{error}; {saved}, and every epoch tries again")
 
     def finish(self) -> None:
-        """Write the model and the log, remove the resume file, and warn of a run that diverged."""
+        """Write model, log and table, remove the resume file, and warn of a run that diverged."""
         if not self.world.is_main:
             return
         config, state = self.config, self.state
@@ -253,11 +259,12 @@ class TrainingRun:
         say(f"\nModel: {config.files.model}\nLog: {config.files.train_log}")
 
     def _write_results(self, contents: dict[str, Any]) -> None:
-        """Write model and log; wait for room on the disk where the run would otherwise be lost."""
+        """Write model, log and table; wait for room on the disk if the run would be lost."""
         for attempt in range(RETRIES):
             try:
                 write_contents(self.config.files.model, contents)
                 self.log.save()
+                self.history.save()
                 return
             except RunError as error:
                 if self.resume.position == self.state.position:
