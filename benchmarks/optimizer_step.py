@@ -36,8 +36,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "vit_b_16": torchvision.models.vit_b_16,
 }
 SIZES = [10**power for power in range(4, 9)]
-# A row's tensors have this many entries together, or it is one tensor. A pass through a network
-# empties the caches before a step; were a row's tensors small, its steps would find them there.
+# The tensors of a row have this many entries in total; a larger tensor is alone. In training, the
+# forward and backward pass displace an optimizer's tensors from the caches; if the tensors of a row
+# were small in total, they would stay in the caches from one step to the next.
 ENTRIES_PER_ROW = 1 << 26
 SPARSITY = 0.05  # K as a fraction of the entries, as in the paper
 
@@ -106,14 +107,14 @@ def sizes(device: str, seconds: float, largest: float) -> None:
 def extra_memory(n: int, device: str) -> float:
     """Bytes by which memory peaks during a step, measured in a new process; NaN if unknown."""
     command = [sys.executable, __file__, "--memory_of", str(n), "--device", device]
-    # Freed memory goes back at once, so that nothing is used again unseen.
+    # Freed memory is returned to the system at once, so that all memory in use is measured.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
 def print_extra_memory(n: int, device: str) -> None:
-    """What `extra_memory` runs: a step that has its scratch space to make."""
+    """What `extra_memory` runs: a step that allocates its scratch space."""
     p = nn.Parameter(torch.zeros(n, device=device))
     p.grad = torch.randn(n, device=device)
     regions = [KSparsePolytope(n, max(1, int(SPARSITY * n)), radius=1.0)]

@@ -71,7 +71,8 @@ def throughput(device: torch.device, steps: int) -> None:
     command += ["--gpu", str(-1 if device.index is None else device.index)]
     print("| ResNet18, batch 128 | images/s | to plain loop |")
     print("| --- | --- | --- |")
-    # On a GPU every run captures its steps; what that and the compiler bring is shown beside it.
+    # On a GPU, a run captures its steps. Steps that are not captured, and compiled ones, are shown
+    # for comparison.
     kinds = ("captured", "eager", "captured and compiled") if device.type == "cuda" else ("",)
     ours = {
         f"{precision} {kind}".strip(): (precision, kind)
@@ -155,7 +156,7 @@ def parts(device: torch.device, steps: int) -> None:
 
 
 def step_parts(device: torch.device, precision: str, steps: int) -> dict[str, float]:
-    """The shares of a step that its parts take, each waited for."""
+    """The fraction of a step's time that each part takes; the device is waited for after each."""
     model, regions = prepared(device, precision)
     optimizer = SFW(model.parameters(), regions)
     batches = iter(our_batches(device, BATCH_SIZE, steps + 2))

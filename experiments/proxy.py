@@ -3,9 +3,9 @@
 
 CIFAR-10, the first 15,000 training images, a ResNet18 with 16 channels in its first stage, 12
 epochs, cosine schedule. Every method's one regularisation strength is tuned with seed 0 on 5,000
-training images that are not trained on; then the best strength is trained with three seeds and
-tested on all test images. What is already done is not run again. Writes tables, and one JSON file
-a run, to saved_logs/proxy/.
+training images that are held out. Then the best strength is trained with three seeds and tested on
+all test images. Runs that have results are not repeated. Writes tables, and one JSON file for each
+run, to saved_logs/proxy/.
 """
 
 import argparse

@@ -172,7 +172,7 @@ def test_a_step_that_cannot_be_captured_says_why_once_and_goes_without(
     epoch(step)
     epoch(step)
     assert capsys.readouterr().err == (
-        "warning: steps are not captured in a CUDA graph and go without, more slowly: operation not"
+        "warning: steps are not captured in a CUDA graph, and are slower: operation not"
         " permitted when stream is capturing\n"
     )
     assert len(taken) == 12

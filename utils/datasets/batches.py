@@ -12,7 +12,7 @@ class Batches:
     """Iterates over (inputs, targets): float32 (batch, channels, side, side), int64 (batch,).
 
     With a generator the images come in a new order each time and are augmented; without, in their
-    own order and as they are. Inputs are (image / 255 - mean) / std, per channel. The last batch
+    own order and unchanged. Inputs are (image / 255 - mean) / std, per channel. The last batch
     of a round may be smaller.
     """
 

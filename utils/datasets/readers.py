@@ -18,7 +18,7 @@ from utils.process.writing import atomic_write
 Arrays = dict[str, np.ndarray]
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
-# What tells that torchvision has put a data set into its folder.
+# The file or folder that shows that torchvision has stored a data set.
 LAYOUTS = {
     "cifar10": "cifar-10-batches-py",
     "cifar100": "cifar-100-python",
@@ -72,7 +72,7 @@ def read_torchvision(name: str, data_dir: Path) -> Arrays:
     }[name]
     damaged, new = layout.exists(), _missing_folders(data_dir / "MNIST" / "raw")
     try:
-        # torchvision tells its user what it does on standard output, where our results go.
+        # torchvision reports its progress on standard output, which is for results.
         with contextlib.redirect_stdout(sys.stderr):
             train, test = build(True), build(False)
     except Exception as error:  # its readers raise whatever the damage leads to
@@ -96,7 +96,7 @@ def read_torchvision(name: str, data_dir: Path) -> Arrays:
 
 
 def _refuse_class_folders(name: str, data_dir: Path) -> None:
-    """Raise UserError for images in DATA_DIR/NAME/train/CLASS/, which would be passed over."""
+    """Raise UserError for images in DATA_DIR/NAME/train/CLASS/, which would not be read."""
     folder = data_dir / name
     if any(path.is_dir() for path in folder.glob("train/*")):
         raise UserError(

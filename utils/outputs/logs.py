@@ -18,8 +18,8 @@ from utils.settings.names import plain
 class TextLog:
     """The lines of one run's log; `save` brings the file up to date.
 
-    Lines that are new since the last `save` are appended. The file is written as a whole, and then
-    takes its place at once, the first time, and when it is not as the last `save` left it.
+    Lines added since the last `save` are appended to the file. The first `save` of a process, and
+    one that finds the file changed, replaces the whole file at once.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,7 +52,7 @@ class TextLog:
         return True
 
     def save(self) -> None:
-        """Raises RunError when the disk does not take it; the next call tries all again."""
+        """Raises RunError when writing fails; the next call writes the whole file."""
         size, self._saved_size = self._saved_size, -1
         if size >= 0:
             new = "".join(f"{line}\n" for line in self._lines[self._saved_lines :]).encode()

@@ -42,7 +42,7 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as of a job that nohup started
+            if signal.getsignal(number) != signal.SIG_IGN:  # ignored, for instance, under nohup
                 self._former[number] = signal.signal(number, self._handle)
         return self
 

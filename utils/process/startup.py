@@ -26,7 +26,7 @@ def start_script() -> None:
 
 
 def end_start() -> None:
-    """From here on Ctrl-C is KeyboardInterrupt again, so that work that it stops can clean up."""
+    """Make Ctrl-C raise KeyboardInterrupt again, so that the work that it stops can clean up."""
     if signal.getsignal(signal.SIGINT) is _end_process:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,4 +1,4 @@
-"""What people read while a script works; work goes on when nobody can read it any more."""
+"""Lines and progress bars for people; a script goes on when they cannot be written any more."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ def say(text: str) -> None:
         reason = getattr(error, "strerror", None) or str(error)
         with contextlib.suppress(OSError):
             warn(f"standard output cannot be written ({reason}); the work goes on, and its log")
-        # A file of the null device, which also takes what is still in the buffer.
+        # From here on standard output is the null device, which also takes the rest of the buffer.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

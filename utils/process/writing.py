@@ -64,8 +64,8 @@ def atomic_write(path: Path, mode: str = "w", keep_former: Path | None = None) -
 def append(path: Path, content: bytes, size: int) -> None:
     """Append to a file of `size` bytes, and wait until it is on the disk.
 
-    Raises RunError when the file has another size, and when the disk does not take the
-    content; then the file may end in a part of it.
+    Raises RunError when the file has another size, or when writing fails, after which the file may
+    end in a part of the content.
     """
     try:
         with open(path, "r+b") as file:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-# Which parameters of a model are pruned. Weights are tensors of at least two dimensions.
+# Which parameters of a model are pruned. "Weights" are tensors of at least two dimensions.
 SCOPES: dict[str, Callable[[Tensor], bool]] = {
     "all": lambda parameter: True,
     "weights": lambda parameter: parameter.dim() >= 2,

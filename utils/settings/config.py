@@ -90,9 +90,10 @@ class Config:
         None, "data", "1 turns colour to grey, 3 repeats grey; by default the data set's own",
         type=int, choices=(1, 3))
     image_size: int | None = setting(
-        None, "data", "side to which images are resized, their shorter one, before they are cropped"
-        " to a square; by default the data set's own or, of ResNet18 and VGG16, 32; VGG16 takes no"
-        " other", type=int, allowed=Range(1, LARGEST_SIDE))
+        None, "data", "side of the images that the network takes: they are resized so that their"
+        " shorter side has this length, and cropped to a square; by default the data set's own side"
+        " or, for ResNet18 and VGG16, 32; VGG16 takes no other",
+        type=int, allowed=Range(1, LARGEST_SIDE))
     augment: str | None = setting(
         None, "data", "what happens to training images at random: crop_flip shifts them by up to 4"
         " pixels and flips them, resized_crop_flip takes a part of them that it resizes, and flips"

@@ -50,12 +50,15 @@ def run_lock(path: Path) -> Iterator[None]:
                 path.unlink()
         os.close(descriptor)
         if made_folder:
-            with contextlib.suppress(OSError):  # of a run that was refused, it is empty
+            with contextlib.suppress(OSError):  # it is empty only if the run was refused
                 path.parent.rmdir()
 
 
 def _open_locked(path: Path) -> int:
-    """A descriptor of the file that is at `path` while the lock is held, not of one removed."""
+    """A descriptor of the locked file at `path`.
+
+    Another process may remove the file before it is locked here; then a new one is opened.
+    """
     while True:
         descriptor, is_new = _open(path)
         try:

@@ -1,4 +1,4 @@
-"""Resume files: all that a run goes on from when it was stopped."""
+"""Resume files: everything from which a stopped run is continued."""
 
 import itertools
 import operator
@@ -81,7 +81,8 @@ class RunState:
 class ResumeFile:
     """The newest resume file of a run and, in case of damage, the one before.
 
-    That one goes only when a newer one is complete: at every instant one of the two is whole.
+    The older one is replaced only when a newer one is complete, so that one of the two is always
+    complete.
     """
 
     def __init__(self, config: Config) -> None:
@@ -93,7 +94,7 @@ class ResumeFile:
         return os.path.lexists(self.newest) or os.path.lexists(self.previous)
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """What to go on from; None where there is nothing.
+        """The saved state of the run; None if there is none.
 
         A damaged newest file is set aside, never deleted, if the one before it is good. Raises
         UserError where neither can be used, and where there is only a run that another number of
@@ -102,7 +103,7 @@ class ResumeFile:
         if not self.exists():
             self._refuse_other_processes()
             return None
-        if not os.path.lexists(self.newest):  # perhaps killed just before it took its place
+        if not os.path.lexists(self.newest):  # perhaps killed between the two renames of a save
             return self._read(self.previous, device)
         try:
             return self._read(self.newest, device)
@@ -122,7 +123,7 @@ class ResumeFile:
         self.position = state.position
 
     def remove(self) -> None:
-        """Once the model is saved there is nothing to go on from."""
+        """Remove both files, once the model is saved."""
         for path in (self.previous, self.newest):
             try:
                 path.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ def learn_initial_scales(
     """Scale the model's initial weights by SFW-Init, and return the scales by parameter name.
 
     `batches` yields pairs (inputs, targets) of half a training batch, on the model's device, and
-    is iterated over as often as need be. Raises RunError when the loss is not finite.
+    is iterated over as often as necessary. Raises RunError when the loss is not finite.
     """
     device = next(model.parameters()).device
     bar = ProgressBar("SFW-Init", config.sfw_init_iters, unit="iteration")

@@ -24,7 +24,8 @@ class TrainingStep:
     step, the learning rates and the results. On a GPU the whole step, augmentation and optimizer
     included, is therefore captured once in a CUDA graph and replayed, where the host would
     otherwise issue a thousand operations and more. The first steps, and the smaller last batch of
-    an epoch, go without. A step that cannot be captured is reported in one line, and goes without.
+    an epoch, are not captured. If a step cannot be captured, one line says why, and all steps are
+    issued by the host.
 
     A graph holds the addresses of weights, state and gradients: none of them may be replaced after
     the first steps. It keeps the memory of a step to itself. Steps of several processes are not
@@ -111,8 +112,8 @@ class TrainingStep:
                 self._step(size)
             self.graph = graph
         except RuntimeError as error:
-            # What went wrong first; what the end of the capture then raises hides it.
+            # The first error is the cause; ending the capture then raises another one.
             cause = error.__context__ or error
             reason = str(cause).strip().partition("\n")[0]
-            warn(f"steps are not captured in a CUDA graph and go without, more slowly: {reason}")
+            warn(f"steps are not captured in a CUDA graph, and are slower: {reason}")
             self.captures = False
