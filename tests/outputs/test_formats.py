@@ -94,13 +94,9 @@ def test_an_onnx_file_states_how_it_was_made(network, tmp_path):
 
 
 def test_an_onnx_file_that_computes_something_else_is_not_kept(network, tmp_path, monkeypatch):
-    export = torch.onnx.export
-
-    def export_other(module, *args, **options):
-        other = onnx_file.NormalisedInput(nn.Sequential(nn.Flatten(), nn.Linear(108, 5)), IMAGES)
-        return export(other, *args, **options)
-
-    monkeypatch.setattr(torch.onnx, "export", export_other)
+    export = onnx_file._exported
+    other = onnx_file.NormalisedInput(nn.Sequential(nn.Flatten(), nn.Linear(108, 5)), IMAGES)
+    monkeypatch.setattr(onnx_file, "_exported", lambda network, images: export(other, images))
     with pytest.raises(RunError, match=r"onnxruntime's logits differ by \d"):
         write_onnx(tmp_path / "a.onnx", network, IMAGES, {})
     assert list(tmp_path.iterdir()) == []
@@ -137,3 +133,13 @@ def test_a_format_whose_requirements_are_missing_says_what_to_install(quick, tra
     result = quick("test_prune.py", *DIGITS, *SAVED, "--output_dir", trained)
     message = "--pruned_format onnx: needs onnx, onnxscript, onnxruntime; pip install -r"
     assert_refused(result, f"{message} requirements-optional.txt")
+
+
+class Counting(nn.Linear):
+    def forward(self, images):
+        return super().forward(images.reshape(len(images), -1))  # len is a number when traced
+
+
+def test_a_network_that_counts_its_images_takes_any_number_of_them(tmp_path):
+    write_onnx(tmp_path / "a.onnx", Counting(108, 5), IMAGES, {})
+    assert logits_of(tmp_path / "a.onnx", np.zeros((7, 3, 6, 6))).shape == (7, 5)

@@ -5,6 +5,7 @@ onnx, onnxscript and onnxruntime are imported where they are used: they are opti
 
 import copy
 import json
+import textwrap
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,25 +79,36 @@ def write_onnx(path: Path, model: nn.Module, images: InputImages, metadata: dict
 
 
 def _exported(network: nn.Module, images: InputImages) -> "ONNXProgram":
-    example = torch.zeros(2, images.channels, images.side, images.side)
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             return torch.onnx.export(
-                network,
-                (example,),
+                _captured(network, images),
                 dynamo=True,
                 verbose=False,
                 input_names=["images"],
                 output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamic_shapes=({0: "batch"},),
             )
     except Exception as error:  # the exporter lets errors of any type pass
         cause = error.__cause__ or error
-        reason = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
         raise RunError(
-            f"--pruned_format onnx: PyTorch cannot export this network ({reason}); choose another"
-            " format"
+            f"--pruned_format onnx: PyTorch cannot export this network ({type(cause).__name__}:"
+            f" {_first_line(cause)}); choose another format"
         ) from None
+
+
+def _captured(network: nn.Module, images: InputImages) -> torch.export.ExportedProgram:
+    """The network's graph for batches of any size."""
+    examples = (torch.zeros(2, images.channels, images.side, images.side),)
+    free = ({0: torch.export.Dim("batch")},)
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # a single operation, which ONNX does not have
+    try:
+        return torch.export.export(network, examples, dynamic_shapes=free, strict=False)
+    except Exception:  # perhaps since it calls len(images), which only strict export can follow
+        return torch.export.export(network, examples, dynamic_shapes=free, strict=True)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _check(content: bytes, network: nn.Module, images: InputImages) -> None:
@@ -112,10 +124,9 @@ def _check(content: bytes, network: nn.Module, images: InputImages) -> None:
         session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
         outputs = [session.run(["logits"], {"images": batch.numpy()})[0] for batch in batches]
     except Exception as error:  # onnxruntime's errors have no common type
-        reason = str(error).strip().partition("\n")[0]
         raise RunError(
-            f"--pruned_format onnx: onnxruntime cannot run the exported network ({reason});"
-            " choose another format"
+            f"--pruned_format onnx: onnxruntime cannot run the exported network"
+            f" ({_first_line(error)}); choose another format"
         ) from None
     for batch, found in zip(batches, outputs, strict=True):
         with torch.no_grad():
@@ -126,3 +137,7 @@ def _check(content: bytes, network: nn.Module, images: InputImages) -> None:
                 f"--pruned_format onnx: onnxruntime's logits differ by {difference:.2g} from those"
                 " of the network; choose another format"
             )
+
+
+def _first_line(error: BaseException) -> str:
+    return textwrap.shorten(str(error).strip().partition("\n")[0], 200, placeholder="...")
