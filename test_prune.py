@@ -46,7 +46,7 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
     check_formats(prune.pruned_format)
     check_writable(result_files(trained, prune), "--output_dir")
     dataset = config.load_dataset().to(device)
-    model = placed(trained.model, device)
+    model = placed(trained.model, device, config.image_shape)
     correction = build_correction(prune, model, dataset, config)
 
     print_heading(trained, prune)

@@ -30,7 +30,7 @@ from utils.train.distributed import World, launched
 from utils.train.progress import EpochProgress
 from utils.train.run import TrainingRun, training_run
 from utils.train.sfw_init import learn_initial_scales
-from utils.train.step import TrainingStep
+from utils.train.step import TrainingStep, check_last_batch
 
 
 def train(config: Config, world: World | None = None) -> None:
@@ -49,7 +49,9 @@ def train(config: Config, world: World | None = None) -> None:
         generator = torch.Generator(device).manual_seed(config.seed)
         train_batches = dataset.train_batches(config.train_batchsize, generator)
 
-        model = placed(new_model(config), device)
+        model = placed(new_model(config), device, config.image_shape)
+        parts = 1 if config.sync_bn else world.size
+        check_last_batch(model, train_batches, config.image_shape, parts)
         size = evaluation_batch_size(model, dataset.test_images, config.test_batchsize)
         test_batches = dataset.test_batches(size, world.part(len(dataset.test_images)))
         regions = build_constraints(

@@ -1,6 +1,7 @@
 """Which region each parameter tensor of a network gets, and how large it is."""
 
 import copy
+import inspect
 import math
 from collections.abc import Callable
 from statistics import fmean
@@ -69,10 +70,11 @@ def build_constraints(
 
 
 def make_feasible(model: nn.Module, constraints: list[Region]) -> None:
-    """Shift each of `model.parameters()` into its region, in place."""
+    """Shift each of `model.parameters()` into its region, in place; frozen ones stay."""
     with torch.no_grad():
         for p, constraint in zip(model.parameters(), constraints, strict=True):
-            p.copy_(constraint.shift_inside(p))
+            if p.requires_grad:
+                p.copy_(constraint.shift_inside(p))
 
 
 def gauges(model: nn.Module, constraints: list[Region]) -> dict[str, float]:
@@ -91,9 +93,10 @@ def gauges(model: nn.Module, constraints: list[Region]) -> dict[str, float]:
 def _initial_norms(model: nn.Module) -> list[float]:
     """For each of `model.parameters()`, the mean L2 norm of what its layer's initialiser draws.
 
-    It is estimated from at most 100 draws on a copy of the layer. The norm is taken to be 1 for a
-    constant initialiser, such as BatchNorm's. In a layer without `reset_parameters`, it is the
-    parameter's current norm.
+    It is estimated from at most 100 draws on a copy of the layer, by its `reset_parameters`, or
+    `_reset_parameters` as in MultiheadAttention. For a parameter that the initialiser does not
+    draw, and in a layer without one, it is the parameter's current norm. The norm is taken to be 1
+    for a constant, such as BatchNorm's initial scale and shift, whatever its value.
     """
     norms: dict[nn.Parameter, float] = {}
     with torch.random.fork_rng(devices=[]):
@@ -108,23 +111,46 @@ def _initial_norms(model: nn.Module) -> list[float]:
 
 def _layer_norms(layer: nn.Module) -> dict[str, float]:
     """The mean norm, as in `_initial_norms`, of each of the layer's own parameters."""
+    initialise = _initialiser(layer)
+    if initialise is None:
+        return {name: _norm(p.detach()) for name, p in layer.named_parameters(recurse=False)}
     replica = copy.deepcopy(layer).cpu().requires_grad_(False)
     pending = dict(replica.named_parameters(recurse=False))
-    if not hasattr(replica, "reset_parameters"):
-        return {name: p.norm().item() or 1.0 for name, p in pending.items()}
     first: dict[str, Tensor] = {}
     norms: dict[str, list[float]] = {name: [] for name in pending}
     while pending:
-        replica.reset_parameters()
+        getattr(replica, initialise)()
         for name, p in list(pending.items()):
             constant = torch.equal(p, first.setdefault(name, p.clone()))
             norms[name].append(p.norm().item())
             count = len(norms[name])
             # After two draws a constant initialiser can be distinguished from a random one.
             if count >= MOST_DRAWS or (count >= 2 and count * p.numel() >= DRAWN_ENTRIES):
-                norms[name] = [1.0] if constant else norms[name]
+                norms[name] = [_norm(p)] if constant else norms[name]
                 # A tensor on "meta" costs nothing to draw. Its shape is kept, since initialisers of
                 # other tensors may depend on it.
                 setattr(replica, name, nn.Parameter(p.to("meta"), requires_grad=False))
                 del pending[name]
     return {name: fmean(values) for name, values in norms.items()}
+
+
+def _initialiser(layer: nn.Module) -> str | None:
+    """The name of the layer's method that draws its initial values; None if there is none."""
+    for name in ("reset_parameters", "_reset_parameters"):
+        method = getattr(layer, name, None)
+        if callable(method):
+            needed = [p for p in inspect.signature(method).parameters.values() if _is_needed(p)]
+            return None if needed else name
+    return None
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    """Whether a call has to give this parameter of a method a value."""
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and parameter.kind not in optional
+
+
+def _norm(values: Tensor) -> float:
+    """The L2 norm, but 1 where all entries are equal."""
+    flat = values.flatten()
+    return 1.0 if torch.equal(flat, flat[:1].expand_as(flat)) else flat.norm().item()

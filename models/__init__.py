@@ -1,15 +1,27 @@
-"""The paper's networks, by name."""
+"""The paper's networks, by name, and networks of one's own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
+from models.check import dry_run
+from models.factory import build_from_factory, is_factory
 from models.mlp import Mlp
 from models.resnet import ResNet18
 from models.vgg import VGG16
 
-__all__ = ["ARCHITECTURES", "VGG16", "Mlp", "ResNet18", "build_model"]
+__all__ = [
+    "ARCHITECTURES",
+    "VGG16",
+    "Mlp",
+    "ResNet18",
+    "architecture",
+    "build_model",
+    "dry_run",
+    "is_factory",
+]
 
 
 @dataclass(frozen=True)
@@ -34,16 +46,28 @@ ARCHITECTURES = {
 }
 
 
+def architecture(arch: str) -> Architecture:
+    """The entry of ARCHITECTURES called `arch`, or one for a factory MODULE:FACTORY.
+
+    Raises ValueError when there is no such entry. No code of a factory is imported yet.
+    """
+    if is_factory(arch):
+        return Architecture(partial(build_from_factory, arch))
+    if arch not in ARCHITECTURES:
+        names = ", ".join(ARCHITECTURES)
+        raise ValueError(f"arch must be one of {names}, or MODULE:FACTORY, not {arch!r}")
+    return ARCHITECTURES[arch]
+
+
 def build_model(arch: str, num_classes: int, color_channel: int, image_size: int) -> nn.Module:
     """Build the network called `arch`, its weights drawn from PyTorch's global generator.
 
     It takes a float tensor (batch, color_channel, image_size, image_size) and returns logits
-    (batch, num_classes). Raises ValueError when there is no such network or it does not take
-    images of that size.
+    (batch, num_classes). `arch` is a key of ARCHITECTURES, or the name MODULE:FACTORY of what makes
+    a network: then that code is imported and run. Raises ValueError when there is no such network,
+    or it does not take images of that size.
     """
-    if arch not in ARCHITECTURES:
-        raise ValueError(f"arch must be one of {', '.join(ARCHITECTURES)}, not {arch!r}")
-    if not ARCHITECTURES[arch].takes(image_size):
-        wanted = ARCHITECTURES[arch].image_size
-        raise ValueError(f"{arch} takes images of size {wanted}, not {image_size}")
-    return ARCHITECTURES[arch].build(num_classes, color_channel, image_size)
+    entry = architecture(arch)
+    if not entry.takes(image_size):
+        raise ValueError(f"{arch} takes images of size {entry.image_size}, not {image_size}")
+    return entry.build(num_classes, color_channel, image_size)

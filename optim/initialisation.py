@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from constraints import Region
 
@@ -67,7 +68,8 @@ def sfw_init(
     least = torch.tensor([_least_scale(name) for name in learned], device=scales.device)
     adam = torch.optim.Adam([scales], lr=SCALE_LR)
     supply, losses = _endlessly(batches), []
-    with _training_on_copies(model) as buffers:
+    # Of the implementations of attention only the plain one has second derivatives.
+    with _training_on_copies(model) as buffers, sdpa_kernel(SDPBackend.MATH):
 
         def loss_at(weights: Sequence[Tensor], *halves: Batch) -> Tensor:
             inputs, targets = (torch.cat(parts) for parts in zip(*halves, strict=True))

@@ -88,10 +88,67 @@ def test_unconstrained_ignores_the_mode(mode):
     assert [type(r) for r in regions] == [Unconstrained] * 2
 
 
-def test_a_layer_without_initialiser_stands_for_its_own_draws():
-    model = nn.ParameterList([torch.full((4,), 2.0), torch.zeros(3)])
+def radii(model):
+    """Of L2 balls for tau 1: the norms that the parameters count with, by name."""
     regions = build_constraints(model, "l2_constraints", tau=1.0)
-    assert [r.radius for r in regions] == [4.0, 1.0]
+    names = [name for name, _ in model.named_parameters()]
+    return {name: region.radius for name, region in zip(names, regions, strict=True)}
+
+
+def test_a_layer_without_initialiser_stands_for_its_own_draws():
+    model = nn.ParameterList([torch.tensor([3.0, -4.0]), torch.full((4,), 1e-6), torch.zeros(3)])
+    assert list(radii(model).values()) == [5.0, 1.0, 1.0]  # constants count as norm 1
+
+
+def test_attention_counts_with_what_its_own_initialiser_draws():
+    """_reset_parameters draws in_proj_weight uniformly within sqrt(6 / (fan in + fan out))."""
+    model = nn.MultiheadAttention(16, 2, add_bias_kv=True)
+    nn.init.zeros_(model.in_proj_weight)
+    norms = radii(model)
+    assert norms["in_proj_weight"] == pytest.approx((16 * 48 * 6 / 64 / 3) ** 0.5, rel=0.02)
+    assert norms["bias_k"] == pytest.approx((16 * 2 / (16 + 1)) ** 0.5, rel=0.4)
+    assert norms["in_proj_bias"] == 1.0
+
+
+def test_an_embedding_counts_with_its_normal_draws():
+    assert radii(nn.Embedding(50, 20))["weight"] == pytest.approx(1000**0.5, rel=0.02)
+
+
+def test_each_norm_layer_counts_as_norm_one():
+    model = nn.ModuleList([nn.LayerNorm(6), nn.GroupNorm(2, 6), nn.BatchNorm1d(6), nn.PReLU()])
+    assert set(radii(model).values()) == {1.0}
+
+
+class Initialised(nn.Module):
+    """Its initialiser draws one parameter and leaves another; or it wants an argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn, self.left = nn.Parameter(torch.zeros(500)), nn.Parameter(torch.ones(2))
+        nn.init.constant_(self.left[1:], 0.0)
+
+    def reset_parameters(self):
+        nn.init.normal_(self.drawn)
+
+
+class Deferred(Initialised):
+    def reset_parameters(self, deviation):
+        nn.init.normal_(self.drawn, deviation)
+
+
+def test_a_parameter_that_the_initialiser_leaves_counts_with_the_norm_it_has():
+    norms = radii(Initialised())
+    assert norms["drawn"] == pytest.approx(500**0.5, rel=0.02)
+    assert norms["left"] == 1.0 and radii(Deferred())["drawn"] == 1.0
+
+
+def test_frozen_parameters_have_a_region_and_are_not_moved_into_it():
+    model = nn.Linear(4, 4)
+    model.weight.requires_grad_(False).fill_(100.0)
+    regions = build_constraints(model, "l2_constraints", tau=1e-3)
+    make_feasible(model, regions)
+    assert [region.n for region in regions] == [16, 4]
+    assert (model.weight == 100).all() and model.bias.norm() <= 1.001 * regions[1].radius
 
 
 def test_shared_parameters_get_one_region():

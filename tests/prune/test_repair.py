@@ -117,3 +117,30 @@ def test_repair_on_a_gpu_gives_the_weights_that_a_cpu_does():
         weights.append([p.detach().cpu() for p in model.parameters()])
     for on_cpu, on_gpu in zip(*weights, strict=True):
         torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-3)
+
+
+class Tokens(nn.Module):
+    """A linear layer over tokens, whose channels come last, and attention, which calls no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(24, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, images):
+        x = self.embed(images.flatten(2))
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+def test_channels_of_tokens_come_last_and_layers_that_are_not_called_are_left_out():
+    torch.manual_seed(0)
+    model, batches = Tokens(), [torch.randn(9, 3, 3, 8) for _ in range(3)]
+    names = list(layers_with_weights(model))
+    dense = measure_signals(model, batches, names)
+    assert list(dense) == ["embed", "head"] and dense["embed"][0].shape == (8,)
+    values = model.embed(torch.cat(batches).flatten(2)).flatten(0, 1).double()
+    torch.testing.assert_close(dense["embed"][1], values.std(0, correction=0))
+    MagnitudeRanking(model, scope="weights").prune(0.5)
+    repair(model, dense, batches)
+    torch.testing.assert_close(measure_signals(model, batches, names)["head"][1], dense["head"][1])

@@ -71,9 +71,30 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def placed(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model on the device, in the memory format in which convolutions are fastest."""
-    return model.to(device, memory_format=torch.channels_last)
+def placed(
+    model: nn.Module, device: torch.device, image_shape: tuple[int, int, int] | None = None
+) -> nn.Module:
+    """The model on the device, in the memory format in which convolutions are fastest.
+
+    With `image_shape` (channels, height, width) it is tried on such images, and keeps PyTorch's
+    ordinary format if it fails: networks that flatten with `view` need that.
+    """
+    model.to(device, memory_format=torch.channels_last)
+    if image_shape is not None:
+        images, training = torch.zeros(2, *image_shape, device=device), model.training
+        try:
+            with torch.no_grad():
+                model.eval()(images)
+        except RuntimeError:
+            model.to(memory_format=torch.contiguous_format)
+        model.train(training)
+    return model
+
+
+def network_generator(device: torch.device) -> torch.Generator:
+    """PyTorch's own generator on this device: dropout and the like take no other."""
+    on_gpu = device.type == "cuda"
+    return torch.cuda.default_generators[device.index] if on_gpu else torch.default_generator
 
 
 def check_compiler(device: torch.device) -> None:

@@ -22,10 +22,18 @@ from utils.settings.fields import identifying_settings
 
 
 def new_model(config: Config) -> nn.Module:
-    """The network of these settings; its initial weights depend on the seed alone."""
+    """The network of these settings; its initial weights depend on the seed alone.
+
+    For an `arch` MODULE:FACTORY this imports and runs that code: no file may choose it. Raises
+    UserError when it makes no network that can be used.
+    """
+    images = config.color_channel, config.image_size
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        return build_model(config.arch, config.num_classes, config.color_channel, config.image_size)
+        try:
+            return build_model(config.arch, config.num_classes, *images)
+        except ValueError as error:
+            raise UserError(f"--arch {config.arch}: {error}") from error
 
 
 class DamagedFileError(UserError):

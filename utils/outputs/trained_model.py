@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from models import is_factory
 from utils.outputs.headings import Heading, heading
 from utils.outputs.model_file import new_model, read_contents
 from utils.process.errors import UserError
@@ -105,13 +106,14 @@ def load_model_file(path: Path, explicit: Mapping[str, Any]) -> TrainedModel:
     return _pruned_model(path, contents, digest, explicit)
 
 
-def load_pruned(path: str | Path) -> nn.Module:
+def load_pruned(path: str | Path, arch: str | None = None) -> nn.Module:
     """The network that test_prune.py --save_pruned wrote to `path`, on the CPU, in evaluation mode.
 
-    Its `state_dict()` is an ordinary dense one. Raises UserError when the file is missing or
-    damaged.
+    Its `state_dict()` is an ordinary dense one. A network of your own needs its `arch`, as in
+    "nets:small": a file never chooses what code is run. Raises UserError when the file is missing
+    or damaged, and when it is of another `arch`.
     """
-    return load_model_file(Path(path), {}).model.eval()
+    return load_model_file(Path(path), {} if arch is None else {"arch": arch}).model.eval()
 
 
 def _dense_model(path: Path, contents: dict[str, Any], explicit: Mapping[str, Any]) -> TrainedModel:
@@ -192,6 +194,11 @@ def _config_in_file(
     except UserError as error:
         raise UserError(f"{path}: holds invalid settings ({error}); train it again") from None
     settings = {name: getattr(config, name) for name in names}
+    if is_factory(config.arch) and "arch" not in explicit:
+        raise UserError(
+            f"{path}: its network is made by {config.arch}, and a file must not choose what code is"
+            f" run; give --arch {config.arch} if you trust that code (load_pruned: arch=)"
+        )
     for name in names:
         if name in explicit and explicit[name] != settings[name]:
             raise UserError(

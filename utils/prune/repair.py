@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from utils.compute.device import autocast
 
 # For each layer, the mean and the standard deviation of its outputs, both (channels,).
 Signals = dict[str, tuple[Tensor, Tensor]]
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 # A channel whose deviation is less than this fraction of the dense network's holds rounding errors
 # alone, and is not scaled.
@@ -24,7 +25,7 @@ LEAST_DEVIATION = 1e-3
 
 def layers_with_weights(model: nn.Module) -> dict[str, nn.Module]:
     """The linear and convolutional layers by name, in the order of their registration."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd))}
+    return {name: m for name, m in model.named_modules() if isinstance(m, LAYERS)}
 
 
 @torch.no_grad()
@@ -33,14 +34,16 @@ def measure_signals(
 ) -> Signals:
     """The mean and standard deviation of the outputs of the layers called `names`, by channel.
 
-    Channels are the second dimension of the outputs. `batches` holds inputs. Afterwards the model
-    is in evaluation mode.
+    Channels are the last dimension of a linear layer's outputs, and the second of others.
+    `batches` holds inputs. A layer that is not called, as attention's own linear layers are not,
+    is left out. Afterwards the model is in evaluation mode.
     """
     sums = {name: [] for name in names}
 
     def note(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(_module: nn.Module, _inputs: object, outputs: Tensor) -> None:
-            values = outputs.double().transpose(0, 1).flatten(1)
+        def hook(module: nn.Module, _inputs: object, outputs: Tensor) -> None:
+            channels = -1 if isinstance(module, nn.Linear) else 1
+            values = outputs.double().transpose(0, channels).flatten(1)
             count = torch.full_like(values[:, 0], values.shape[1])
             sums[name].append(torch.stack([count, values.sum(1), values.square().sum(1)]))
 
@@ -58,6 +61,8 @@ def measure_signals(
             hook.remove()
     signals = {}
     for name, parts in sums.items():
+        if not parts:
+            continue
         count, total, squares = torch.stack(parts).sum(0)
         mean = total / count
         signals[name] = mean, (squares / count - mean**2).clamp(min=0).sqrt()

@@ -68,6 +68,8 @@ class Parser(argparse.ArgumentParser):
 
     def _add(self, setting: dataclasses.Field) -> None:
         choices, default = setting.metadata["choices"], setting.default
+        also = setting.metadata["also"]
+        listed = [*map(str, choices or ()), *([also.written] if also else ())]
         group = self.groups[setting.metadata["group"]]
         if setting.metadata["type"] is bool:
             group.add_argument(
@@ -81,7 +83,7 @@ class Parser(argparse.ArgumentParser):
             f"--{setting.name}",
             type=setting.metadata["type"],
             **({"nargs": "+", "action": "extend"} if setting.metadata["several"] else {}),
-            metavar=f"{{{','.join(map(str, choices))}}}" if choices else _metavar(setting),
+            metavar=f"{{{','.join(listed)}}}" if listed else _metavar(setting),
             help=setting.metadata["help"] + stated,
         )
 

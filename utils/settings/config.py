@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from constraints import CONSTRAINTS, MODES
-from models import ARCHITECTURES
+from models import ARCHITECTURES, architecture, is_factory
 from optim import LR_SCHEMES, RESCALES
 from utils.datasets import AUGMENTATIONS, DATASETS, Dataset, load_dataset
 from utils.process.errors import UserError
@@ -14,6 +14,7 @@ from utils.settings.fields import (
     COUNT,
     LARGEST_INT,
     POSITIVE,
+    Form,
     Range,
     check_values,
     identifying_settings,
@@ -45,7 +46,10 @@ class Config:
 
     # fmt: off
     data: str = setting("cifar10", "data", "data set", choices=DATASETS)
-    arch: str = setting("ResNet18", "training", "network", choices=ARCHITECTURES)
+    arch: str = setting(
+        "ResNet18", "training", "network; MODULE:FACTORY is one of your own, as in"
+        " torchvision.models:resnet18 or, from a file nets.py in the current folder, nets:small",
+        choices=ARCHITECTURES, also=Form("MODULE:FACTORY", is_factory))
     optimizer: str = setting(
         "SFW", "method", "stochastic Frank-Wolfe, or SGD with momentum and projection onto the"
         " region", choices=DEFAULT_LR)
@@ -141,10 +145,10 @@ class Config:
                 object.__setattr__(self, name, default_of(FIELDS[name], self.data, self.arch))
         if self.lr is None:
             object.__setattr__(self, "lr", DEFAULT_LR[self.optimizer])
-        if not ARCHITECTURES[self.arch].takes(self.image_size):
+        if not architecture(self.arch).takes(self.image_size):
             raise UserError(
                 f"--image_size {self.image_size}: {self.arch} takes images of"
-                f" {ARCHITECTURES[self.arch].image_size}; give that, or another --arch"
+                f" {architecture(self.arch).image_size}; give that, or another --arch"
             )
         if self.optimizer == "SFW" and self.constraint == "unconstraints":
             raise UserError(
@@ -180,6 +184,11 @@ class Config:
         return DATASETS[self.data].classes
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the network's input images."""
+        return self.color_channel, self.image_size, self.image_size
+
+    @property
     def files(self) -> RunFiles:
         return RunFiles(self.output_dir, self.run_name)
 
@@ -207,7 +216,7 @@ def default_of(field: dataclasses.Field, data: str, arch: str) -> Any:
     info = DATASETS[data]
     known = {
         "color_channel": info.channels,
-        "image_size": ARCHITECTURES[arch].image_size or info.input_side or info.side,
+        "image_size": architecture(arch).image_size or info.input_side or info.side,
         "augment": info.augment,
         "lr": UNNAMED_LR,
     }

@@ -31,6 +31,14 @@ class Range:
         return f"{low} {plain(self.low)} and {high} {plain(self.high)}"
 
 
+@dataclass(frozen=True)
+class Form:
+    """The values that a setting takes beside its choices, and how --help writes them."""
+
+    written: str
+    accepts: Callable[[str], bool]
+
+
 # Far beyond what makes sense, and well within float32.
 POSITIVE = Range(0, 1e9, excluded=(0,))
 COUNT = Range(1, LARGEST_INT)
@@ -46,12 +54,14 @@ def setting(
     allowed: Range | None = None,
     identifies_run: bool = True,
     several: bool = False,
+    also: Form | None = None,
 ) -> Any:
     """A field of a settings dataclass, and the command-line flag of the same name.
 
-    `group` is the section of --help that lists the flag. A value must be one of `choices`, or lie
-    within `allowed`; with `several`, the field is a tuple of such values. `identifies_run` is True
-    for a setting that affects the results: its value is then part of the run's name.
+    `group` is the section of --help that lists the flag. A value must be one of `choices` or of the
+    form `also`, or lie within `allowed`; with `several`, the field is a tuple of such values.
+    `identifies_run` is True for a setting that affects the results: its value is then part of the
+    run's name.
     """
     metadata = {
         "group": group,
@@ -60,6 +70,7 @@ def setting(
         "allowed": allowed,
         "several": several,
         "choices": None if choices is None else tuple(choices),
+        "also": also,
         "identifies_run": identifies_run,
     }
     return dataclasses.field(default=default, metadata=metadata)
@@ -101,13 +112,15 @@ def check_values(settings: Any) -> None:
 def _check(field: dataclasses.Field, value: Any) -> None:
     if value is None and field.default is None:  # to be filled in from other settings
         return
-    allowed, choices = field.metadata["allowed"], field.metadata["choices"]
+    allowed, choices, also = (field.metadata[key] for key in ("allowed", "choices", "also"))
+    if also is not None and isinstance(value, str) and also.accepts(value):
+        return
     if allowed is not None and type(value) not in (int, field.metadata["type"]):
         raise UserError(f"--{field.name} {value!r}: must be a number {allowed}")
     if choices is not None and not any(
         type(value) is type(choice) and value == choice for choice in choices
     ):
-        names = ", ".join(map(str, choices))
+        names = ", ".join(map(str, choices)) + (f", or {also.written}" if also else "")
         raise UserError(f"--{field.name} {value}: choose one of {names}")
     if allowed is not None and value not in allowed:
         raise UserError(f"--{field.name} {plain(value)}: must be {allowed}")

@@ -12,9 +12,12 @@ def file_name(parts: dict[str, Any], start: str | None = None) -> str:
     """A name of at most 184 bytes made of LABEL=VALUE parts, after the name `start` if any.
 
     A longer one is cut, and gets a checksum of the full name. With `start`, only that is cut: all
-    parts stay. A single value of more than 40 bytes is cut in the same way.
+    parts stay. A single value of more than 40 bytes is cut in the same way. A colon, which some
+    file systems refuse, becomes "-", which no value with a colon contains.
     """
-    spelled = [f"{label}={_shortened(plain(value))}" for label, value in parts.items()]
+    spelled = [
+        f"{label}={_shortened(plain(value)).replace(':', '-')}" for label, value in parts.items()
+    ]
     name = "_".join(spelled if start is None else [start, *spelled])
     if len(name.encode()) > 184:
         end = "" if start is None else "_".join(["", *spelled])

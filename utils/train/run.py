@@ -33,7 +33,7 @@ from utils.train.history import History, Pace
 from utils.train.lock import run_lock
 from utils.train.progress import EpochProgress
 from utils.train.resume import ResumeFile, RunState
-from utils.train.step import TrainingStep
+from utils.train.step import TrainingStep, step_seeds
 
 # Attempts to write the finished model to a full disk, and the time between them: an hour in all.
 RETRIES, RETRY_SECONDS = 360, 10.0
@@ -192,7 +192,8 @@ class TrainingRun:
         now = state.generator.get_state()
         results = title, step.results, step.sizes, state.partial
         with EpochProgress(*results, self.world) as progress:
-            step.begin_epoch(step.batches.order(start), rates, progress.steps_done)
+            seeds = step_seeds(self.config.seed, state.epoch, self.world.rank, len(rates))
+            step.begin_epoch(step.batches.order(start), rates, progress.steps_done, seeds)
             try:
                 yield progress
             except Stopped:

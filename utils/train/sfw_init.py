@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from constraints import Region
 from optim import sfw_init
 from optim.initialisation import Report
-from utils.compute.device import autocast
+from utils.compute.device import autocast, network_generator
 from utils.outputs.headings import heading
 from utils.outputs.logs import TextLog, init_line, scale_line
 from utils.outputs.plots import plot_scales
@@ -31,6 +31,7 @@ def learn_initial_scales(
     is iterated over as often as necessary. Raises RunError when the loss is not finite.
     """
     device = next(model.parameters()).device
+    network_generator(device).manual_seed(config.seed + 1)  # of dropout
     bar = ProgressBar("SFW-Init", config.sfw_init_iters, unit="iteration")
 
     def show(report: Report) -> None:

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from models import dry_run
+from utils.compute.device import network_generator
 from utils.datasets.batches import Batches
-from utils.process.errors import warn
+from utils.process.errors import UserError, warn
 from utils.train.distributed import World
 
 # Takes inputs and targets, trains on them, and returns the batch's mean loss and its logits.
@@ -15,6 +18,33 @@ TrainOn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 # Steps before the capture, in which libraries are loaded, the network is compiled, and the buffers
 # that a run keeps are made: none of that can be captured.
 WARM_UP = 3
+
+
+def check_last_batch(
+    model: nn.Module, batches: Batches, image_shape: tuple[int, ...], parts: int = 1
+) -> None:
+    """Raise UserError where the model cannot train on one image, and there are batches of one.
+
+    BatchNorm refuses it where only one pixel is left. `image_shape` is (channels, height, width),
+    and each batch is shared in `parts`.
+    """
+    count, size = len(batches.images), batches.batch_size
+    sizes = [min(size, count), count % size or size]
+    if all(n // parts > 1 for n in sizes):
+        return
+    try:
+        dry_run(model, torch.zeros(1, *image_shape, device=batches.images.device), training=True)
+    except Exception as error:
+        raise UserError(
+            f"--train_batchsize {size}: an epoch of {count} images has a batch, or a process's"
+            f" part of one, of a single image, on which this network cannot be trained ({error});"
+            " choose another size"
+        ) from None
+
+
+def step_seeds(seed: int, epoch: int, rank: int, steps: int) -> list[int]:
+    """A seed for each step of an epoch, from which dropout draws, in the process `rank`."""
+    return np.random.SeedSequence([seed, epoch, rank]).generate_state(steps).tolist()
 
 
 class TrainingStep:
@@ -58,18 +88,26 @@ class TrainingStep:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.stream = torch.cuda.Stream(device) if self.captures else None
 
-    def begin_epoch(self, order: Tensor, rates: Sequence[float], done: int) -> None:
-        """Set the order of the images, the learning rate of each step, and how many are done."""
+    def begin_epoch(
+        self, order: Tensor, rates: Sequence[float], done: int, seeds: Sequence[int] | None = None
+    ) -> None:
+        """Set the order of the images, the learning rate of each step, and how many are done.
+
+        With `seeds`, one for each step, PyTorch's own generator is seeded before it: so the step
+        draws the same dropout in a resumed run.
+        """
         self.order.copy_(order)
         self.rates.copy_(torch.tensor(rates))
         self.next.fill_(done)
-        self.host_rates, self.done = rates, done
+        self.host_rates, self.done, self.seeds = rates, done, seeds
 
     def __call__(self) -> None:
         """Take the next step of the epoch."""
         size = self.sizes[self.done]
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr if self.captures else self.host_rates[self.done]
+        if self.seeds is not None:
+            network_generator(self.order.device).manual_seed(self.seeds[self.done])
         self.done += 1
         if not self.captures or size != self.batches.batch_size:
             self._step(size)

@@ -1,0 +1,89 @@
+"""Whether a network of one's own can be trained and tested as the paper's are."""
+
+import traceback
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.parameter import is_lazy
+
+# Folders whose lines tell nothing about an error in somebody's network: PyTorch's, and this one.
+ELSEWHERE = Path(torch.__file__).parent, Path(__file__).parent
+
+
+@torch.no_grad()
+def check_network(model: nn.Module, num_classes: int, color_channel: int, image_size: int) -> None:
+    """Raise ValueError unless the network takes such images, returns logits, and can be trained.
+
+    It is run on two black images. Lazy layers are thus initialised; otherwise the model and the
+    global random state of the CPU stay as they are.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"returns {type(model).__name__}, which is no torch.nn.Module")
+    images = torch.zeros(2, color_channel, image_size, image_size)
+    for training in (False, True):
+        mode = "training" if training else "evaluation"
+        try:
+            logits = dry_run(model, images, training)
+        except Exception as error:
+            raise ValueError(
+                f"its network takes no images of shape {tuple(images.shape)} in {mode} mode:"
+                f" {describe_error(error)}"
+            ) from error
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else None
+        if shape != (2, num_classes):
+            returned = f"shape {shape}" if shape is not None else f"type {type(logits).__name__}"
+            raise ValueError(
+                f"its network returns an output of {returned} in {mode} mode, and must return"
+                f" logits of shape (2, {num_classes}) for two images"
+            )
+    _check_tensors(model)
+
+
+@torch.no_grad()
+def dry_run(model: nn.Module, images: Tensor, training: bool) -> Tensor:
+    """What the model returns for these images in this mode, with all of it left as it was."""
+    modes = {module: module.training for module in model.modules()}
+    model.train(training)
+    devices = [images.device] if images.is_cuda else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+                model(images)
+            buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+            return functional_call(model, buffers, (images,))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _check_tensors(model: nn.Module) -> None:
+    """Raise ValueError for parameters and buffers that cannot be trained or saved."""
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        raise ValueError("its network has no parameters: there is nothing to train")
+    if not any(p.requires_grad for p in parameters.values()):
+        raise ValueError("all parameters of its network are frozen: there is nothing to train")
+    for name, p in parameters.items():
+        if not p.is_floating_point() or not p.numel():
+            form = f"{str(p.dtype).removeprefix('torch.')} {tuple(p.shape)}"
+            raise ValueError(f"parameter {name} is {form}: each must hold real numbers")
+    for name, values in model.state_dict().items():
+        if not isinstance(values, Tensor) or values.is_complex() or values.layout != torch.strided:
+            raise ValueError(f"{name} in its state dict is no dense tensor of real numbers")
+
+
+def describe_error(error: BaseException) -> str:
+    """The error in one line, with the last place outside of PyTorch where it came by."""
+    text = str(error).strip().partition("\n")[0]
+    described = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_own(frame.filename)]
+    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return described + where
+
+
+def _is_own(file: str) -> bool:
+    """Whether a line of this file may say where somebody's network has gone wrong."""
+    return not file.startswith("<") and not any(f in Path(file).parents for f in ELSEWHERE)

@@ -1,0 +1,84 @@
+"""Networks of one's own, built by factories that are named as in torchvision.models:resnet18."""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from models.check import check_network, describe_error
+
+
+def is_factory(arch: str) -> bool:
+    """Whether `arch` is written as MODULE:FACTORY, two Python names, each perhaps with dots."""
+    names = arch.split(":")
+    parts = [part for name in names for part in name.split(".")]
+    return len(names) == 2 and all(part.isidentifier() for part in parts)
+
+
+def build_from_factory(
+    arch: str, num_classes: int, color_channel: int, image_size: int
+) -> nn.Module:
+    """The network that the factory called `arch` makes, checked.
+
+    Its module is looked for in the current folder first, and then among those installed. It is
+    called with `num_classes` and, where its signature names them, `color_channel` and `image_size`.
+    Raises ValueError when it cannot be found, raises an error, or makes a network that
+    `check_network` refuses.
+    """
+    module, _, name = arch.partition(":")
+    arguments = {"color_channel": color_channel, "image_size": image_size}
+    with _current_folder_first():
+        factory = _find(module, name)
+        named = _parameters(factory)
+        arguments = {name: value for name, value in arguments.items() if name in named}
+        try:
+            model = factory(num_classes=num_classes, **arguments)
+        except Exception as error:
+            raise ValueError(f"fails with {describe_error(error)}") from error
+    check_network(model, num_classes, color_channel, image_size)
+    return model
+
+
+def _find(module: str, name: str) -> Callable[..., nn.Module]:
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(
+                f"there is no module {error.name or module} in the current folder, and none is"
+                " installed"
+            ) from None
+        raise ValueError(f"importing {module} fails with {describe_error(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"importing {module} fails with {describe_error(error)}") from error
+    factory = found
+    for part in name.split("."):
+        factory = getattr(factory, part, None)
+    if not callable(factory):
+        where = getattr(found, "__file__", None) or module
+        raise ValueError(f"{where} has nothing called {name} that can be called")
+    return factory
+
+
+def _parameters(factory: Callable[..., nn.Module]) -> set[str]:
+    try:
+        return set(inspect.signature(factory).parameters)
+    except (TypeError, ValueError):  # as of some functions that are written in C
+        return set()
+
+
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    """The current folder at the head of the places where modules are looked for."""
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)

@@ -1,0 +1,126 @@
+"""Networks of one's own, as --arch own_networks:FACTORY finds them."""
+
+import torch
+from torch import Tensor, nn
+
+
+class SmallViT(nn.Module):
+    """A Vision Transformer (Dosovitskiy et al., ICLR 2021) of one block, with dropout.
+
+    It has what a network of convolutions has not: parameters outside of layers, packed projections,
+    LayerNorm, an embedding, and a frozen parameter.
+    """
+
+    def __init__(self, num_classes: int, color_channel: int, image_size: int) -> None:
+        super().__init__()
+        width, patch = 16, image_size // 4
+        self.patches = nn.Conv2d(color_channel, width, patch, patch)
+        self.cls = nn.Parameter(torch.zeros(1, 1, width))
+        self.places = nn.Embedding(17, width)
+        self.scale = nn.Parameter(torch.ones(width), requires_grad=False)
+        self.block = nn.TransformerEncoderLayer(
+            width, 2, 2 * width, dropout=0.2, batch_first=True, norm_first=True
+        )
+        self.head = nn.Linear(width, num_classes)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).mT
+        tokens = torch.cat([self.cls.expand(images.shape[0], -1, -1), tokens], 1)
+        return self.head(self.block(self.scale * (tokens + self.places.weight))[:, 0])
+
+
+def vit(num_classes, color_channel, image_size):
+    return SmallViT(num_classes, color_channel, image_size)
+
+
+class Shared(nn.Module):
+    """A layer used under two names, a GroupNorm, and `view`, which wants contiguous images."""
+
+    def __init__(self, num_classes: int, color_channel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(color_channel, 4, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 4)
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.first = nn.Linear(16, 16)
+        self.second = nn.Linear(16, 16, bias=False)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.pool(self.norm(self.conv(images)).relu())
+        hidden = self.first(hidden.view(len(images), 16)).relu()
+        return self.head(self.second(hidden).relu())
+
+
+class Wrong(nn.Linear):
+    """Flattens, and returns what `change` makes of its logits and mode."""
+
+    def __init__(self, num_classes, change):
+        super().__init__(64, num_classes)
+        self.change = change
+
+    def forward(self, images):
+        return self.change(super().forward(images.flatten(1)), self.training)
+
+
+not_callable = 3
+
+
+def broken(num_classes):
+    raise KeyError("width")
+
+
+def no_module(num_classes):
+    return "resnet"
+
+
+def empty(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(num_classes))
+
+
+def frozen(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes)).requires_grad_(False)
+
+
+def other_size(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes))
+
+
+def other_classes(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
+
+
+def pairs(num_classes):
+    return Wrong(num_classes, lambda logits, training: (logits, logits) if training else logits)
+
+
+def whole_numbers(num_classes):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+    model.count = nn.Parameter(torch.zeros(3, dtype=torch.int64), requires_grad=False)
+    return model
+
+
+def needs_two(num_classes):
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, num_classes)
+    )
+
+
+def lazy(num_classes):
+    return nn.Sequential(
+        nn.Flatten(), nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.Linear(8, num_classes)
+    )
+
+
+def no_argument():
+    return nn.Flatten()
+
+
+def complex_buffer(num_classes):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+    model.register_buffer("waves", torch.ones(2, dtype=torch.complex64))
+    return model
+
+
+shared = Shared
