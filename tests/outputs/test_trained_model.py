@@ -48,10 +48,10 @@ def test_a_flag_that_contradicts_the_file_is_refused_though_it_is_the_default(
 
 def test_a_bare_state_dict_has_no_settings_but_those_that_the_user_gave(bare):
     trained = load_model_file(bare, MLP | {"lr": 0.3, "test_batchsize": 50})
-    assert trained.known_settings() == MLP | {"lr": 0.3, "color_channel": 1}
+    assert trained.known_settings() == MLP | {"lr": 0.3, "color_channel": 1, "image_size": 8}
     assert configuration_line(trained.config, trained.unknown) == (
-        "Configuration Data: digits Model: Mlp Test_Batchsize: 50 Lr: 0.3 Color_Channel: 1 Gpu: -1"
-        " Precision: fp32 Training_Settings: unknown"
+        "Configuration Data: digits Model: Mlp Test_Batchsize: 50 Lr: 0.3 Color_Channel: 1"
+        " Image_Size: 8 Gpu: -1 Precision: fp32 Training_Settings: unknown"
     )
 
 
@@ -62,10 +62,10 @@ def test_a_pruned_bare_state_dict_has_no_settings_either(bare, tmp_path):
     images = InputImages(1, 8, mean=(0.5,), std=(0.25,))
     write_safetensors(path, trained.model, images, metadata)
     pruned = load_model_file(path, {})
-    assert pruned.known_settings() == MLP | {"color_channel": 1}
+    assert pruned.known_settings() == MLP | {"color_channel": 1, "image_size": 8}
     assert pruned.pruned_before == {"sparsity": 0.5}
     given = load_model_file(path, {"seed": 7})  # contradicts nothing
-    assert given.known_settings() == MLP | {"color_channel": 1, "seed": 7}
+    assert given.known_settings() == MLP | {"color_channel": 1, "image_size": 8, "seed": 7}
     with pytest.raises(UserError, match=r"--data mnist: .* was trained with digits"):
         load_model_file(path, {"data": "mnist"})
 
