@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from unittest import mock
 
+import torch
 import torch.distributed as dist
 
 FORK = multiprocessing.get_context("forkserver")
@@ -28,12 +29,21 @@ class Outcome:
 
 def train_with(size, flags, folder, signalled=None):
     """Train with `size` processes, of which `signalled`, (rank, step, signal), gets a signal."""
+    return _run(size, folder, _train, [*map(str, flags), "--output_dir", str(folder)], signalled)
+
+
+def running_means_after_evaluation(size, folder):
+    """Each process prints BatchNorm's running mean, which was its rank, after an evaluation."""
+    return _run(size, folder, _evaluate)
+
+
+def _run(size, folder, work, *arguments):
+    """Call `work` with the arguments in `size` processes."""
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    flags = [*map(str, flags), "--output_dir", str(folder)]
     ends = [folder / f"rank{rank}" for rank in range(size)]
     folder.mkdir(parents=True, exist_ok=True)
     processes = [
-        FORK.Process(target=_train, args=(rank, size, store.port, flags, ends[rank], signalled))
+        FORK.Process(target=_work, args=(rank, size, store.port, ends[rank], work, arguments))
         for rank in range(size)
     ]
     with mock.patch.dict(os.environ, TORCH_CPP_LOG_LEVEL="ERROR"):  # as start_script sets it
@@ -51,7 +61,7 @@ def train_with(size, flags, folder, signalled=None):
     return result
 
 
-def _train(rank, size, port, flags, end, signalled):
+def _work(rank, size, port, end, work, arguments):
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -63,13 +73,34 @@ def _train(rank, size, port, flags, end, signalled):
     }
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(end.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT), number)
+    sys.exit(work(*arguments))
+
+
+def _train(flags, signalled):
     import train_prune
     import utils.train.run
 
     utils.train.run.SAVING_SHARE = float("inf")  # every epoch is saved
-    if signalled is not None and signalled[0] == rank:
+    if signalled is not None and signalled[0] == int(os.environ["RANK"]):
         _signal_itself(train_prune, *signalled[1:])
-    sys.exit(train_prune.main(flags))
+    return train_prune.main(flags)
+
+
+def _evaluate():
+    from utils.datasets.batches import Batches
+    from utils.train.distributed import Processes
+
+    dist.init_process_group("gloo")
+    world = Processes()
+    norm = torch.nn.BatchNorm2d(1)
+    norm.running_mean.fill_(world.rank)
+    model = torch.nn.Sequential(norm, torch.nn.Flatten())
+    labels = torch.zeros(2, dtype=torch.int64)
+    batches = Batches(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), labels, 2, (0.0,), (1.0,))
+    world.accuracy(model, batches, "fp32")
+    print(norm.running_mean.item(), flush=True)
+    dist.destroy_process_group()
+    return 0
 
 
 def _signal_itself(train_prune, at, number):

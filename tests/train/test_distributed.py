@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import train_with
+from processes import running_means_after_evaluation, train_with
 from runs import DIGITS, ROOT, SETTINGS, assert_refused, files_in, flags_of, outcome
 
 import train_prune
@@ -112,6 +112,11 @@ def test_the_gradient_is_that_of_the_whole_batch_however_it_is_divided(quick, tm
     assert shared["metrics"]["train_loss"] == pytest.approx(alone["metrics"]["train_loss"])
     for name in ("train_accuracy", "test_accuracy"):
         assert shared["metrics"][name] == alone["metrics"][name]
+
+
+def test_all_processes_evaluate_with_the_running_statistics_of_the_main_one(tmp_path):
+    done = running_means_after_evaluation(2, tmp_path)
+    assert done.out == ["0.0\n", "0.0\n"], done.err
 
 
 def saved_models(folder):
