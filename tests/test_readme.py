@@ -18,6 +18,7 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 import test_prune
 import test_weight_distribution
 import train_prune
+from utils.datasets import DATASETS
 from utils.prune.config import PruneConfig
 from utils.settings.config import Config
 
@@ -192,7 +193,7 @@ def test_results_of_the_readme_are_those_of_the_docs():
 
 
 def test_every_snippet_is_run_by_a_test():
-    tested = {own_training_loop(), additions(), loading()}
+    tested = {own_training_loop(), additions(), loading(), own_network(), deployment()}
     assert {block for page in PAGES.values() for block in blocks(page, "python")} == tested
 
 
@@ -209,6 +210,42 @@ def additions():
 def loading():
     (code,) = blocks(PAGES["docs/pruning.md"], "python")
     return code
+
+
+def own_network():
+    (code,) = blocks(PAGES["docs/own_networks.md"], "python")
+    return code
+
+
+def deployment():
+    (code,) = blocks(PAGES["docs/deployment.md"], "python")
+    return code
+
+
+def test_the_network_of_ones_own_in_the_docs_is_trained(quick, tmp_path, monkeypatch):
+    (tmp_path / "nets.py").write_text(own_network())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
+    flags = ("--data", "digits", "--arch", "nets:small_vit", "--epoch_num", 1)
+    status, _, err = quick("train_prune.py", *flags)
+    assert status == 0, err
+    monkeypatch.delitem(sys.modules, "nets")
+
+
+def test_each_format_is_loaded_in_a_program_of_ones_own(quick, trained, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    formats = ("--pruned_format", "safetensors", "state_dict", "onnx", "--ratios", 0.9)
+    flags = (*DIGITS, "--save_pruned", 0.9, *formats, "--output_dir", trained)
+    status, _, err = quick("test_prune.py", *flags)
+    assert status == 0, err
+    monkeypatch.chdir(trained)
+    names = {}
+    exec(deployment(), names)
+    info = DATASETS["digits"]
+    inputs = (torch.from_numpy(names["images"]) - info.mean[0]) / info.std[0]
+    with torch.no_grad():
+        for network in (names["sparse"], names["plain"]):
+            assert (network(inputs) - torch.from_numpy(names["logits"])).abs().max() < 1e-4
 
 
 def test_the_example_of_an_own_training_loop_runs_and_learns():
