@@ -52,6 +52,25 @@ def test_a_second_signal_is_not_deferred():
     assert not reached_end and not stopped.value.between_steps
 
 
+def test_a_second_signal_is_deferred_in_several_processes():
+    """torchrun passes on what the terminal has sent to all."""
+    with (
+        StopSignals(agree=lambda number: number) as signals,
+        pytest.raises(Stopped) as stopped,
+        signals.deferred(),
+    ):
+        send()
+        send()
+        signals.check()
+    assert stopped.value.between_steps
+
+
+def test_a_signal_to_another_process_stops_this_one():
+    signals = StopSignals(agree=lambda number: max(number, signal.SIGTERM))
+    with pytest.raises(Stopped, match="SIGTERM"):
+        signals.check()
+
+
 @pytest.mark.parametrize("former", [signal.SIG_IGN, lambda number, frame: None])
 def test_handlers_are_restored_and_ignored_signals_stay_ignored(former):
     signal.signal(signal.SIGTERM, former)
