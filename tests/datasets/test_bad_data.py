@@ -59,7 +59,7 @@ def test_damaged_tiny_folders_are_named_and_leave_no_cache(damage, message, tmp_
 @pytest.mark.parametrize("name", ["cifar10", "mnist", "digits"])
 def test_class_folders_are_refused_and_nothing_is_downloaded(name, tmp_path):
     (tmp_path / name / "train" / "cat").mkdir(parents=True)
-    message = rf"--data {name}: {tmp_path / name} holds class folders, .* {tmp_path / name}.npz"
+    message = rf"--data {name}: {tmp_path / name} holds class folders, and {name} is another"
     with pytest.raises(UserError, match=message):
         load_dataset(name, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -170,7 +170,8 @@ def test_other_files_named_npz_are_refused(content, tmp_path):
 
 
 def test_unknown_names_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="imagenet"):
+    message = rf"--data imagenet: choose one of cifar10, .* into --data_dir {tmp_path}"
+    with pytest.raises(UserError, match=message):
         load_dataset("imagenet", tmp_path)
 
 

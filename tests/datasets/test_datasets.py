@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.transforms.v2.functional import resize
 
-from utils.datasets import DATASETS, load_dataset, readers
+from utils.datasets import DATASETS, images, load_dataset
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -187,10 +187,10 @@ def test_tiny_takes_its_labels_from_sorted_folders(tmp_path, write_tiny):
 def test_tiny_is_decoded_once_until_its_files_change(tmp_path, monkeypatch, write_tiny):
     root = tmp_path / "tiny_imagenet_200"
     write_tiny(root)
-    first, decode = load_dataset("tiny", tmp_path), readers._decode
-    monkeypatch.setattr(readers, "_decode", None)
+    first, decode = load_dataset("tiny", tmp_path), images._decode
+    monkeypatch.setattr(images, "_decode", None)
     assert torch.equal(load_dataset("tiny", tmp_path).train_images, first.train_images)
-    monkeypatch.setattr(readers, "_decode", decode)
+    monkeypatch.setattr(images, "_decode", decode)
     other = root / "train" / "n01" / "images" / "n01_0.JPEG"
     Image.new("RGB", (64, 64), (9, 9, 9)).save(other)
     assert torch.equal(load_dataset("tiny", tmp_path).train_images[0].unique(), torch.tensor([9]))

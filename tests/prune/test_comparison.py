@@ -205,7 +205,7 @@ def change_settings(**changed):
         (lambda path: path.with_suffix(".json").write_text(""), "a.json: does not hold the"),
         (lambda path: path.with_suffix(".json").write_text("[1]"), "a.json: does not hold the"),
         (lambda path: path.with_suffix(".json").write_bytes(b"\xff"), "a.json: does not hold the"),
-        (change_settings(training={"data": "none"}), "a.json: holds invalid settings (--data none"),
+        (change_settings(training={"tau": -1}), "a.json: holds invalid settings (--tau -1"),
         (change_settings(training={"other": 1}), "a.json: does not hold the settings of a run"),
         (change_settings(training=3), "a.json: does not hold the settings of a run"),
         (change_settings(training={"seed": 1}), "a.json: does not hold the settings of a run"),

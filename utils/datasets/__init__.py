@@ -1,6 +1,24 @@
 """Data sets: reading, checking, augmenting and batching them in memory."""
 
 from utils.datasets.augment import AUGMENTATIONS
-from utils.datasets.dataset import DATASETS, Dataset, load_dataset
+from utils.datasets.dataset import (
+    DATASETS,
+    Dataset,
+    DatasetInfo,
+    describe_own,
+    info_of,
+    load_dataset,
+)
+from utils.datasets.own import OwnData, check_name
 
-__all__ = ["AUGMENTATIONS", "DATASETS", "Dataset", "load_dataset"]
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASETS",
+    "Dataset",
+    "DatasetInfo",
+    "OwnData",
+    "check_name",
+    "describe_own",
+    "info_of",
+    "load_dataset",
+]

@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from utils.datasets import readers
+from utils.datasets.arrays import Arrays, check_array, check_memory, read_npz
 from utils.datasets.augment import AUGMENTATIONS, resized_crop_and_flip
 from utils.datasets.batches import Augmentation, Batches
-from utils.process.errors import UserError
+from utils.datasets.images import central_square
+from utils.datasets.own import OwnData, has_own, read_own, release_own
+from utils.process.errors import UserError, warn
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's conversion to grey
 
@@ -22,10 +25,10 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's conversion to grey
 class DatasetInfo:
     """What is known of a data set before it is read. `mean` and `std` are of pixels in 0 ... 1."""
 
-    read: Callable[[str, Path], readers.Arrays]
+    read: Callable[[str, Path], Arrays] | None  # None for one's own
     classes: int
     channels: int
-    side: int
+    side: int | None  # None for images of one's own that are not square
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: str = "none"  # of the training images: a key of AUGMENTATIONS
@@ -81,8 +84,16 @@ class Dataset:
         return self.test_images.shape[2]
 
     def to(self, device: torch.device) -> "Dataset":
-        tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **tensors)
+        """The same on `device`; raises UserError if its memory does not hold it."""
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        try:
+            return replace(self, **{k: v.to(device) for k, v in tensors.items()})
+        except torch.OutOfMemoryError:
+            size = sum(v.nbytes for v in tensors.values())
+            raise UserError(
+                f"--data: its images take {size / 1e9:,.1f} GB, more than is free on {device}; give"
+                " a smaller --image_size or --gpu -1"
+            ) from None
 
     def train_batches(self, batch_size: int, generator: Generator) -> Batches:
         return Batches(
@@ -107,37 +118,40 @@ def load_dataset(
     image_size: int | None = None,
     augment: str | None = None,
     resize: bool = False,
+    known: OwnData | None = None,
 ) -> Dataset:
     """Read the data set called `name` from `data_dir`, downloading it there if need be.
 
-    `data_dir`/NAME.npz comes first, then the data set's own layout. `color_channel` 1 turns colour
-    to grey and 3 repeats grey; `image_size` is the side of the images that the network takes;
-    `augment`, a key of AUGMENTATIONS, is applied to training images. Each is as in the data set
-    when None. Images of another side are enlarged by a whole multiple, padded or shrunk or, with
-    `resize`, always resized. Raises UserError when the data are missing, damaged or of the wrong
-    form, and ValueError for a name that is not in DATASETS.
+    `data_dir`/NAME.npz comes first, then the data set's own layout; for a name that is not in
+    DATASETS, see `read_own`. `color_channel` 1 turns colour to grey and 3 repeats grey;
+    `image_size` is the side of the images that the network takes; `augment`, a key of
+    AUGMENTATIONS, is applied to training images. Each is as in the data set when None. Images of
+    another side are enlarged by a whole multiple, padded or shrunk; with `resize`, and if they are
+    of a data set of one's own, they are resized. `known` is what a model file has of that: its
+    mean and deviation are used. Raises UserError when the data are missing, damaged or of the
+    wrong form.
     """
-    if name not in DATASETS:
-        raise ValueError(f"name must be one of {', '.join(DATASETS)}, not {name!r}")
-    info, data_dir = DATASETS[name], Path(data_dir).absolute()  # for messages, too
+    data_dir = checked_folder(data_dir)
+    if name in DATASETS:
+        info = DATASETS[name]
+        arrays = _read(name, data_dir, info)
+    else:
+        arrays, found = _read_own(name, data_dir, image_size)
+        release_own()
+        info = info_of(_agreeing(known or found, found, f"--data {name}: {data_dir}"))
+        resize = True
     channels = color_channel or info.channels
-    packed = data_dir / f"{name}.npz"
-    try:
-        if data_dir.exists() and not data_dir.is_dir():
-            raise UserError(f"--data_dir {data_dir}: is no folder; name one")
-        source = packed if packed.exists() else f"{name} in {data_dir}"
-    except OSError as error:
-        raise UserError(f"--data_dir {data_dir}: {error.strerror}; name a folder") from None
-    arrays = readers.read_npz(packed) if source == packed else info.read(name, data_dir)
     side, tensors = image_size or info.input_side or info.side, {}
     augment, fit = augment or info.augment, _resized if resize else _fit
     for split in ("train", "test"):
-        images, labels = _checked(arrays[f"x_{split}"], arrays[f"y_{split}"], split, info, source)
+        count = len(arrays[f"x_{split}"])
+        check_memory(count * channels * side**2, data_dir)
+        images = _tensor(arrays.pop(f"x_{split}"))
         # An augmentation that resizes does it from the full images.
         if split == "test" or augment != "resized_crop_flip":
             images = fit(images, side)
         tensors[f"{split}_images"] = _set_channels(images, channels)
-        tensors[f"{split}_labels"] = labels
+        tensors[f"{split}_labels"] = torch.from_numpy(arrays[f"y_{split}"].astype(np.int64))
     mean, std = (_channel_statistics(values, channels) for values in (info.mean, info.std))
     function = AUGMENTATIONS[augment]
     if augment == "resized_crop_flip":
@@ -145,28 +159,66 @@ def load_dataset(
     return Dataset(**tensors, classes=info.classes, mean=mean, std=std, augment=function)
 
 
-def _checked(
-    images: np.ndarray, labels: np.ndarray, split: str, info: DatasetInfo, source: object
-) -> tuple[Tensor, Tensor]:
-    """The arrays as tensors, images (count, channels, side, side), or UserError."""
+def describe_own(name: str, data_dir: Path, image_size: int | None) -> OwnData:
+    """What is known of the data set of one's own called `name`; raises UserError as `read_own`.
 
-    def refuse(array: str, problem: str) -> UserError:
-        return UserError(f"{source}: {array}_{split} {problem}; replace the file")
+    Its images are kept in memory for the next `load_dataset`.
+    """
+    _, found = _read_own(name, checked_folder(data_dir), image_size)
+    if found.side is None and image_size is None:
+        raise UserError(f"--data {name}: its images are not square; give --image_size")
+    return found
 
-    if images.ndim == 3:
-        images = images[..., None]
-    shape = (info.side, info.side, info.channels)
-    if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) == 0:
-        form = f"{images.dtype} {images.shape}"
-        raise refuse("x", f"must be uint8 (images, {', '.join(map(str, shape))}), not {form}")
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        form = f"{labels.dtype} {labels.shape}"
-        raise refuse("y", f"must hold one integer for each of {len(images)} images, not {form}")
-    if labels.min() < 0 or labels.max() >= info.classes:
-        extent = f"{labels.min()} ... {labels.max()}"
-        raise refuse("y", f"must hold labels 0 ... {info.classes - 1}, not {extent}")
-    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    return pixels, torch.from_numpy(labels.astype(np.int64))
+
+def _read_own(name: str, data_dir: Path, image_size: int | None) -> tuple[Arrays, OwnData]:
+    if not has_own(name, data_dir):
+        raise UserError(
+            f"--data {name}: choose one of {', '.join(DATASETS)}, or put {name}.npz or {name}/ with"
+            f" train/ and test/ into --data_dir {data_dir}"
+        )
+    return read_own(name, data_dir, image_size)
+
+
+def info_of(own: OwnData) -> DatasetInfo:
+    return DatasetInfo(None, len(own.classes), own.channels, own.side, own.mean, own.std)
+
+
+def checked_folder(data_dir: Path) -> Path:
+    """The absolute path of the folder, for messages, too; raises UserError unless it may be one."""
+    data_dir = Path(data_dir).absolute()
+    try:
+        if data_dir.exists() and not data_dir.is_dir():
+            raise UserError(f"--data_dir {data_dir}: is no folder; name one")
+    except OSError as error:
+        raise UserError(f"--data_dir {data_dir}: {error.strerror}; name a folder") from None
+    return data_dir
+
+
+def _read(name: str, data_dir: Path, info: DatasetInfo) -> Arrays:
+    """The checked arrays of a data set in DATASETS, images with channels last."""
+    packed = data_dir / f"{name}.npz"
+    source = packed if packed.exists() else f"{name} in {data_dir}"
+    arrays = read_npz(packed) if source == packed else info.read(name, data_dir)
+    for split in ("train", "test"):
+        images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        shape = (info.side, info.side, info.channels)
+        arrays[f"x_{split}"] = check_array(images, labels, split, shape, info.classes, source)
+    return arrays
+
+
+def _agreeing(known: OwnData, found: OwnData, where: str) -> OwnData:
+    """`known`, after a warning if other data were found; raises UserError if they do not fit it."""
+    difference = found.difference(known)
+    if (found.classes, found.channels) != (known.classes, known.channels):
+        raise UserError(f"{where} has other data than the model was trained on: {difference}")
+    if difference:
+        warn(f"{where} has other data than the model was trained on: {difference}")
+    return known
+
+
+def _tensor(images: np.ndarray) -> Tensor:
+    """Images with channels first."""
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
 def _fit(images: Tensor, side: int) -> Tensor:
@@ -182,10 +234,9 @@ def _fit(images: Tensor, side: int) -> Tensor:
 
 def _resized(images: Tensor, side: int) -> Tensor:
     """Images whose shorter side is `side`, by bilinear interpolation, and their central square."""
-    height, width = (side * length // min(images.shape[2:]) for length in images.shape[2:])
-    if (height, width) == images.shape[2:] == (side, side):
+    if images.shape[2:] == (side, side):
         return images
-    top, left = (height - side) // 2, (width - side) // 2
+    height, width, top, left = central_square(*images.shape[2:], side)
     resized = torch.empty(*images.shape[:2], side, side, dtype=torch.uint8)
     for some, part in zip(images.split(1024), resized.split(1024), strict=True):
         whole = F.interpolate(some.float(), (height, width), mode="bilinear", antialias=True)

@@ -1,23 +1,15 @@
-"""Where data sets are read from: .npz files, torchvision's folders, and scikit-learn."""
+"""Where the built-in data sets are read from: torchvision's folders, and scikit-learn."""
 
 import contextlib
-import hashlib
 import sys
-import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from utils.process.errors import RunError, UserError, notify, warn
-from utils.process.writing import atomic_write
+from utils.datasets.arrays import Arrays
+from utils.datasets.images import decode_exact, decoded_once, fingerprint
+from utils.process.errors import UserError
 
-# x_train and x_test: uint8 (images, side, side, channels) or, grey, (images, side, side);
-# y_train and y_test: integers (images,).
-Arrays = dict[str, np.ndarray]
-
-KEYS = ("x_train", "y_train", "x_test", "y_test")
 # The file or folder that shows that torchvision has stored a data set.
 LAYOUTS = {
     "cifar10": "cifar-10-batches-py",
@@ -28,33 +20,6 @@ LAYOUTS = {
 TINY_FOLDERS = ("tiny_imagenet_200", "tiny-imagenet-200")
 TINY_SIDE, TINY_CLASSES = 64, 200
 DIGITS_TEST = 360
-LARGEST_NPZ = 1 << 33  # bytes unpacked, six times Tiny-ImageNet
-
-
-def read_npz(path: Path, keys: tuple[str, ...] = KEYS) -> Arrays:
-    """Read the arrays called `keys`; raises UserError if the file is not such an .npz file."""
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder where a file is to be; move it away")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            declared = sum(member.file_size for member in archive.infolist())
-        if declared > LARGEST_NPZ:
-            raise UserError(
-                f"{path}: declares {declared:,} bytes, more than any data set; replace it"
-            )
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in keys if key in file}
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file fails in whatever way its bytes lead to
-        reason = type(error).__name__
-        raise UserError(
-            f"{path}: cannot be read as .npz, it may be truncated ({reason}); replace it"
-        ) from None
-    for key in keys:
-        if not isinstance(arrays.get(key), np.ndarray):
-            raise UserError(f"{path}: holds no {key}; it needs {', '.join(keys)}")
-    return arrays
 
 
 def read_torchvision(name: str, data_dir: Path) -> Arrays:
@@ -100,8 +65,8 @@ def _refuse_class_folders(name: str, data_dir: Path) -> None:
     folder = data_dir / name
     if any(path.is_dir() for path in folder.glob("train/*")):
         raise UserError(
-            f"--data {name}: {folder} holds class folders, which cannot be read; put the images"
-            f" into {folder}.npz, as data/README.md says, or move the folder away"
+            f"--data {name}: {folder} holds class folders, and {name} is another data set; give the"
+            f" folder a name of your own, and that as --data"
         )
 
 
@@ -139,29 +104,8 @@ def read_tiny_imagenet(name: str, data_dir: Path) -> Arrays:
         "train": [(p, labels[w]) for w in wnids for p in _images(root / "train" / w)],
         "test": _tiny_validation(root / "val", labels),
     }
-    fingerprint = _fingerprint([item for items in splits.values() for item in items])
-    cache = data_dir / f"{root.name}.cache.npz"
-    if cache.exists():
-        with contextlib.suppress(UserError):  # a damaged cache is made anew
-            arrays = read_npz(cache, (*KEYS, "fingerprint"))
-            if str(arrays.pop("fingerprint")) == fingerprint:
-                return arrays
-    count = sum(len(items) for items in splits.values())
-    size = count * (TINY_SIDE**2 * 3 + np.dtype(np.int64).itemsize)
-    notify(
-        f"decoding the {count:,} images of {root} once; {cache} will keep them, in"
-        f" {size / 1e6:,.1f} MB"
-    )
-    arrays = {}
-    for split, items in splits.items():
-        arrays[f"x_{split}"] = _decode([path for path, _ in items], f"Decoding tiny {split}")
-        arrays[f"y_{split}"] = np.array([label for _, label in items], dtype=np.int64)
-    try:
-        with atomic_write(cache, "wb") as file:
-            np.savez(file, **arrays, fingerprint=np.array(fingerprint))
-    except RunError as error:
-        warn(f"{error}; the images will be decoded again next time")
-    return arrays
+    cache, mark = data_dir / f"{root.name}.cache.npz", fingerprint(root, splits, TINY_SIDE)
+    return decoded_once(root, cache, splits, mark, TINY_SIDE, decode_exact)
 
 
 def _tiny_root(data_dir: Path) -> Path:
@@ -178,15 +122,6 @@ def _tiny_root(data_dir: Path) -> Path:
     raise UserError(
         f"--data tiny: --data_dir {data_dir} has neither tiny.npz nor {TINY_FOLDERS[0]}/; {way}"
     )
-
-
-def _fingerprint(items: list[tuple[Path, int]]) -> str:
-    """Changes with the name, label, size and time of any image."""
-    digest = hashlib.sha256()
-    for path, label in items:
-        status = path.stat()
-        digest.update(f"{path} {label} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
 
 
 def _listing(folder: Path) -> list[Path]:
@@ -231,27 +166,3 @@ def _tiny_validation(folder: Path, labels: dict[str, int]) -> list[tuple[Path, i
     if not items:
         raise UserError(f"{annotations}: names no image; unpack the data set's own archive again")
     return items
-
-
-def _decode(paths: list[Path], description: str) -> np.ndarray:
-    """All images, uint8 (images, 64, 64, 3)."""
-    images = np.empty((len(paths), TINY_SIDE, TINY_SIDE, 3), np.uint8)
-    with ThreadPoolExecutor() as pool:
-        decoded = tqdm(
-            pool.map(_decode_one, paths), description, len(paths), unit="image", disable=None
-        )
-        for i, image in enumerate(decoded):
-            images[i] = image
-    return images
-
-
-def _decode_one(path: Path) -> np.ndarray:
-    from PIL import Image  # torchvision's own dependency, needed for this data set alone
-
-    try:
-        with Image.open(path) as image:
-            if image.size != (TINY_SIDE, TINY_SIDE):
-                raise UserError(f"{path}: is {image.size}, not 64x64; replace it")
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({error}); replace it") from None

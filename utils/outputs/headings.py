@@ -42,10 +42,11 @@ def heading(
     and the method, then the settings that are not at their defaults, then the `further` settings
     and the `remarks`. What is missing in `training` differs between the runs or is unknown.
     """
-    data, arch = training.get("data"), training.get("arch")
+    data, arch, own_data = (training.get(name) for name in ("data", "arch", "own_data"))
+    training = {name: value for name, value in training.items() if name != "own_data"}
     parts = [_words(training[name]) for name in ("optimizer", "constraint") if name in training]
     for field in dataclasses.fields(Config):
-        default = default_of(field, data, arch) if data and arch else field.default
+        default = default_of(field, data, arch, own_data) if data and arch else field.default
         if default is None or field.name in NAMED_ALWAYS:  # None depends on data set or network
             continue
         value = training.get(field.name, default)

@@ -76,7 +76,7 @@ def configuration_line(config: Config, unknown: Collection[str] = ()) -> str:
     parts, omitted = ["Configuration"], {*unknown, "sfw_init"} - {"precision"}
     for setting in dataclasses.fields(config):
         name, value = setting.name, getattr(config, setting.name)
-        if name not in omitted and not isinstance(value, Path):
+        if name not in omitted and not isinstance(value, Path) and setting.metadata["group"]:
             parts.append(f"{LABELS.get(name, name).title()}: {plain(value)}")
     if unknown:
         parts.append("Training_Settings: unknown")

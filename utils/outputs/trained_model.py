@@ -16,7 +16,7 @@ from utils.outputs.headings import Heading, heading
 from utils.outputs.model_file import new_model, read_contents
 from utils.process.errors import UserError
 from utils.settings.cli import Flags
-from utils.settings.config import Config
+from utils.settings.config import Config, difference
 from utils.settings.fields import identifying_settings
 from utils.settings.names import RunFiles, file_name, plain
 
@@ -29,6 +29,7 @@ ALWAYS_KNOWN = {
     "arch",
     "color_channel",
     "image_size",
+    "own_data",
     "test_batchsize",
     "gpu",
     "data_dir",
@@ -201,6 +202,12 @@ def _config_in_file(
         )
     for name in names:
         if name in explicit and explicit[name] != settings[name]:
+            if name == "own_data":
+                raise UserError(
+                    f"--data {config.data}: {path} was trained on"
+                    f" {difference(name, settings[name], explicit[name])}; give the --data_dir of"
+                    " that data, or --model_path to test it on this"
+                )
             raise UserError(
                 f"--{name} {plain(explicit[name])}: {path} was trained with"
                 f" {plain(settings[name])}; give that, or the path of another model"

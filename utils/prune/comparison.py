@@ -17,6 +17,7 @@ from utils.settings.fields import identifying_settings
 from utils.settings.names import RunFiles, file_name, plain, results_line
 
 PRUNED_BEFORE = "pruned_before"  # the sparsity of a model that was already pruned, or "None"
+OF_DATA = ("color_channel", "image_size")
 OF_PRUNING = (*identifying_settings(PruneConfig()), PRUNED_BEFORE)
 
 
@@ -80,6 +81,9 @@ def read_curves(table: Path) -> list[Curve]:
             " test_prune.py again with the flags of that run"
         )
     known = run.training | run.pruning
+    if own := known.pop("own_data", None):  # without it, the default of these is None
+        defaults = {n: default_of(SETTINGS[n], known["data"], known["arch"], own) for n in OF_DATA}
+        known |= {name: None for name, value in defaults.items() if known.get(name) == value}
     known[PRUNED_BEFORE] = run.pruned_before and run.pruned_before.get("sparsity")
     model_file = None if run.training_known else run.model_file
     curves = []

@@ -91,4 +91,9 @@ class PruneConfig:
         return {name: files.pruned(plain(ratio), suffix) for name, suffix in suffixes.items()}
 
 
-SETTINGS = {f.name: f for kind in (Config, PruneConfig) for f in dataclasses.fields(kind)}
+SETTINGS = {
+    f.name: f
+    for kind in (Config, PruneConfig)
+    for f in dataclasses.fields(kind)
+    if f.metadata["group"]
+}

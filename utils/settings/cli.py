@@ -58,7 +58,8 @@ class Parser(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,
             usage="%(prog)s [--flag value ...]",
         )
-        fields = [f for kind in settings or (Config,) for f in dataclasses.fields(kind)]
+        every = [f for kind in settings or (Config,) for f in dataclasses.fields(kind)]
+        fields = [f for f in every if f.metadata["group"] is not None]
         used = {setting.metadata["group"] for setting in fields}
         self.groups = {
             key: self.add_argument_group(title) for key, title in GROUPS.items() if key in used
@@ -137,4 +138,4 @@ class Parser(argparse.ArgumentParser):
 
 
 def _metavar(setting: dataclasses.Field) -> str:
-    return {int: "N", float: "X"}.get(setting.metadata["type"], "FOLDER")
+    return {int: "N", float: "X", str: "NAME"}.get(setting.metadata["type"], "FOLDER")

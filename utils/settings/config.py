@@ -1,6 +1,7 @@
 """A training run's settings: a frozen dataclass from which flags, names and logs are made."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,17 @@ from typing import Any
 from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES, architecture, is_factory
 from optim import LR_SCHEMES, RESCALES
-from utils.datasets import AUGMENTATIONS, DATASETS, Dataset, load_dataset
+from utils.datasets import (
+    AUGMENTATIONS,
+    DATASETS,
+    Dataset,
+    DatasetInfo,
+    OwnData,
+    check_name,
+    describe_own,
+    info_of,
+    load_dataset,
+)
 from utils.process.errors import UserError
 from utils.settings.fields import (
     COUNT,
@@ -22,7 +33,7 @@ from utils.settings.fields import (
     path,
     setting,
 )
-from utils.settings.names import RunFiles, file_name
+from utils.settings.names import RunFiles, file_name, plain
 
 LABELS = {"arch": "model"}  # settings whose label in names and logs is not the flag's name
 NAMED_ALWAYS = ("data", "arch", "optimizer", "constraint")  # in names even at their defaults
@@ -45,7 +56,9 @@ class Config:
     """All settings of a run. Raises UserError for an invalid value or combination of values."""
 
     # fmt: off
-    data: str = setting("cifar10", "data", "data set", choices=DATASETS)
+    data: str = setting(
+        "cifar10", "data", f"data set: {', '.join(DATASETS)}, or the name of one of your own,"
+        " NAME.npz or NAME/train/CLASS/ and NAME/test/CLASS/ in --data_dir; see docs/own_data.md")
     arch: str = setting(
         "ResNet18", "training", "network; MODULE:FACTORY is one of your own, as in"
         " torchvision.models:resnet18 or, from a file nets.py in the current folder, nets:small",
@@ -95,9 +108,9 @@ class Config:
         type=int, choices=(1, 3))
     image_size: int | None = setting(
         None, "data", "side of the images that the network takes: they are resized so that their"
-        " shorter side has this length, and cropped to a square; by default the data set's own side"
-        " or, for ResNet18 and VGG16, 32; VGG16 takes no other",
-        type=int, allowed=Range(1, LARGEST_SIDE))
+        " shorter side has this length, and cropped to a square; by default the data set's own side,"
+        " 32 for images in folders, and 32 for ResNet18 and VGG16 on built-in data sets; VGG16 takes"
+        " no other", type=int, allowed=Range(1, LARGEST_SIDE))
     augment: str | None = setting(
         None, "data", "what happens to training images at random: crop_flip shifts them by up to 4"
         " pixels and flips them, resized_crop_flip takes a part of them that it resizes, and flips"
@@ -136,20 +149,14 @@ class Config:
         False, "training", "BatchNorm over the whole batch, where each of several processes, on"
         " GPUs, would otherwise take the statistics of its own part", type=bool,
         choices=(False, True))
+    own_data: dict[str, Any] | None = setting(  # OwnData in plain types
+        None, None, "what is known of a data set of one's own; read from it if None", type=dict)
     # fmt: on
 
     def __post_init__(self) -> None:
         check_values(self)
-        for name in ("color_channel", "image_size", "augment"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default_of(FIELDS[name], self.data, self.arch))
         if self.lr is None:
             object.__setattr__(self, "lr", DEFAULT_LR[self.optimizer])
-        if not architecture(self.arch).takes(self.image_size):
-            raise UserError(
-                f"--image_size {self.image_size}: {self.arch} takes images of"
-                f" {architecture(self.arch).image_size}; give that, or another --arch"
-            )
         if self.optimizer == "SFW" and self.constraint == "unconstraints":
             raise UserError(
                 "--constraint unconstraints: SFW needs a bounded region;"
@@ -162,6 +169,26 @@ class Config:
             raise UserError(f"--mode None: a region needs a size; choose {sizes}")
         if self.sfw_init and self.constraint == "unconstraints":
             raise UserError("--sfw_init 1: needs a bounded region; choose another --constraint")
+        self._complete_data()
+
+    def _complete_data(self) -> None:
+        """Fill in the settings that depend on the data set, which is read if it is one's own."""
+        if self.data in DATASETS:
+            object.__setattr__(self, "own_data", None)
+        elif self.own_data is not None:  # of a file, which must not choose where others are written
+            check_name(self.data)
+            OwnData.of(self.own_data)
+        else:
+            found = describe_own(self.data, self.data_dir, self.image_size)
+            object.__setattr__(self, "own_data", found.plain())
+        for name in ("color_channel", "image_size", "augment"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self._default(name))
+        if not architecture(self.arch).takes(self.image_size):
+            raise UserError(
+                f"--image_size {self.image_size}: {self.arch} takes images of"
+                f" {architecture(self.arch).image_size}; give that, or another --arch"
+            )
 
     @property
     def run_name(self) -> str:
@@ -174,14 +201,19 @@ class Config:
             {
                 LABELS.get(name, name): value
                 for name, value in identifying_settings(self).items()
-                if name in NAMED_ALWAYS or value != default_of(FIELDS[name], self.data, self.arch)
+                if name in NAMED_ALWAYS or value != self._default(name)
             }
         )
 
     @property
+    def data_info(self) -> DatasetInfo:
+        """What is known of the data set."""
+        return DATASETS[self.data] if self.own_data is None else info_of(self._own)
+
+    @property
     def num_classes(self) -> int:
         """The number of classes of the data set."""
-        return DATASETS[self.data].classes
+        return self.data_info.classes
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -194,30 +226,65 @@ class Config:
 
     def load_dataset(self) -> Dataset:
         """Load the run's data set; raises UserError as `utils.datasets.load_dataset` does."""
-        resize = self.image_size != default_of(FIELDS["image_size"], self.data, self.arch)
         return load_dataset(
-            self.data, self.data_dir, self.color_channel, self.image_size, self.augment, resize
+            self.data,
+            self.data_dir,
+            self.color_channel,
+            self.image_size,
+            self.augment,
+            resize=self.image_size != self._default("image_size"),
+            known=self._own,
         )
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain types, for a model file: all but the folders of this machine."""
         return {name: value for name, value in vars(self).items() if not isinstance(value, Path)}
 
+    @property
+    def _own(self) -> OwnData | None:
+        return None if self.own_data is None else OwnData.of(self.own_data)
+
+    def _default(self, name: str) -> Any:
+        """The value of a setting that the run's name leaves out."""
+        return default_of(FIELDS[name], self.data, self.arch, self.own_data)
+
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
 
-def default_of(field: dataclasses.Field, data: str, arch: str) -> Any:
+def default_of(
+    field: dataclasses.Field, data: str, arch: str, own_data: Mapping[str, Any] | None = None
+) -> Any:
     """The value of a setting that names leave out, for a run of this network on this data set.
 
     It is the default where that does not depend on other settings. For lr it is the default of the
-    first versions.
+    first versions, and for a setting of a data set that is not known, None.
     """
-    info = DATASETS[data]
-    known = {
-        "color_channel": info.channels,
-        "image_size": architecture(arch).image_size or info.input_side or info.side,
-        "augment": info.augment,
-        "lr": UNNAMED_LR,
-    }
-    return known.get(field.name, field.default)
+    if field.name == "lr":
+        return UNNAMED_LR
+    if field.name == "own_data":
+        return own_data  # a name says nothing of it
+    if own_data is not None:
+        info = info_of(OwnData.of(own_data))
+        side = info.side
+    elif data in DATASETS:
+        info = DATASETS[data]
+        side = architecture(arch).image_size or info.input_side or info.side
+    else:
+        info, side = None, None
+    if field.name == "image_size":
+        return side
+    if field.name == "color_channel":
+        return info and info.channels
+    if field.name == "augment":
+        return info.augment if info else DatasetInfo.augment
+    return field.default
+
+
+def difference(name: str, theirs: Any, ours: Any) -> str:
+    """How the setting of this name in a file differs from that of a run, in words."""
+    if name != "own_data":
+        return f"--{name} {plain(theirs)}, not {plain(ours)}"
+    if theirs is None or ours is None:
+        return "another data set"
+    return f"other data: {OwnData.of(theirs).difference(OwnData.of(ours))}"

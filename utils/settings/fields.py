@@ -46,7 +46,7 @@ COUNT = Range(1, LARGEST_INT)
 
 def setting(
     default: Any,
-    group: str,
+    group: str | None,
     help: str,
     *,
     type: Callable[[str], Any] = str,
@@ -58,10 +58,10 @@ def setting(
 ) -> Any:
     """A field of a settings dataclass, and the command-line flag of the same name.
 
-    `group` is the section of --help that lists the flag. A value must be one of `choices` or of the
-    form `also`, or lie within `allowed`; with `several`, the field is a tuple of such values.
-    `identifies_run` is True for a setting that affects the results: its value is then part of the
-    run's name.
+    `group` is the section of --help that lists the flag; without one there is no flag. A value must
+    be one of `choices` or of the form `also`, or lie within `allowed`; with `several`, the field is
+    a tuple of such values. `identifies_run` is True for a setting that affects the results: its
+    value is then part of the run's name.
     """
     metadata = {
         "group": group,
@@ -96,9 +96,16 @@ def path(text: str) -> Path:
 
 
 def identifying_settings(settings: Any) -> dict[str, Any]:
-    """The fields of a settings dataclass, by name, that affect the results of a run."""
-    fields = dataclasses.fields(settings)
-    return {f.name: getattr(settings, f.name) for f in fields if f.metadata["identifies_run"]}
+    """The fields of a settings dataclass, by name, that affect the results of a run.
+
+    One without a flag is left out where it is None, since it then does not apply.
+    """
+    values = {f: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    return {
+        field.name: value
+        for field, value in values.items()
+        if field.metadata["identifies_run"] and (field.metadata["group"] or value is not None)
+    }
 
 
 def check_values(settings: Any) -> None:
@@ -115,6 +122,8 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     allowed, choices, also = (field.metadata[key] for key in ("allowed", "choices", "also"))
     if also is not None and isinstance(value, str) and also.accepts(value):
         return
+    if field.metadata["type"] is str and choices is None and not isinstance(value, str):
+        raise UserError(f"--{field.name} {value!r}: must be a name")
     if allowed is not None and type(value) not in (int, field.metadata["type"]):
         raise UserError(f"--{field.name} {value!r}: must be a number {allowed}")
     if choices is not None and not any(

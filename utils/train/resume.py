@@ -13,9 +13,8 @@ from torch import Generator, nn
 from utils.outputs.logs import TextLog
 from utils.outputs.model_file import DamagedFileError, model_contents, read_contents, write_contents
 from utils.process.errors import UserError, warn
-from utils.settings.config import Config
+from utils.settings.config import Config, difference
 from utils.settings.fields import identifying_settings
-from utils.settings.names import plain
 
 FORMAT = 1
 MOST_PROCESSES = 256  # of a run that is looked for
@@ -152,9 +151,7 @@ class ResumeFile:
         for name, ours in identifying_settings(self.config).items():
             theirs = saved["config"].get(name, ours)
             if theirs != ours:
-                raise UserError(
-                    f"{path}: is of --{name} {plain(theirs)}, not {plain(ours)}; {WAY_OUT}"
-                )
+                raise UserError(f"{path}: is of {difference(name, theirs, ours)}; {WAY_OUT}")
         if saved.get("device") != device.type:
             raise UserError(
                 f"--gpu {self.config.gpu}: {path} is of a run on another kind of device, where"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,12 +23,12 @@ from utils.outputs.logs import (
     test_line,
     train_line,
 )
-from utils.outputs.model_file import model_contents, write_contents
-from utils.process.errors import RunError, warn
+from utils.outputs.model_file import model_contents, read_contents, write_contents
+from utils.process.errors import RunError, UserError, warn
 from utils.process.signals import Stopped, StopSignals
 from utils.process.terminal import say
 from utils.process.writing import check_writable, remove_leftovers
-from utils.settings.config import Config
+from utils.settings.config import Config, difference
 from utils.train.distributed import World, check_processes, lost_process_reported
 from utils.train.history import History, Pace
 from utils.train.lock import run_lock
@@ -106,8 +107,21 @@ class TrainingRun:
             lambda: model.is_file() and not self.resume.exists()
         )
         if finished:
+            self.world.on_main(lambda: self._check_data(model))
             say(f"Trained already; --resume never trains it anew:\n  {model}")
         return finished
+
+    def _check_data(self, model: Path) -> None:
+        """Raise UserError if a finished model is of another data set of one's own of this name."""
+        ours = self.config.own_data
+        if ours is None:
+            return
+        way_out = "train it anew with --resume never, or choose another --output_dir"
+        contents, _ = read_contents(model, way_out)
+        theirs = contents.get("config", {}).get("own_data")
+        if theirs != ours:
+            of = difference("own_data", theirs, ours)
+            raise UserError(f"{model}: was trained on {of}; {way_out}")
 
     def open(self, model: nn.Module, dataset: Dataset) -> None:
         """Read the resume file if there is one, begin the log, and tell people what is trained."""
