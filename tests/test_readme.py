@@ -18,7 +18,7 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 import test_prune
 import test_weight_distribution
 import train_prune
-from utils.datasets import DATASETS
+from utils.datasets import DATASETS, OwnData, describe_own
 from utils.prune.config import PruneConfig
 from utils.settings.config import Config
 
@@ -87,6 +87,9 @@ def scripts_of(target):
 
 def check_settings(values):
     """Raise UserError where the values that a command gives make no sense together."""
+    if values.get("data", "cifar10") not in DATASETS:
+        own = OwnData(("a", "b"), 3, 24, (0.5,) * 3, (0.2,) * 3, (9, 9), "")
+        values = values | {"own_data": own.plain()}
     for kind in (Config, PruneConfig):
         names = {field.name for field in fields(kind)}
         kind(**{name: value for name, value in values.items() if name in names})
@@ -192,8 +195,28 @@ def test_results_of_the_readme_are_those_of_the_docs():
     assert rows and set(rows) <= set(PAGES["docs/results.md"].splitlines())
 
 
+def own_npz():
+    (code,) = blocks(PAGES["docs/own_data.md"], "python")
+    return code
+
+
+def test_the_npz_of_ones_own_is_a_data_set(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    exec(own_npz(), {})
+    own = describe_own("shades", tmp_path / "data", None)
+    assert own.classes == ("dark", "bright") and own.side == 24
+
+
 def test_every_snippet_is_run_by_a_test():
-    tested = {own_training_loop(), additions(), loading(), own_network(), deployment()}
+    tested = {
+        own_training_loop(),
+        additions(),
+        loading(),
+        own_network(),
+        deployment(),
+        own_npz(),
+    }
     assert {block for page in PAGES.values() for block in blocks(page, "python")} == tested
 
 

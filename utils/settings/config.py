@@ -108,9 +108,9 @@ class Config:
         type=int, choices=(1, 3))
     image_size: int | None = setting(
         None, "data", "side of the images that the network takes: they are resized so that their"
-        " shorter side has this length, and cropped to a square; by default the data set's own side,"
-        " 32 for images in folders, and 32 for ResNet18 and VGG16 on built-in data sets; VGG16 takes"
-        " no other", type=int, allowed=Range(1, LARGEST_SIDE))
+        " shorter side has this length, and cropped to a square; by default the data set's own"
+        " side, 32 for images in folders, and 32 for ResNet18 and VGG16 on built-in data sets;"
+        " VGG16 takes no other", type=int, allowed=Range(1, LARGEST_SIDE))
     augment: str | None = setting(
         None, "data", "what happens to training images at random: crop_flip shifts them by up to 4"
         " pixels and flips them, resized_crop_flip takes a part of them that it resizes, and flips"
