@@ -36,6 +36,7 @@ class TensorStep:
     momentum: float
     region: Region
     group: dict[str, Any]
+    alpha: float | Tensor | None = None  # of SFW, once the step is taken
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -79,6 +79,8 @@ def move(
     torch._foreach_clamp_min_(alphas, 0.0)
     torch._foreach_clamp_max_(alphas, 1.0)
     torch._foreach_lerp_([s.theta for s in steps], v, alphas)
+    for s, alpha in zip(steps, alphas, strict=True):
+        s.alpha = alpha
 
 
 def _ratios(sizes: Sequence[Tensor], distances: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -47,6 +47,8 @@ class SFW(ConstrainedOptimizer):
     no LMO, and RuntimeError for `fused=True` where there is no fused step.
     """
 
+    _alphas: Sequence[tuple[int, float | Tensor]] = ()  # of the last step, with numbers of entries
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -103,6 +105,24 @@ class SFW(ConstrainedOptimizer):
         if on_gpu:
             self._cuda_step(on_gpu)
         plain_step(plain)
+        self._alphas = [(s.theta.numel(), s.alpha) for s in steps]
+
+    @torch.no_grad()
+    def mean_alpha(self) -> Tensor:
+        """The mean of alpha over all entries that the last step moved, a float32 scalar tensor.
+
+        A tensor's alpha thus counts as often as it has entries. It is what the step took away from
+        the weights, as a fraction: the effective weight decay. It stays on the device, and nothing
+        waits for it. 0 before the first step.
+        """
+        total = sum(n for n, _ in self._alphas)
+        known = sum(n / total * a for n, a in self._alphas if not isinstance(a, Tensor))
+        shares = [n / total for n, a in self._alphas if isinstance(a, Tensor)]
+        alphas = [a.float() for _, a in self._alphas if isinstance(a, Tensor)]
+        if not alphas:
+            return torch.tensor(float(known))
+        alphas = [a.to(alphas[0].device, non_blocking=True) for a in alphas]
+        return torch.stack(torch._foreach_mul(alphas, shares)).sum() + known
 
     @functools.cached_property
     def _cuda_step(self) -> "CudaStep":

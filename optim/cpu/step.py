@@ -66,7 +66,7 @@ class CpuStep:
             return False
         threads = torch.get_num_threads()
         with THREADS:
-            self._step(s, *arrays, gamma)
+            s.alpha = self._step(s, *arrays, gamma)
         if torch.get_num_threads() != threads:  # Numba's threads set OpenMP's number as they start
             torch.set_num_threads(threads)
         torch.autograd.graph.increment_version(s.theta)
@@ -86,7 +86,7 @@ class CpuStep:
 
     def _step(
         self, s: TensorStep, theta: np.ndarray, g: np.ndarray, m: np.ndarray, gamma: float | None
-    ) -> None:
+    ) -> float:
         parallel = theta.size >= PARALLEL_FROM
         if parallel:
             numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
@@ -95,7 +95,7 @@ class CpuStep:
         settled = self._first_pass(theta, m, g, k, radius, s.momentum, s.group["weight_decay"])
         if not math.isfinite(settled.square) and not np.isfinite(m).all():
             theta.fill(math.nan)
-            return
+            return math.nan
         threshold, tied = self._select(m, k, settled, s.theta)
         if gamma is None:
             distance = settled.distance + self._rest(theta, m, settled, threshold, radius)
@@ -110,6 +110,7 @@ class CpuStep:
         move(theta, m, threshold, scalar(1 - alpha), scalar(alpha) * radius)
         if tied.size:
             theta[tied] -= scalar(alpha) * radius * np.sign(m[tied])
+        return alpha
 
     def _first_pass(
         self,

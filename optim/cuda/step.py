@@ -84,6 +84,8 @@ class CudaStep:
         rates = [_rate(group["lr"], device) for group in groups]
         plan.write(list(_words(steps, groups, rates)))
         plan.launch()
+        for s, alpha in zip(steps, plan.alphas.unbind(), strict=True):
+            s.alpha = alpha
 
 
 def _is_capturing(device: torch.device) -> bool:

@@ -43,7 +43,7 @@ def test_training_log_has_its_lines(trained):
     assert re.fullmatch(
         rf"Region_Gauge Largest: {number} Tensor: linear_layer_\d\.\w+ Mean: {number}", lines[1]
     )
-    epoch = 12 + 1 + len(THRESHOLDS)  # 1437 images make 12 batches of 128
+    epoch = 12 + 2 + len(THRESHOLDS)  # 1437 images make 12 batches of 128
     assert len(lines) == 2 + 2 * epoch
     for i, line in enumerate(lines[2 + epoch : 2 + epoch + 12]):
         assert re.fullmatch(
@@ -53,8 +53,9 @@ def test_training_log_has_its_lines(trained):
     assert re.fullmatch(
         r"Test Epoch: 2 Test_Accuracy: \d+\.\d\d"
         r" Current_Time:\d{4}-\d\d-\d\d-\d\d_\d\d_\d\d",
-        lines[2 + epoch + 12],
+        lines[2 + epoch + 13],
     )
+    assert re.fullmatch(r"Effective_Weight_Decay Epoch: 2 Mean_Alpha: \d\S*", lines[2 + epoch + 12])
     assert all(re.fullmatch(r"Weight_Distribution >\S+ \d+", line) for line in lines[-11:])
 
 

@@ -9,7 +9,17 @@ from utils.settings.config import Config
 from utils.train import history
 from utils.train.history import History
 
-COLUMNS = ["epoch", "loss", "train_accuracy", "test_accuracy", "lr", "seconds"]
+COLUMNS = [
+    "epoch",
+    "loss",
+    "train_accuracy",
+    "test_accuracy",
+    "lr",
+    "seconds",
+    "effective_weight_decay",
+]
+
+NAMES = ("train_loss", "train_accuracy", "test_accuracy", "lr", "effective_weight_decay")
 
 
 def table_in(folder):
@@ -27,9 +37,22 @@ def test_the_table_has_a_row_for_each_epoch(trained):
     assert all(0 < float(row["seconds"]) < 60 for row in rows)
 
 
+def test_the_effective_weight_decay_is_told_for_sfw_alone(quick, trained, tmp_path):
+    rows = table_in(trained)
+    assert all(0 < float(row["effective_weight_decay"]) < 1 for row in rows)
+    log = (trained / f"saved_logs/SFW_one_shot_prune/{RUN}.log").read_text()
+    for row in rows:
+        expected = f"Epoch: {row['epoch']} Mean_Alpha: {row['effective_weight_decay']}\n"
+        assert f"Effective_Weight_Decay {expected}" in log
+    folder = tmp_path / "sgd"
+    flags = (*DIGITS, "--optimizer", "SGD", "--output_dir", folder)
+    assert "effective weight decay" not in quick("train_prune.py", *flags)[1]
+    assert list(table_in(folder)[0]) == COLUMNS[:-1]
+
+
 def test_epochs_before_a_resume_file_of_an_earlier_version_have_gaps(quick, stopped):
     saved = torch.load(stopped.resume, weights_only=True)
-    del saved["seconds"], saved["metrics"]["lr"]
+    del saved["seconds"], saved["metrics"]["lr"], saved["metrics"]["effective_weight_decay"]
     torch.save(saved, stopped.resume)
     assert quick("train_prune.py", *FLAGS, "--output_dir", stopped.output_dir)[0] == 0
     rows = read_csv(stopped.train_table)
@@ -58,7 +81,7 @@ def test_drawing_takes_a_small_share_of_the_time_and_the_last_epoch_is_drawn(
     seconds, expected, drawn
 ):
     pictures, now = drawn
-    metrics = {name: [] for name in ("train_loss", "train_accuracy", "test_accuracy", "lr")}
+    metrics = {name: [] for name in NAMES}
     epochs = History(Config(epoch_num=6), metrics)
     for _ in range(6):
         now[0] += seconds

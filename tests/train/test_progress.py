@@ -8,7 +8,8 @@ from utils.train.progress import EpochProgress
 
 
 def progress_of(results, sizes, earlier=None):
-    return EpochProgress("Epoch 1/2", torch.tensor(results), sizes, earlier)
+    rows = [[*row, *[0.0] * (3 - len(row))] for row in results]  # mean alpha 0
+    return EpochProgress("Epoch 1/2", torch.tensor(rows), sizes, earlier)
 
 
 def test_losses_are_means_over_batches_and_the_accuracy_is_over_images():
@@ -28,6 +29,14 @@ def test_progress_goes_on_from_the_state_of_another():
         assert second.steps_done == 1
         second.advance()
     assert second.losses == [1.0, 4.0] and second.accuracies == [100.0, 100.0]
+
+
+def test_the_effective_weight_decay_is_the_mean_over_all_steps_also_when_stopped():
+    first = progress_of([[1.0, 3, 0.25], [0.0, 0, 9.0]], [3, 1])
+    first.advance()
+    with progress_of([[0.0, 0, 9.0], [4.0, 1, 0.75]], [3, 1], first.state()) as second:
+        second.advance()
+    assert second.effective_weight_decay == 0.5
 
 
 def test_the_seconds_of_an_epoch_are_those_before_and_after_it_was_stopped():

@@ -98,6 +98,11 @@ def test_line(epoch: int, accuracy: float) -> str:
     return f"Test Epoch: {epoch} Test_Accuracy: {accuracy:.2f} Current_Time:{now}"
 
 
+def decay_line(epoch: int, mean_alpha: float) -> str:
+    """The effective weight decay of SFW: how much its mean step of the epoch shrinks weights."""
+    return f"Effective_Weight_Decay Epoch: {epoch} Mean_Alpha: {mean_alpha:.6g}"
+
+
 def distribution_line(threshold: float, above: int) -> str:
     return f"Weight_Distribution >{plain(threshold)} {above}"
 

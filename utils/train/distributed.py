@@ -82,7 +82,7 @@ class World:
         return inputs, targets
 
     def weigh(self, result: Tensor) -> Tensor:
-        """A mean loss and a number of right images, scaled so that `sums` has those of the batch.
+        """Mean loss, right images and mean alpha, scaled so that `sums` has those of the batch.
 
         They are of the part of the batch that `share` returned last.
         """
@@ -153,7 +153,9 @@ class Processes(World):
         return inputs[part], targets[part]
 
     def weigh(self, result: Tensor) -> Tensor:
-        return result * torch.tensor([self.fraction, self.fraction > 0], device=result.device)
+        return result * torch.tensor(
+            [self.fraction, self.fraction > 0, self.fraction], device=result.device
+        )
 
     def parallel(self, model: nn.Module, sync_bn: bool) -> nn.Module:
         if sync_bn:

@@ -13,6 +13,7 @@ from utils.settings.fields import identifying_settings
 
 # The columns of the table after the epoch, and the metrics of a run that are not named like them.
 COLUMNS = ("loss", "train_accuracy", "test_accuracy", "lr", "seconds")
+OF_SFW = ("effective_weight_decay",)
 METRICS = {"loss": "train_loss"}
 # Drawing takes at most this share of a run's time. A first picture is expected to take a second.
 DRAWING_SHARE, FIRST_DRAWING_SECONDS = 0.05, 1.0
@@ -55,7 +56,8 @@ class History:
     def columns(self) -> dict[str, list[float | None]]:
         """The table: a value for each epoch, or None, by the name of the column."""
         known = {**self.metrics, "seconds": self.seconds}
-        columns = {name: known[METRICS.get(name, name)] for name in COLUMNS}
+        names = COLUMNS + (OF_SFW if self.config.optimizer == "SFW" else ())
+        columns = {name: known[METRICS.get(name, name)] for name in names}
         epochs = len(columns["loss"])
         return {"epoch": list(range(1, epochs + 1))} | {
             name: [None] * (epochs - len(values)) + list(values) for name, values in columns.items()

@@ -18,11 +18,11 @@ READ_BACK_SECONDS = 0.5
 class EpochProgress:
     """Follows the steps of an epoch, and shows a bar with loss and accuracy on a terminal.
 
-    `results` (steps, 2) is on the device: each step writes its mean loss and how many of its images
-    it got right; `sizes` are the numbers of images. Reading results back waits for the device; it
-    happens twice a second and at the end. A loss that is not finite raises RunError then. `earlier`
-    is what `state` gave when the epoch was stopped. Of several processes, each has the results of
-    its part of a batch, and reads back the sums.
+    `results` (steps, 3) is on the device: each step writes its mean loss, how many of its images it
+    got right, and the optimizer's mean alpha; `sizes` are the numbers of images. Reading results
+    back waits for the device; it happens twice a second and at the end. A loss that is not finite
+    raises RunError then. `earlier` is what `state` gave when the epoch was stopped. Of several
+    processes, each has the results of its part of a batch, and reads back the sums.
     """
 
     def __init__(
@@ -37,6 +37,8 @@ class EpochProgress:
         self._world = world or World()
         self.losses: list[float] = list(earlier["losses"]) if earlier else []
         self.accuracies: list[float] = list(earlier["accuracies"]) if earlier else []  # percent
+        # Earlier versions did not keep these.
+        self.alphas: list[float] = list(earlier.get("alphas", [])) if earlier else []
         self._earlier_seconds = earlier.get("seconds", 0.0) if earlier else 0.0
         self.steps_done = len(self.losses)
         self.started = self._last_read = time.monotonic()
@@ -76,6 +78,11 @@ class EpochProgress:
         weighted = zip(self.accuracies, sizes, strict=True)
         return sum(a * n for a, n in weighted) / sum(sizes)
 
+    @property
+    def effective_weight_decay(self) -> float:
+        """The mean of alpha over the steps read back so far; see SFW.mean_alpha."""
+        return sum(self.alphas) / max(len(self.alphas), 1)
+
     def advance(self) -> None:
         """One more step is taken."""
         self.steps_done += 1
@@ -91,12 +98,13 @@ class EpochProgress:
             "losses": self.losses,
             "accuracies": self.accuracies,
             "sizes": sizes,
+            "alphas": self.alphas,
             "seconds": self.seconds,
         }
 
     def _read_back(self) -> None:
         first = len(self.losses)
-        for step, (loss, correct) in enumerate(
+        for step, (loss, correct, alpha) in enumerate(
             self._world.sums(self._results[first : self.steps_done]).tolist(), first
         ):
             if not math.isfinite(loss):
@@ -106,6 +114,7 @@ class EpochProgress:
                     f" {last}; lower --lr or --tau"
                 )
             self.losses.append(loss)
+            self.alphas.append(alpha)
             self.accuracies.append(100 * correct / self._sizes[step])
         if self.losses:
             text = f"loss {self.loss:.4f}, accuracy {self.accuracy:.2f} %"

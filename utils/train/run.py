@@ -18,6 +18,7 @@ from utils.datasets import Dataset
 from utils.outputs.logs import (
     TextLog,
     configuration_line,
+    decay_line,
     distribution_line,
     gauge_line,
     test_line,
@@ -30,7 +31,7 @@ from utils.process.terminal import say
 from utils.process.writing import check_writable, remove_leftovers
 from utils.settings.config import Config, difference
 from utils.train.distributed import World, check_processes, lost_process_reported
-from utils.train.history import History, Pace
+from utils.train.history import OF_SFW, History, Pace
 from utils.train.lock import run_lock
 from utils.train.progress import EpochProgress
 from utils.train.resume import ResumeFile, RunState
@@ -87,6 +88,7 @@ class TrainingRun:
         self.resume = ResumeFile(config)
         self.log = TextLog(config.files.train_log)
         recorded = ("train_loss", "train_accuracy", "test_accuracy", "lr")
+        recorded += OF_SFW if config.optimizer == "SFW" else ()
         self.metrics: dict[str, Any] = {name: [] for name in recorded}
         self.history = History(config, self.metrics)
         self.saved: dict[str, Any] | None = None  # what the resume file holds
@@ -235,6 +237,12 @@ class TrainingRun:
         first = state.epoch * len(losses) + 1
         for i, (loss, accuracy) in enumerate(zip(losses, progress.accuracies, strict=True), first):
             self.log.add(train_line(i, state.epoch + 1, loss, accuracy))
+        decay = ""
+        if self.config.optimizer == "SFW":
+            alpha = progress.effective_weight_decay
+            self.metrics["effective_weight_decay"].append(alpha)
+            self.log.add(decay_line(state.epoch + 1, alpha))
+            decay = f" effective weight decay {alpha:.3g},"
         self.log.add(test_line(state.epoch + 1, test_accuracy))
         for threshold, above in zip(THRESHOLDS, count_above(state.model), strict=True):
             self.log.add(distribution_line(threshold, above))
@@ -242,7 +250,7 @@ class TrainingRun:
         say(
             f"{progress.title}: loss {progress.loss:.4f}, training accuracy"
             f" {progress.accuracy:.2f} %, test accuracy {test_accuracy:.2f} %, lr {lr:.4g},"
-            f" {progress.seconds:.2f} s"
+            f"{decay} {progress.seconds:.2f} s"
         )
 
     def save(self) -> None:

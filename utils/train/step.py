@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models import dry_run
+from optim import SFW
 from utils.compute.device import network_generator
 from utils.datasets.batches import Batches
 from utils.process.errors import UserError, warn
@@ -79,8 +80,8 @@ class TrainingStep:
         self.order = torch.empty(len(batches.images), dtype=torch.int64, device=device)
         self.places = torch.arange(batches.batch_size, device=device)
         self.next = torch.zeros((), dtype=torch.int64, device=device)  # the step's number
-        # By step: the mean loss and how many images were classified correctly.
-        self.results = torch.zeros(len(self.sizes), 2, device=device)
+        # By step: the mean loss, how many images were classified correctly and, of SFW, mean alpha.
+        self.results = torch.zeros(len(self.sizes), 3, device=device)
         self.rates = torch.zeros(len(self.sizes), device=device)
         self.lr = torch.zeros((), device=device)
         self.captures = device.type == "cuda" and self.world.size == 1
@@ -127,8 +128,10 @@ class TrainingStep:
         inputs, targets = self.world.share(*self.batches.take(chosen))
         loss, logits = self.train_on(inputs, targets)
         correct = (logits.argmax(1) == targets).sum()
-        result = self.world.weigh(torch.stack([loss.float(), correct.float()]))
-        self.results.index_copy_(0, index, result.view(1, 2))
+        sfw = isinstance(self.optimizer, SFW)
+        alpha = self.optimizer.mean_alpha() if sfw else torch.zeros_like(loss, dtype=torch.float32)
+        result = self.world.weigh(torch.stack([loss.float(), correct.float(), alpha]))
+        self.results.index_copy_(0, index, result.view(1, 3))
         self.next.add_(1)
 
     def _step_beside(self, size: int) -> None:
