@@ -3,7 +3,8 @@
 
 Takes the flags that the model was trained with, or --model_path. Writes a text log, a table and a
 picture of accuracy against sparsity to saved_logs/SFW_prune_test/, and of where the zeros are to
-saved_logs/layer_sparsity/. With --compare it shows such tables of several runs together.
+saved_logs/layer_sparsity/. With --granularity channels it cuts channels out, and writes accuracy
+against multiply-adds and time. With --compare it shows tables of several runs together.
 """
 
 from utils.process.startup import start_script
@@ -23,16 +24,20 @@ from utils.compute.device import pick_device, placed
 from utils.compute.measure import evaluate, zeros_by_parameter
 from utils.datasets import Dataset
 from utils.outputs.formats import FORMATS, check_formats
-from utils.outputs.model_file import pruned_metadata
+from utils.outputs.model_file import new_model, pruned_metadata
 from utils.outputs.onnx_file import InputImages
 from utils.outputs.trained_model import TrainedModel, load_chosen
+from utils.outputs.widths import widths_of
 from utils.process.errors import RunError, UserError, exit_status, warn
 from utils.process.writing import check_writable
+from utils.prune import channels_report
+from utils.prune import report as weights_report
 from utils.prune.comparison import compare
 from utils.prune.config import PruneConfig
 from utils.prune.correction import Correction, build_correction
 from utils.prune.ranking import MagnitudeRanking
-from utils.prune.report import print_heading, print_result, result_files, write_results
+from utils.prune.sliced import SlicedResult, compare_speed, random_images, sizes_of
+from utils.prune.slicing import ChannelRanking
 from utils.prune.tables import PrunedResult
 from utils.settings.cli import Flags, Parser
 from utils.settings.config import Config
@@ -44,18 +49,21 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
     """Test the model at every pruning ratio, and write the results."""
     config, device = trained.config, pick_device(trained.config.gpu)
     check_formats(prune.pruned_format)
-    check_writable(result_files(trained, prune), "--output_dir")
+    report = channels_report if prune.granularity == "channels" else weights_report
+    check_writable(report.result_files(trained, prune), "--output_dir")
     dataset = config.load_dataset().to(device)
     model = placed(trained.model, device, config.image_shape)
     correction = build_correction(prune, model, dataset, config)
+    sweep = slice_channels if prune.granularity == "channels" else prune_weights
+    tests = sweep(trained, prune, model, dataset, correction)
 
-    print_heading(trained, prune)
+    report.print_heading(trained, prune)
     results = []
-    for result in sweep(trained, prune, model, dataset, correction):
-        print_result(result, model)
+    for result in tests:
+        report.print_result(result, model)
         results.append(result)
     files = prune.files(trained.files)
-    write_results(trained, prune, results, files)
+    report.write_results(trained, prune, results, files)
     print("\n" + results_line(picture=files.prune_test(".png")))
     if prune.save_pruned:
         print(f"Pruned models: {files.model.parent}/")
@@ -67,40 +75,76 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
         )
 
 
-def sweep(
+def prune_weights(
     trained: TrainedModel,
     prune: PruneConfig,
     model: nn.Module,
     dataset: Dataset,
     correction: Correction | None,
 ) -> Iterator[PrunedResult]:
-    """Prune `model` in place at each ratio, test it, and save it at the ratios of --save_pruned.
+    """Prune `model` in place at each ratio, and test it."""
+    ranking = MagnitudeRanking(model, prune.allocation, prune.prune_scope)
+    count = len(ranking.weights)
+    dense = None if correction is None else copy.deepcopy(model.state_dict())
 
-    With a correction, each pruned network is tested before and after it, and saved after it.
+    def pruned_at(ratio: float) -> PrunedResult:
+        if dense is not None:
+            model.load_state_dict(dense)
+        remaining = count - ranking.prune(ratio)
+        tested = test_and_save(model, ratio, trained, prune, dataset, correction)
+        return PrunedResult(ratio, remaining, count, zeros_by_parameter(model), *tested)
+
+    return map(pruned_at, prune.all_ratios)
+
+
+def slice_channels(
+    trained: TrainedModel,
+    prune: PruneConfig,
+    model: nn.Module,
+    dataset: Dataset,
+    correction: Correction | None,
+) -> Iterator[SlicedResult]:
+    """Test a copy of `model` at each ratio, with as many channels cut out as that takes."""
+    images = random_images(dataset)
+    ranking = ChannelRanking(
+        model, images[:2], prune.allocation, prune.channel_score, prune.round_to
+    )
+
+    def sliced_at(ratio: float) -> SlicedResult:
+        sliced, removed = ranking.slice(ratio)
+        seconds = compare_speed(model, sliced, images, trained.config.precision)
+        tested = test_and_save(sliced, ratio, trained, prune, dataset, correction)
+        return SlicedResult(ratio, removed, *sizes_of(sliced, images), seconds, *tested)
+
+    return map(sliced_at, prune.all_ratios)
+
+
+def test_and_save(
+    pruned: nn.Module,
+    ratio: float,
+    trained: TrainedModel,
+    prune: PruneConfig,
+    dataset: Dataset,
+    correction: Correction | None,
+) -> tuple[float, float | None, dict[str, int]]:
+    """The accuracy of a pruned network, that after the correction if any, and sizes of its files.
+
+    It is saved, after the correction, if the ratio is one of --save_pruned.
     """
     config = trained.config
     batches = dataset.test_batches(config.test_batchsize)
-    ranking = MagnitudeRanking(model, prune.allocation, prune.prune_scope)
-    dense = None if correction is None else copy.deepcopy(model.state_dict())
-    for ratio in sorted({*prune.ratios, *prune.save_pruned}):
-        if dense is not None:
-            model.load_state_dict(dense)
-        remaining = len(ranking.weights) - ranking.prune(ratio)
-        uncorrected = accuracy = evaluate(model, batches, config.precision)
-        if correction is not None:
-            correction()
-            accuracy = evaluate(model, batches, config.precision)
-        sizes = {}
-        if ratio in prune.save_pruned:
-            pruning = {"sparsity": ratio, "accuracy": accuracy, "accuracy_uncorrected": uncorrected}
-            metadata = pruned_metadata(
-                config, pruning | identifying_settings(prune), trained.unknown
-            )
-            paths = prune.pruned_files(trained.files, ratio)
-            sizes = save(paths, model, dataset, metadata)
-        count, zeros = len(ranking.weights), zeros_by_parameter(model)
-        after_correction = None if correction is None else accuracy
-        yield PrunedResult(ratio, remaining, count, zeros, uncorrected, after_correction, sizes)
+    uncorrected = accuracy = evaluate(pruned, batches, config.precision)
+    if correction is not None:
+        correction(pruned)
+        accuracy = evaluate(pruned, batches, config.precision)
+    sizes = {}
+    if ratio in prune.save_pruned:
+        pruning = {"sparsity": ratio, "accuracy": accuracy, "accuracy_uncorrected": uncorrected}
+        metadata = pruned_metadata(config, pruning | identifying_settings(prune), trained.unknown)
+        if widths := widths_of(pruned, new_model(config)):
+            metadata["widths"] = widths
+        sizes = save(prune.pruned_files(trained.files, ratio), pruned, dataset, metadata)
+    return uncorrected, None if correction is None else accuracy, sizes
 
 
 def save(

@@ -22,11 +22,12 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from timing import describe, time_in_turns
+from machine import describe
 
 from constraints import KSparsePolytope, build_constraints, make_feasible
 from models import build_model
 from optim import SFW, ProjectedSGD
+from utils.compute.timing import time_in_turns
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "Mlp": partial(build_model, "Mlp", 10, 1, 28),

@@ -14,9 +14,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from timing import describe, time_in_turns
+from machine import describe
 
 from models import build_model
+from utils.compute.timing import time_in_turns
 from utils.outputs.formats import write_safetensors
 from utils.outputs.model_file import new_model, pruned_metadata
 from utils.outputs.onnx_file import InputImages

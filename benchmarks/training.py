@@ -25,13 +25,14 @@ from torchvision.datasets import VisionDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from timing import describe, synchronise, time_in_turns
+from machine import describe
 
 from constraints import Region, build_constraints, make_feasible
 from models import ARCHITECTURES, build_model
 from optim import SFW, sfw_init
 from train_prune import train_step
 from utils.compute.device import autocast, compiled, pick_device, placed
+from utils.compute.timing import synchronise, time_in_turns
 from utils.datasets import DATASETS
 from utils.datasets.augment import crop_and_flip
 from utils.datasets.batches import Batches

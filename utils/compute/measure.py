@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils.flop_counter import FlopCounterMode
 
 from utils.compute.device import autocast
 
@@ -56,6 +58,21 @@ def evaluation_batch_size(model: nn.Module, images: Tensor, smallest: int) -> in
     per_image = (torch.cuda.max_memory_allocated() - before) / min(smallest, len(images))
     free, _ = torch.cuda.mem_get_info()
     return min(max(smallest, int(free / 4 / max(per_image, 1))), len(images))
+
+
+def multiply_adds(model: nn.Module, inputs: Tensor) -> int:
+    """The multiply-adds that convolutions and matrix products of the forward pass take."""
+    with FlopCounterMode(display=False) as counter:
+        model(inputs)  # with gradients: PyTorch's fast path of attention would not be counted
+    return counter.get_total_flops() // 2
+
+
+def channels_by_layer(model: nn.Module) -> dict[str, int]:
+    """The number of output channels of each convolution and linear layer, by its name."""
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd))}
+    return {
+        n: m.out_features if isinstance(m, nn.Linear) else m.out_channels for n, m in layers.items()
+    }
 
 
 def zeros_by_parameter(model: nn.Module) -> dict[str, int]:

@@ -123,6 +123,11 @@ def prune_line(ratio: float, accuracy: float, **after_correction: float) -> str:
     return f"Prune Ratio {plain(ratio)} Test Accuracy {accuracy:.2f}{''.join(more)}"
 
 
+def sliced_line(ratio: float, measures: dict[str, float]) -> str:
+    """What was measured of a sliced network, by the name of its column."""
+    return pruning_line(f"Sliced {plain(ratio)}", measures)
+
+
 def pruned_file_line(ratio: float, size: int, path: Path) -> str:
     return f"Pruned_Model {plain(ratio)} {size} bytes {path.name}"
 

@@ -75,6 +75,36 @@ def plot_pruning(
     save_figure(figure, path, heading)
 
 
+def plot_slicing(
+    path: Path,
+    multiply_adds: Sequence[float],
+    curves: dict[str, Sequence[float]],
+    times: dict[str, Sequence[float]],
+    heading: Heading,
+) -> None:
+    """Accuracy against multiply-adds and against time, both in percent of the dense network's.
+
+    Each sequence has a value for each of the sliced networks. `curves` maps labels to accuracies in
+    percent; the last of them is drawn against each of the `times`.
+    """
+    figure = new_figure(10, 4.4)
+    by_multiply_adds, by_time = figure.subplots(1, 2, sharey=True)
+    for label, accuracies in curves.items():
+        by_multiply_adds.plot(multiply_adds, accuracies, "o-", markersize=4, label=label)
+    label, accuracies = list(curves.items())[-1]
+    for batch, values in times.items():
+        by_time.plot(values, accuracies, "o", markersize=4, label=f"{label}, {batch}")
+    by_multiply_adds.set_xlabel("multiply-adds, % of the dense network's")
+    by_time.set_xlabel("measured time, % of the dense network's")
+    by_multiply_adds.set_ylabel("test accuracy, %")
+    for axes in (by_multiply_adds, by_time):
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    set_accuracy_limits(by_time, [a for values in curves.values() for a in values])
+    save_figure(figure, path, heading)
+
+
 def plot_comparison(path: Path, curves: Curves, heading: Heading) -> None:
     """Accuracy against sparsity of several methods: the mean over runs, in a band of their range.
 

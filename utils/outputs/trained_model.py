@@ -14,6 +14,7 @@ from torch import nn
 from models import is_factory
 from utils.outputs.headings import Heading, heading
 from utils.outputs.model_file import new_model, read_contents
+from utils.outputs.widths import set_widths
 from utils.process.errors import UserError
 from utils.settings.cli import Flags
 from utils.settings.config import Config, difference
@@ -161,14 +162,18 @@ def _files_named_after(path: Path, digest: "hashlib._Hash", config: Config) -> R
 
 
 def _network(path: Path, contents: dict[str, Any], config: Config) -> nn.Module:
-    """The network of these settings with the weights of a model file or a bare state dict."""
+    """The network of these settings with the weights of a model file or a bare state dict.
+
+    A sliced network's file states its widths, and it is built with these.
+    """
     model, state = new_model(config), contents.get("state_dict", contents)
     try:
         with warnings.catch_warnings(action="ignore"):
             if any(values.is_complex() or values.is_sparse for values in state.values()):
                 raise TypeError("load_state_dict would convert them with a mere warning")
+            set_widths(model, contents.get("widths", {}), state)
             model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError):
+    except (RuntimeError, TypeError, AttributeError, ValueError):
         raise UserError(
             f"{path}: holds other tensors than {config.arch} for {config.data} has; give the"
             " --arch, --data and --color_channel it was trained with"

@@ -8,11 +8,23 @@ from typing import Any
 from utils.outputs.formats import FORMATS
 from utils.process.errors import UserError
 from utils.prune.allocation import ALLOCATIONS, SCOPES
+from utils.prune.channel_scores import SCORES
 from utils.prune.ranking import RATIOS
 from utils.settings.config import Config
-from utils.settings.fields import LARGEST_INT, Range, check_values, identifying_settings, setting
+from utils.settings.fields import (
+    COUNT,
+    LARGEST_INT,
+    Range,
+    check_values,
+    identifying_settings,
+    setting,
+)
 from utils.settings.names import RunFiles, file_name, plain
 
+# What pruning removes, and the ratios at which it does unless --ratios gives others: of all entries
+# of the weights, or of the multiply-adds that a network takes.
+GRANULARITIES = {"weights": RATIOS, "channels": RATIOS[:10]}
+CHANNEL_ALLOCATIONS = ("global", "uniform")
 # The corrections of a pruned model, by their flags. The word is the column of the accuracy after
 # the correction, in tables and logs.
 CORRECTIONS = {"bn_recalibrate": "recalibrated", "repair": "repaired"}
@@ -23,10 +35,21 @@ class PruneConfig:
     """The settings of pruning. Raises UserError for an invalid value."""
 
     # fmt: off
+    granularity: str = setting(
+        "weights", "pruning", "what is removed. weights: single weights become 0; channels: whole"
+        " channels are cut out, which makes the network smaller and faster, and a ratio is the"
+        " fraction of multiply-adds removed", choices=GRANULARITIES)
+    round_to: int = setting(
+        1, "pruning", "with --granularity channels: layers keep a number of channels that is a"
+        " multiple of N, or all", type=int, allowed=COUNT)
+    channel_score: str = setting(
+        "relative", "pruning", "with --granularity channels: what channels that go together are"
+        " worth. relative: the norms of their weights in units of the mean of each tensor; l2: the"
+        " L2 norm of all their weights", choices=SCORES)
     allocation: str = setting(
         "global", "pruning", "how the zeros are spread over the tensors. global: one threshold for"
-        " all; uniform: the same fraction of each; erk: Erdos-Renyi-Kernel; lamp: LAMP",
-        choices=ALLOCATIONS)
+        " all; uniform: the same fraction of each; erk: Erdos-Renyi-Kernel; lamp: LAMP. Channels"
+        " take global and uniform alone", choices=ALLOCATIONS)
     prune_scope: str = setting(
         "all", "pruning", "what is pruned, and what a ratio is a fraction of. all: all parameters;"
         " weights: the weights alone, without biases and BatchNorm", choices=SCOPES)
@@ -39,9 +62,10 @@ class PruneConfig:
         " each layer's outputs on N training images, and test each pruned network also with these;"
         " 1000 images are enough; 0 is off",
         type=int, allowed=Range(0, LARGEST_INT))
-    ratios: tuple[float, ...] = setting(
-        RATIOS, "pruning", "ratios X, 0 <= X < 1: prune at these fractions of all entries (default:"
-        " 0 0.1 ... 0.9 0.91 ... 0.99)",
+    ratios: tuple[float, ...] | None = setting(
+        None, "pruning", "ratios X, 0 <= X < 1: prune at these fractions of all entries (default:"
+        " 0 0.1 ... 0.9 0.91 ... 0.99) or, with --granularity channels, of all multiply-adds"
+        " (default: 0 0.1 ... 0.9)",
         type=float, allowed=Range(0, 1, excluded=(1,)), several=True, identifies_run=False)
     save_pruned: tuple[float, ...] = setting(
         (), "pruning", "ratios X, 0 <= X < 1: save the network pruned at each of them, after"
@@ -56,10 +80,36 @@ class PruneConfig:
 
     def __post_init__(self) -> None:
         check_values(self)
+        if self.ratios is None:
+            object.__setattr__(self, "ratios", GRANULARITIES[self.granularity])
+        if self.granularity == "channels":
+            self._check_channels()
+        else:
+            self._refuse("round_to", "channel_score", reason="is of channels; add {}")
         object.__setattr__(self, "ratios", tuple(sorted(set(map(float, self.ratios)))))
         if self.pruned_format != ("safetensors",) and not self.save_pruned:
             raise UserError("--pruned_format: nothing is saved without --save_pruned; give ratios")
         object.__setattr__(self, "pruned_format", tuple(dict.fromkeys(self.pruned_format)))
+
+    def _check_channels(self) -> None:
+        """Raise UserError for a setting that is of single weights alone."""
+        if self.allocation not in CHANNEL_ALLOCATIONS:
+            raise UserError(
+                f"--allocation {self.allocation}: is of single weights; for channels, choose"
+                f" {' or '.join(CHANNEL_ALLOCATIONS)}"
+            )
+        self._refuse("prune_scope", "repair", reason="is of single weights; leave {} out")
+
+    def _refuse(self, *names: str, reason: str) -> None:
+        """Raise UserError unless these settings are at their defaults."""
+        for name in names:
+            if getattr(self, name) != DEFAULTS[name]:
+                raise UserError(f"--{name}: {reason.format('--granularity channels')}")
+
+    @property
+    def all_ratios(self) -> list[float]:
+        """The ratios to prune at, ascending: those of --ratios and of --save_pruned."""
+        return sorted({*self.ratios, *self.save_pruned})
 
     @property
     def correction(self) -> str | None:
@@ -76,7 +126,7 @@ class PruneConfig:
 
         Without `ratios`, they are those alone that affect a network pruned at a given ratio.
         """
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        defaults = DEFAULTS | {"ratios": GRANULARITIES[self.granularity]}
         settings = identifying_settings(self) | ({"ratios": self.ratios} if ratios else {})
         return {name: value for name, value in settings.items() if value != defaults[name]}
 
@@ -91,6 +141,7 @@ class PruneConfig:
         return {name: files.pruned(plain(ratio), suffix) for name, suffix in suffixes.items()}
 
 
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(PruneConfig)}
 SETTINGS = {
     f.name: f
     for kind in (Config, PruneConfig)

@@ -11,15 +11,15 @@ from utils.prune.recalibrate import batch_norms, calibration_batches, recalibrat
 from utils.prune.repair import layers_with_weights, measure_signals, repair
 from utils.settings.config import Config
 
-Correction = Callable[[], None]
+Correction = Callable[[nn.Module], None]
 
 
 def build_correction(
     prune: PruneConfig, model: nn.Module, dataset: Dataset, config: Config
 ) -> Correction | None:
-    """A function that corrects `model` in place after pruning; None if no correction is on.
+    """A function that corrects a pruned network in place; None if no correction is on.
 
-    `model` must be dense when this is called, since --repair measures it. Raises UserError when
+    `model` is that network before pruning, which --repair measures. Raises UserError when
     the correction does not fit the network or needs more training images than there are.
     """
     if prune.correction is None:
@@ -31,6 +31,6 @@ def build_correction(
     count = getattr(prune, prune.correction)
     batches = calibration_batches(dataset, count, f"--{prune.correction}")
     if prune.bn_recalibrate:
-        return lambda: recalibrate(model, batches, config.precision)
+        return lambda pruned: recalibrate(pruned, batches, config.precision)
     dense = measure_signals(model, batches, list(layers_with_weights(model)), config.precision)
-    return lambda: repair(model, dense, batches, config.precision)
+    return lambda pruned: repair(pruned, dense, batches, config.precision)

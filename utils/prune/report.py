@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -27,35 +28,50 @@ def result_files(trained: TrainedModel, prune: PruneConfig) -> list[Path]:
     files = prune.files(trained.files)
     paths = [files.prune_test(suffix) for suffix in (*TEST_SUFFIXES, ".json")]
     paths += [files.layer_sparsity(suffix) for suffix in (".csv", ".png")]
+    return paths + saved_files(trained, prune)
+
+
+def saved_files(trained: TrainedModel, prune: PruneConfig) -> list[Path]:
+    """The paths of the files of --save_pruned."""
     saved = [prune.pruned_files(trained.files, ratio) for ratio in prune.save_pruned]
-    return paths + [path for by_format in saved for path in by_format.values()]
+    return [path for by_format in saved for path in by_format.values()]
 
 
 def print_heading(trained: TrainedModel, prune: PruneConfig) -> None:
-    config, count = trained.config, sum(p.numel() for p in trained.model.parameters())
-    how = "".join(f", {name} {plain(value)}" for name, value in prune.in_name().items())
-    print(f"{config.arch} with {count:,} parameters on {config.data}, pruned by magnitude{how}")
-    if trained.unknown:
-        print(f"Training settings unknown: {trained.source} does not state them")
-    if trained.pruned_before is not None:
-        zeros = sum(zeros_by_parameter(trained.model).values())
-        print(f"It is pruned already: {count - zeros:,} of its parameters are left")
-    print()
+    print_model(trained, prune, "pruned by magnitude")
     columns = f"{'sparsity':>8}  {'remaining':>12}  {'accuracy':>8}"
     if prune.correction:
         columns += f"  {prune.correction_column:>12}"
     print(columns + ("  file" if prune.save_pruned else ""))
 
 
+def print_model(trained: TrainedModel, prune: PruneConfig, what: str) -> None:
+    """Print which network it is, and how it is pruned: `what` is done, with which settings."""
+    config, count = trained.config, sum(p.numel() for p in trained.model.parameters())
+    how = "".join(f", {name} {plain(value)}" for name, value in prune.in_name().items())
+    print(f"{config.arch} with {count:,} parameters on {config.data}, {what}{how}")
+    if trained.unknown:
+        print(f"Training settings unknown: {trained.source} does not state them")
+    if trained.pruned_before is not None:
+        zeros = sum(zeros_by_parameter(trained.model).values())
+        print(f"It is pruned already: {count - zeros:,} of its parameters are left")
+    print()
+
+
 def print_result(result: PrunedResult, model: nn.Module) -> None:
     line = f"{f'{100 * result.ratio:.6g}%':>8}  {result.remaining:>12,}  {result.accuracy:>6.2f} %"
     if result.accuracy_after_correction is not None:
         line += f"  {result.accuracy_after_correction:>10.2f} %"
-    dense = sum(values.nbytes for values in model.state_dict().values())
-    for name, size in result.sizes.items():
-        label = f"{name} " if len(result.sizes) > 1 else ""
-        line += f"  {label}{size / 1000:,.0f} kB, {100 * size / dense:.1f} % of dense"
-    print(line, flush=True)
+    print(line + in_kilobytes(result.sizes, model), flush=True)
+
+
+def in_kilobytes(sizes: dict[str, int], model: nn.Module) -> str:
+    """The sizes of a pruned network's files; `model` is the dense one."""
+    text, dense = "", sum(values.nbytes for values in model.state_dict().values())
+    for name, size in sizes.items():
+        label = f"{name} " if len(sizes) > 1 else ""
+        text += f"  {label}{size / 1000:,.0f} kB, {100 * size / dense:.1f} % of dense"
+    return text
 
 
 def write_results(
@@ -102,18 +118,29 @@ def write_log(
     emptied: dict[str, float],
     files: RunFiles,
 ) -> None:
+    log = new_log(trained, prune, files)
+    for result in results:
+        add_tested(log, result, trained, prune)
+    for name, ratio in emptied.items():
+        log.add(emptied_line(ratio, name))
+    log.save()
+
+
+def new_log(trained: TrainedModel, prune: PruneConfig, files: RunFiles) -> TextLog:
+    """A log that begins with the settings of training and pruning."""
     log = TextLog(files.prune_test(".log"))
     log.add(configuration_line(trained.config, trained.unknown))
     if settings := prune.in_name():
         log.add(pruning_line("Pruning", settings))
     if trained.pruned_before is not None:
         log.add(pruning_line("Pruned_Before", trained.pruned_before))
-    for r in results:
-        column, accuracy = prune.correction_column, r.accuracy_after_correction
-        log.add(prune_line(r.ratio, r.accuracy, **({column: accuracy} if column else {})))
-        saved = prune.pruned_files(trained.files, r.ratio)
-        for name, size in r.sizes.items():
-            log.add(pruned_file_line(r.ratio, size, saved[name]))
-    for name, ratio in emptied.items():
-        log.add(emptied_line(ratio, name))
-    log.save()
+    return log
+
+
+def add_tested(log: TextLog, result: Any, trained: TrainedModel, prune: PruneConfig) -> None:
+    """Log the accuracies and the files of any pruned network."""
+    column, accuracy = prune.correction_column, result.accuracy_after_correction
+    log.add(prune_line(result.ratio, result.accuracy, **({column: accuracy} if column else {})))
+    saved = prune.pruned_files(trained.files, result.ratio)
+    for name, size in result.sizes.items():
+        log.add(pruned_file_line(result.ratio, size, saved[name]))

@@ -75,13 +75,8 @@ def write_tables(
             "sparsity": r.ratio,
             "remaining": r.remaining,
             "parameters": r.count,
-            "accuracy": round(r.accuracy, 4),
         }
-        if prune.correction:
-            row[prune.correction_column] = round(r.accuracy_after_correction, 4)
-        if prune.save_pruned:
-            row |= {FORMATS[name].column: r.sizes.get(name) for name in prune.pruned_format}
-        rows.append(row)
+        rows.append(row | tested_columns(prune, r))
     write_csv(files.prune_test(".csv"), list(rows[0]), [list(row.values()) for row in rows])
     layers = [
         (r.ratio, name, count, r.zeros[name], r.zeros[name] / count)
@@ -90,6 +85,16 @@ def write_tables(
     ]
     header = ("sparsity", "parameter", "entries", "zeros", "fraction")
     write_csv(files.layer_sparsity(".csv"), header, layers)
+
+
+def tested_columns(prune: PruneConfig, result: Any) -> dict[str, float | int | None]:
+    """What a table has of any pruned network: accuracies in percent, sizes of files in bytes."""
+    columns = {"accuracy": round(result.accuracy, 4)}
+    if prune.correction:
+        columns[prune.correction_column] = round(result.accuracy_after_correction, 4)
+    if prune.save_pruned:
+        columns |= {FORMATS[name].column: result.sizes.get(name) for name in prune.pruned_format}
+    return columns
 
 
 def read_accuracies(table: Path) -> dict[str, dict[float, float]]:

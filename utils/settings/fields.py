@@ -112,7 +112,7 @@ def check_values(settings: Any) -> None:
     """Raise UserError unless every field of a settings dataclass has an accepted value."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        for one in value if field.metadata["several"] else [value]:
+        for one in value if field.metadata["several"] and value is not None else [value]:
             _check(field, one)
 
 

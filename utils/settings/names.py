@@ -104,6 +104,9 @@ class RunFiles:
     def layer_sparsity(self, suffix: str) -> Path:
         return self._log("layer_sparsity", suffix)
 
+    def layer_widths(self, suffix: str) -> Path:
+        return self._log("layer_widths", suffix)
+
     def pruned(self, sparsity: str, suffix: str) -> Path:
         """The model pruned to `sparsity`, in the format whose files end in `suffix`."""
         return self.output_dir / "saved_models" / f"{self.run}_sparsity={sparsity}{suffix}"

@@ -1,21 +1,10 @@
-"""How the benchmarks take times, and the machine they ran on."""
+"""How long code takes, compared with other code in the same run."""
 
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import torch
-
-
-def describe(device: str) -> str:
-    if device == "cuda":
-        return f"CUDA: {torch.cuda.get_device_name()}, torch {torch.__version__}"
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    return f"CPU: {name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def time_in_turns(steps: list[Callable], seconds: float, device: str) -> list[float]:

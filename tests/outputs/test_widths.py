@@ -1,0 +1,57 @@
+"""Widths of sliced networks: what a file states of them, and networks built from it."""
+
+import pytest
+import torch
+from torch import nn
+
+from utils.outputs.widths import set_widths, widths_of
+
+
+def built():
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LayerNorm(72))
+    return nn.Sequential(*layers, nn.Linear(72, 5)).eval()
+
+
+def sliced():
+    torch.manual_seed(1)
+    layers = (nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.LayerNorm(18))
+    return nn.Sequential(*layers, nn.Linear(18, 5)).eval()
+
+
+WIDTHS = {
+    "0": {"out_channels": 2},
+    "1": {"num_features": 2},
+    "3": {"normalized_shape": [18]},
+    "4": {"in_features": 18},
+}
+
+
+def test_widths_are_what_differs_from_the_network_as_built():
+    assert widths_of(sliced(), built()) == WIDTHS
+    assert widths_of(built(), built()) == {}
+
+
+def test_a_network_of_these_widths_has_the_same_outputs():
+    narrow, model = sliced(), built()
+    set_widths(model, WIDTHS, narrow.state_dict())
+    model.load_state_dict(narrow.state_dict())
+    images = torch.randn(2, 3, 5, 5)
+    assert torch.equal(model(images), narrow(images))
+    assert widths_of(model, narrow) == {} and model[3].normalized_shape == (18,)
+
+
+@pytest.mark.parametrize(
+    "widths",
+    [
+        {"9": {"out_channels": 2}},
+        {"0": {"forward": 2}},
+        {"0": {"out_channels": "2"}},
+        {"0": {"out_channels": [2]}},
+        {"0": {"out_channels": True}},
+        {"3": {"normalized_shape": 18}},
+    ],
+)
+def test_widths_of_another_network_are_refused(widths):
+    with pytest.raises(ValueError, match=r"there is no layer|cannot be"):
+        set_widths(built(), widths, sliced().state_dict())

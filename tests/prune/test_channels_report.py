@@ -1,0 +1,130 @@
+"""test_prune.py --granularity channels: what it prints, writes and saves."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from runs import DIGITS, RUN, assert_refused, read_csv
+
+from models import build_model
+from utils.datasets import load_dataset
+from utils.outputs.model_file import model_contents, write_contents
+from utils.prune import load_pruned
+from utils.settings.config import Config
+
+pytest.importorskip("torch_pruning")
+
+NAME = f"{RUN}_granularity=channels"
+CHANNELS = ("--granularity", "channels", "--ratios", 0, 0.5)
+
+
+@pytest.fixture(autouse=True)
+def short_timing(monkeypatch):
+    monkeypatch.setattr("utils.prune.sliced.SECONDS", 0)
+
+
+def test_sliced_networks_are_measured_beside_the_dense_one(quick, trained):
+    status, out, err = quick("test_prune.py", *DIGITS, *CHANNELS, "--output_dir", trained)
+    assert status == 0, err
+    logs, name = trained / "saved_logs", f"{NAME}_ratios=0,0.5"
+    dense, sliced = read_csv(logs / "SFW_prune_test" / f"{name}.csv")
+    assert list(dense) == [
+        *("ratio", "removed", "channels", "parameters", "multiply_adds", "milliseconds_1"),
+        *("dense_milliseconds_1", "milliseconds_128", "dense_milliseconds_128", "accuracy"),
+    ]
+    assert [float(dense[column]) for column in list(dense)[:5]] == [0, 0, 266, 26122, 25856]
+    assert float(sliced["removed"]) >= 0.5 and int(sliced["multiply_adds"]) <= 25856 / 2
+    assert all(float(sliced[column]) > 0 for column in list(sliced) if "milliseconds" in column)
+    layers = read_csv(logs / "layer_widths" / f"{name}.csv")
+    of_sliced = [int(row["channels"]) for row in layers if row["ratio"] == "0.5"]
+    assert sum(of_sliced) == int(sliced["channels"]) and of_sliced[-1] == 10
+    log = (logs / "SFW_prune_test" / f"{name}.log").read_text()
+    assert re.search(r"^Sliced 0.5 Removed: 0.5\d+ Channels: \d+ Parameters: ", log, re.M)
+    assert f"Prune Ratio 0.5 Test Accuracy {float(sliced['accuracy']):.2f}" in log
+    picture = logs / "SFW_prune_test" / f"{name}.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert re.search(r"^ +50% +50\.\d % ", out, re.M)
+
+
+def test_all_formats_hold_the_sliced_network(quick, trained):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    formats = ("--save_pruned", 0.5, "--pruned_format", "safetensors", "state_dict", "onnx")
+    flags = (*DIGITS, *CHANNELS, *formats, "--output_dir", trained)
+    status, _, err = quick("test_prune.py", *flags)
+    assert status == 0, err
+    path = trained / "saved_models" / f"{NAME}_sparsity=0.5"
+    model = load_pruned(f"{path}.safetensors")
+    state = torch.load(f"{path}.pt", weights_only=True)
+    assert all(torch.equal(values, state[n]) for n, values in model.state_dict().items())
+    (row,) = [r for r in read_csv(next(trained.rglob("*ratios=0,0.5.csv"))) if r["ratio"] == "0.5"]
+    assert sum(p.numel() for p in model.parameters()) == int(row["parameters"])
+    dataset = load_dataset("digits", trained)
+    ((images, labels),) = dataset.test_batches(len(dataset.test_images))
+    with torch.no_grad():
+        logits = model(images)
+    accuracy = 100 * (logits.argmax(1) == labels).float().mean().item()
+    assert accuracy == pytest.approx(float(row["accuracy"]), abs=1e-3)
+    session = onnxruntime.InferenceSession(f"{path}.onnx")
+    found = session.run(None, {"images": (dataset.test_images / 255).numpy()})[0]
+    assert np.abs(found - logits.numpy()).max() < 1e-4
+
+
+def test_a_sliced_network_is_tested_and_sliced_again(quick, trained):
+    flags = (*DIGITS, *CHANNELS, "--save_pruned", 0.5, "--output_dir", trained)
+    quick("test_prune.py", *flags)
+    path = trained / "saved_models" / f"{NAME}_sparsity=0.5.safetensors"
+    for further in ((*CHANNELS, "--save_pruned", 0.3), ("--save_pruned", 0.3)):
+        again = ("test_prune.py", "--model_path", path, *further, "--output_dir", trained)
+        status, out, err = quick(*again)
+        assert status == 0 and "It is pruned already: " in out, err
+    first, *others = sorted(trained.rglob("*.safetensors"), key=lambda p: len(p.name))
+    counts = [sum(p.numel() for p in load_pruned(other).parameters()) for other in others]
+    whole = sum(p.numel() for p in load_pruned(first).parameters())
+    assert sorted(counts)[1] == whole > sorted(counts)[0]
+
+
+def test_a_recalibrated_network_is_saved(quick, write_npz, tmp_path, monkeypatch):
+    speed = {1: (1.0, 1.0), 128: (1.0, 1.0)}
+    monkeypatch.setattr("test_prune.compare_speed", lambda *_: speed)  # takes half a minute
+    write_npz(tmp_path, "cifar10", train=16, test=4)
+    config = Config(epoch_num=1, output_dir=tmp_path)
+    torch.manual_seed(0)
+    model = build_model("ResNet18", 10, 3, 32)
+    write_contents(config.files.model, model_contents(model, config, 1, {}))
+    flags = ("--epoch_num", 1, "--data_dir", tmp_path, "--output_dir", tmp_path)
+    own = ("--granularity", "channels", "--ratios", 0.9, "--save_pruned", 0.9)
+    status, _, err = quick("test_prune.py", *flags, *own, "--bn_recalibrate", 8)
+    assert status == 0, err
+    (row,) = read_csv(next(tmp_path.rglob("SFW_prune_test/*.csv")))
+    assert list(row)[-3:] == ["accuracy", "recalibrated", "file_bytes"]
+    saved = load_pruned(next(tmp_path.rglob("*.safetensors")))
+    assert saved.bn1.running_mean.count_nonzero() > 0  # untrained: 0 before
+    assert sum(p.numel() for p in saved.parameters()) == int(row["parameters"])
+
+
+BAD_FLAGS = {
+    "--allocation lamp": "--allocation lamp: is of single weights; for channels, choose global or",
+    "--prune_scope weights": "--prune_scope: is of single weights; leave --granularity channels",
+    "--repair 9": "--repair: is of single weights; leave --granularity channels out",
+    "--round_to 0": "--round_to 0: must be at least 1",
+    "--channel_score l1": "--channel_score l1: choose one of relative, l2",
+}
+
+
+@pytest.mark.parametrize("flags", BAD_FLAGS)
+def test_flags_that_do_not_fit_channels_are_refused(flags, quick, tmp_path):
+    result = quick("test_prune.py", *DIGITS, *CHANNELS, *flags.split(), "--output_dir", tmp_path)
+    assert_refused(result, f"error: {BAD_FLAGS[flags]}")
+
+
+@pytest.mark.parametrize("flags", ["--round_to 8", "--channel_score l2"])
+def test_flags_of_channels_are_refused_for_weights(flags, quick, tmp_path):
+    result = quick("test_prune.py", *DIGITS, *flags.split(), "--output_dir", tmp_path)
+    assert_refused(result, f"{flags.split()[0]}: is of channels; add --granularity channels")
+
+
+def test_without_torch_pruning_one_line_says_what_to_install(quick, trained, monkeypatch):
+    monkeypatch.setattr("utils.process.requirements.find_spec", lambda name: None)
+    result = quick("test_prune.py", *DIGITS, *CHANNELS, "--output_dir", trained)
+    assert_refused(result, "--granularity channels: needs torch_pruning; pip install -r")

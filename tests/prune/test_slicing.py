@@ -1,0 +1,252 @@
+"""Slicing: which channels go together, how many go, and what is left."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models import ResNet18, build_model
+from utils.compute.measure import channels_by_layer, multiply_adds
+from utils.process.errors import UserError
+from utils.prune.channel_graph import coupled_groups, cut_out
+from utils.prune.channel_scores import SCORES, by_channel, squared_norms
+from utils.prune.slicing import ChannelRanking
+
+pytest.importorskip("torch_pruning")
+
+
+class Branches(nn.Module):
+    """Branches that are added and concatenated, depthwise, grouped and transposed convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (nn.Conv2d(3, 8, 3, padding=1) for _ in range(2))
+        self.c = nn.Conv2d(8, 8, 1)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.grouped = nn.Conv2d(16, 12, 3, padding=1, groups=2)
+        self.up = nn.ConvTranspose2d(12, 6, 2, 2)
+        self.norm = nn.BatchNorm2d(6)
+        self.hidden, self.out = nn.Linear(6 * 16, 9), nn.Linear(9, 5)
+
+    def forward(self, x):
+        a = self.a(x)
+        x = torch.cat([(a + self.c(a)).relu(), self.b(x).relu()], 1)
+        x = self.norm(self.up(self.grouped(self.depthwise(x).relu()).relu()))
+        return self.out(self.hidden(F.adaptive_avg_pool2d(x, 4).flatten(1)).relu())
+
+
+class Attention(nn.Module):
+    """A transformer with a class token, learned positions, four heads and LayerNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.token, self.positions = (nn.Parameter(torch.randn(1, n, 16)) for n in (1, 5))
+        self.block = nn.TransformerEncoderLayer(16, 4, 24, 0.0, batch_first=True)
+        self.norm, self.out = nn.LayerNorm(16), nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.positions
+        return self.out(self.norm(self.block(x))[:, 0])
+
+
+class Normalised(nn.Module):
+    """GroupNorm over a concatenation."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (nn.Conv2d(3, 8, 3, padding=1) for _ in range(2))
+        self.norm, self.out = nn.GroupNorm(4, 16), nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.out(self.norm(torch.cat([self.a(x), self.b(x)], 1)).relu().mean((2, 3)))
+
+
+class FixedSizes(nn.Module):
+    """Code that takes the 6 channels of a layer to be there."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(192, 6), nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.out(self.b(self.a(x.flatten(1)).view(-1, 2, 3).flatten(1)).relu())
+
+
+NETWORKS = {
+    "ResNet18": lambda: ResNet18(5, 3, 8, width=4),
+    "Mlp": lambda: build_model("Mlp", 5, 3, 8),
+    "branches": Branches,
+    "attention": Attention,
+    "GroupNorm": Normalised,
+}
+LINEAR_IN_CHANNELS = ("ResNet18", "Mlp", "branches")  # no norm over several of them
+
+
+def network(name):
+    """The network in evaluation mode, all its tensors random, and a batch of two images."""
+    torch.manual_seed(0)
+    model = NETWORKS[name]().eval()
+    with torch.no_grad():
+        for values in (*model.parameters(), *model.buffers()):
+            if values.is_floating_point():
+                values.add_(0.1 * torch.rand_like(values))
+    return model, torch.randn(2, 3, 8, 8)
+
+
+def small(name, **settings):
+    model, images = network(name)
+    return ChannelRanking(model, images, **settings), images
+
+
+@pytest.mark.parametrize("name", LINEAR_IN_CHANNELS)
+def test_a_sliced_network_computes_what_the_dense_one_does_with_these_channels_at_zero(name):
+    model, images = network(name)
+    for group in coupled_groups(model, images)[1:]:  # the first holds the outputs
+        units = group[:: max(2, len(group) // 3)]
+        with torch.no_grad():
+            sliced = cut_out(model, units)(images)
+            silenced, _ = network(name)
+            for unit in units:
+                for dimension, channels in unit.items():
+                    for tensor in by_channel(silenced, dimension):
+                        tensor[channels] = 0
+            assert not torch.allclose(sliced, model(images))
+            torch.testing.assert_close(sliced, silenced(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_ratios_are_reached_with_as_few_channels_as_possible(name):
+    ranking, images = small(name)
+    for ratio in (0.3, 0.7):
+        sliced, removed = ranking.slice(ratio)
+        assert 1 - multiply_adds(sliced, images[:1]) / ranking.dense_multiply_adds == removed
+        fewer = max(n for n, fraction in ranking.fractions.items() if fraction < removed)
+        assert ranking.fraction(fewer) < ratio <= removed == ranking.fraction(fewer + 1)
+        assert sliced(images).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_layer_is_emptied_and_all_outputs_stay(name):
+    ranking, images = small(name)
+    sliced, removed = ranking.slice(0.9999)
+    assert removed == ranking.fraction(len(ranking.order)) < 0.9999
+    assert min(channels_by_layer(sliced).values()) >= 1
+    assert sliced(images).shape == (2, 5) and sliced(images).isfinite().all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_dense_network_stays_as_it_is(name):
+    model, images = network(name)
+    before, outputs = {n: v.clone() for n, v in model.state_dict().items()}, model(images)
+    ChannelRanking(model, images).slice(0.5)
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+    assert torch.equal(model(images), outputs)
+
+
+def test_what_a_network_keeps_at_a_higher_ratio_it_keeps_at_a_lower_one():
+    ranking, _ = small("branches")
+    kept = []
+    for ratio in (0.2, 0.5, 0.8):
+        sliced, _ = ranking.slice(ratio)
+        kept.append({bias.item() for bias in sliced.hidden.bias})
+    assert all(more >= fewer for more, fewer in pairwise(kept))
+
+
+def test_uniform_allocation_takes_the_same_fraction_of_every_group():
+    ranking, _ = small("ResNet18", allocation="uniform")
+    sliced = channels_by_layer(ranking.slice(0.5)[0])
+    dense = channels_by_layer(ranking.model)
+    left = {sliced[n] / dense[n] for n in dense if n != "classifier"}
+    assert max(left) - min(left) <= 1 / 4  # the narrowest layers have four channels
+
+
+@pytest.mark.parametrize("round_to", [3, 8])
+def test_layers_keep_a_multiple_of_channels_or_all(round_to):
+    ranking, images = small("ResNet18", round_to=round_to)
+    dense = channels_by_layer(ranking.model)
+    for ratio in (0.3, 0.6, 0.99):
+        sliced, removed = ranking.slice(ratio)
+        for name, channels in channels_by_layer(sliced).items():
+            assert channels % round_to == 0 or channels == dense[name], name
+        assert removed >= ratio or removed == ranking.fraction(len(ranking.order))
+        assert sliced(images).shape == (2, 5)
+
+
+def test_all_heads_lose_the_same_dimensions():
+    ranking, _ = small("attention", round_to=8)
+    attention = ranking.slice(0.5)[0].block.self_attn
+    assert (attention.embed_dim, attention.num_heads, attention.head_dim) == (8, 4, 2)
+    dense = ranking.model.block.self_attn.in_proj_bias.view(3, 4, 4)
+    kept = torch.isin(dense, attention.in_proj_bias)
+    assert kept.sum() == 24 and (kept == kept[0, 0]).all()
+
+
+def test_all_groups_of_a_norm_over_a_concatenation_lose_the_same_channels():
+    ranking, _ = small("GroupNorm")
+    sliced, _ = ranking.slice(0.5)
+    kept = torch.isin(ranking.model.norm.weight, sliced.norm.weight).view(4, 4)
+    assert kept.sum() == sliced.norm.num_channels == 8 and (kept == kept[0]).all()
+    assert sliced.a.out_channels == sliced.b.out_channels == 4
+
+
+def test_layer_norm_keeps_the_order_of_its_channels():
+    """torch-pruning takes what is left in the order of a Python set."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 999), nn.LayerNorm(999), nn.Linear(999, 2))
+    with torch.no_grad():
+        model[2].weight.copy_(torch.arange(999))
+    _, group = coupled_groups(model, torch.zeros(2, 12))
+    sliced = cut_out(model, [unit for i, unit in enumerate(group) if i % 333])
+    assert sliced[2].weight.tolist() == [0, 333, 666]
+
+
+def test_the_memory_format_stays():
+    model, images = network("ResNet18")
+    model.to(memory_format=torch.channels_last)
+    weight = ChannelRanking(model, images).slice(0.5)[0].layer1[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_channels_whose_number_the_code_fixes_stay(capsys):
+    torch.manual_seed(0)
+    ranking = ChannelRanking(FixedSizes(), torch.randn(2, 3, 8, 8))
+    sliced, _ = ranking.slice(0.99)
+    assert channels_by_layer(sliced) == {"a": 6, "b": 1, "out": 5}
+    _, err = capsys.readouterr()
+    assert (
+        err == "note: the network's code fixes the number of some channels, which stay, of a, b\n"
+    )
+
+
+def test_a_network_without_channels_to_cut_is_refused():
+    with pytest.raises(UserError, match="--granularity channels: no channels can be cut out; "):
+        ChannelRanking(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.zeros(2, 3, 2, 2))
+
+
+@pytest.mark.parametrize("name", ["GroupNorm", "Mlp"])
+def test_the_squares_of_a_unit_are_what_the_network_loses_with_it(name):
+    model, images = network(name)
+
+    def squares(module):
+        return sum(p.double().square().sum().item() for p in module.parameters())
+
+    for group in coupled_groups(model, images)[1:]:
+        found = squared_norms(model, group).sum(0)
+        for unit, expected in list(zip(group, found.tolist(), strict=True))[:5]:
+            assert squares(model) - squares(cut_out(model, [unit])) == pytest.approx(expected)
+
+
+def test_relative_scores_do_not_depend_on_the_scale_of_a_tensor():
+    squares = torch.rand(3, 7, dtype=torch.float64)
+    scaled = squares * torch.tensor([[1e-6], [1.0], [1e6]])
+    torch.testing.assert_close(SCORES["relative"](scaled), SCORES["relative"](squares))
+    torch.testing.assert_close(SCORES["l2"](squares), squares.sum(0) ** 0.5)
+
+
+def test_tensors_that_are_all_zero_count_nothing():
+    squares = torch.stack([torch.zeros(3), torch.tensor([1.0, 4.0, 4.0])]).double()
+    assert SCORES["relative"](squares).argsort().tolist()[0] == 0

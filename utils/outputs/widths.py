@@ -1,0 +1,57 @@
+"""The widths of sliced networks: how their layers differ from those that the code builds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+# By layer, its attributes that state sizes, such as out_channels, where these are not as built.
+Widths = dict[str, dict[str, int | list[int]]]
+
+
+def widths_of(model: nn.Module, built: nn.Module) -> Widths:
+    """The widths of `model`; `built` is a network of the same code, as it is built."""
+    layers = dict(built.named_modules())
+    widths = {
+        name: {key: size for key, size in _sizes(m).items() if size != _sizes(layers[name])[key]}
+        for name, m in model.named_modules()
+    }
+    return {name: sizes for name, sizes in widths.items() if sizes}
+
+
+def set_widths(model: nn.Module, widths: Widths, state: Mapping[str, Tensor]) -> None:
+    """Make the layers of `model`, as it is built, as wide as those of a sliced network.
+
+    `state` is that network's state dict, whose tensors must be loaded afterwards. Raises
+    ValueError for widths of another network.
+    """
+    layers = dict(model.named_modules())
+    for name, sizes in widths.items():
+        if name not in layers or not sizes.keys() <= _sizes(layers[name]).keys():
+            raise ValueError(f"there is no layer {name} with {', '.join(sizes)}")
+        for key, size in sizes.items():
+            kind = type(getattr(layers[name], key))
+            if type(_as_size(size)) is not (int if kind is int else list):
+                raise ValueError(f"{key} of {name} cannot be {size!r}")
+            setattr(layers[name], key, kind(size))
+    for prefix, layer in layers.items():
+        for tensors in (layer._parameters, layer._buffers):
+            for key, values in tensors.items():
+                new = state.get(f"{prefix}.{key}" if prefix else key)
+                if values is not None and new is not None and values.shape != new.shape:
+                    tensors[key] = values.new_empty(new.shape)
+                    if isinstance(values, nn.Parameter):
+                        tensors[key] = nn.Parameter(tensors[key], values.requires_grad)
+
+
+def _sizes(layer: nn.Module) -> dict[str, int | list[int]]:
+    """The attributes of a layer that are whole numbers or several, as JSON holds them."""
+    sizes = {key: _as_size(value) for key, value in vars(layer).items()}
+    return {key: size for key, size in sizes.items() if size is not None}
+
+
+def _as_size(value: Any) -> int | list[int] | None:
+    if type(value) is int:
+        return value
+    several = isinstance(value, (tuple, list)) and all(type(one) is int for one in value)
+    return list(value) if several else None

@@ -1,0 +1,106 @@
+"""What test_prune.py prints, logs and draws of a network sliced at many ratios."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from utils.compute.measure import channels_by_layer
+from utils.outputs.logs import sliced_line, write_csv
+from utils.outputs.plots import plot_slicing
+from utils.outputs.trained_model import TrainedModel
+from utils.prune.config import PruneConfig
+from utils.prune.report import add_tested, in_kilobytes, new_log, print_model, saved_files
+from utils.prune.sliced import BATCHES, SlicedResult
+from utils.prune.tables import tested_columns, write_settings
+from utils.settings.names import TEST_SUFFIXES, RunFiles
+
+
+def result_files(trained: TrainedModel, prune: PruneConfig) -> list[Path]:
+    """The paths of all files that the test of a network with these settings writes."""
+    files = prune.files(trained.files)
+    paths = [files.prune_test(suffix) for suffix in (*TEST_SUFFIXES, ".json")]
+    return [*paths, files.layer_widths(".csv"), *saved_files(trained, prune)]
+
+
+def print_heading(trained: TrainedModel, prune: PruneConfig) -> None:
+    print_model(trained, prune, "sliced")
+    columns = f"{'ratio':>6}  {'removed':>7}  {'multiply-adds':>13}  {'channels':>8}"
+    columns += f"  {'parameters':>11}"
+    columns += "".join(f"{f'ms, batch {batch} (dense)':>25}" for batch in BATCHES)
+    columns += f"  {'accuracy':>8}"
+    if prune.correction:
+        columns += f"  {prune.correction_column:>12}"
+    print(columns + ("  file" if prune.save_pruned else ""))
+
+
+def print_result(result: SlicedResult, model: nn.Module) -> None:
+    line = f"{f'{100 * result.ratio:.6g}%':>6}  {100 * result.removed:>5.1f} %"
+    line += f"  {result.multiply_adds:>13,}  {sum(result.channels.values()):>8,}"
+    line += f"  {result.parameters:>11,}"
+    for dense, sliced in result.seconds.values():
+        line += f"{f'{1000 * sliced:.2f} ({1000 * dense:.2f})':>25}"
+    line += f"  {result.accuracy:>6.2f} %"
+    if result.accuracy_after_correction is not None:
+        line += f"  {result.accuracy_after_correction:>10.2f} %"
+    print(line + in_kilobytes(result.sizes, model), flush=True)
+
+
+def columns_of(result: SlicedResult) -> dict[str, Any]:
+    """What was measured of a sliced network, by the name of its column."""
+    columns = {
+        "removed": round(result.removed, 6),
+        "channels": sum(result.channels.values()),
+        "parameters": result.parameters,
+        "multiply_adds": result.multiply_adds,
+    }
+    for batch, (dense, sliced) in result.seconds.items():
+        columns[f"milliseconds_{batch}"] = round(1000 * sliced, 4)
+        columns[f"dense_milliseconds_{batch}"] = round(1000 * dense, 4)
+    return columns
+
+
+def write_results(
+    trained: TrainedModel, prune: PruneConfig, results: Sequence[SlicedResult], files: RunFiles
+) -> None:
+    """Write the log, the tables and the picture; raises RunError when writing fails."""
+    write_log(trained, prune, results, files)
+    write_settings(trained, prune, files)
+    write_tables(trained, prune, results, files)
+    curves = {"sliced in one shot": [r.accuracy for r in results]}
+    if prune.correction:
+        curves[prune.correction_column] = [r.accuracy_after_correction for r in results]
+    left = [100 * (1 - r.removed) for r in results]
+    times = {
+        f"batch of {batch}": [100 * r.seconds[batch][1] / r.seconds[batch][0] for r in results]
+        for batch in BATCHES
+    }
+    above = trained.heading(prune.in_name(ratios=False))
+    plot_slicing(files.prune_test(".png"), left, curves, times, above)
+
+
+def write_tables(
+    trained: TrainedModel, prune: PruneConfig, results: Sequence[SlicedResult], files: RunFiles
+) -> None:
+    """Write two CSV files: what was measured by ratio, and channels by ratio and layer."""
+    rows = [{"ratio": r.ratio, **columns_of(r), **tested_columns(prune, r)} for r in results]
+    write_csv(files.prune_test(".csv"), list(rows[0]), [list(row.values()) for row in rows])
+    dense = channels_by_layer(trained.model)
+    layers = [
+        (r.ratio, name, count, r.channels[name], r.channels[name] / count)
+        for r in results
+        for name, count in dense.items()
+    ]
+    header = ("ratio", "layer", "dense_channels", "channels", "fraction")
+    write_csv(files.layer_widths(".csv"), header, layers)
+
+
+def write_log(
+    trained: TrainedModel, prune: PruneConfig, results: Sequence[SlicedResult], files: RunFiles
+) -> None:
+    log = new_log(trained, prune, files)
+    for result in results:
+        log.add(sliced_line(result.ratio, columns_of(result)))
+        add_tested(log, result, trained, prune)
+    log.save()

@@ -1,0 +1,57 @@
+"""What is measured of a sliced network: its size, its work and its speed."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from utils.compute.device import autocast
+from utils.compute.measure import channels_by_layer, multiply_adds
+from utils.compute.timing import time_in_turns
+from utils.datasets import Dataset
+
+BATCHES = (1, 128)  # images in a batch that is timed
+SECONDS = 2.0  # how long each of them is timed
+
+
+@dataclass(frozen=True)
+class SlicedResult:
+    """A network sliced at one ratio; accuracies are in percent."""
+
+    ratio: float
+    removed: float  # the fraction of the multiply-adds that it has lost
+    channels: dict[str, int]  # by layer
+    parameters: int
+    multiply_adds: int  # for one image
+    seconds: dict[int, tuple[float, float]]  # by batch: of the dense network and of this one
+    accuracy: float
+    accuracy_after_correction: float | None
+    sizes: dict[str, int]  # of its files, in bytes, by format
+
+
+def sizes_of(model: nn.Module, images: Tensor) -> tuple[dict[str, int], int, int]:
+    """The channels by layer, the parameters, and the multiply-adds for one image."""
+    parameters = sum(p.numel() for p in model.parameters())
+    return channels_by_layer(model), parameters, multiply_adds(model, images[:1])
+
+
+def random_images(dataset: Dataset) -> Tensor:
+    """The largest of BATCHES, of normalised images that are noise, on the data set's device."""
+    shape = max(BATCHES), dataset.color_channel, dataset.image_size, dataset.image_size
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return images.to(dataset.train_images.device)
+
+
+@torch.no_grad()
+def compare_speed(
+    dense: nn.Module, sliced: nn.Module, images: Tensor, precision: str
+) -> dict[int, tuple[float, float]]:
+    """By batch, the median seconds of a forward pass of both networks, which take turns."""
+    seconds, device = {}, images.device
+    with autocast(device, precision):
+        for batch in BATCHES:
+            steps = [partial(model.eval(), images[:batch]) for model in (dense, sliced)]
+            one, other = time_in_turns(steps, SECONDS, device.type)
+            seconds[batch] = one, other
+    return seconds
