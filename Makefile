@@ -31,6 +31,7 @@ test: $(VENV)/installed-dev  ## lint, then run the tests
 
 bench: $(VENV)/installed  ## time steps and training against their peers, about eight minutes
 	@$(BIN)/python benchmarks/optimizer_step.py
+	@$(BIN)/python benchmarks/sharded_step.py
 	@$(BIN)/python benchmarks/training.py --gpu $(GPU)
 	@$(BIN)/python benchmarks/pruned_file.py
 

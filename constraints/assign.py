@@ -9,8 +9,10 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
+from constraints.dtensor import entries, is_sharded, refuse_flattened, unsharded_class
 from constraints.k_sparse import KSparsePolytope
 from constraints.lp_ball import LpBall
+from constraints.parts import applied, together
 from constraints.region import Region, Unconstrained
 
 # The seed is fixed, so that a network has the same regions in every run. A small tensor needs more
@@ -50,14 +52,17 @@ def build_constraints(
     entries has K = min(max(k_sparseness, floor(k_frac n)), n). `tau` is the L2 diameter (mode
     "diameter"), the radius ("radius") or half the diameter in units of the tensor's mean L2 norm at
     initialisation ("initialization"). Regions of kind "unconstraints" ignore all of these, and only
-    they accept mode None. Neither the model nor the global random state changes. Raises ValueError
-    for an unknown kind or mode, and for a size that is missing or not positive.
+    they accept mode None. Neither the model nor the global random state changes. The regions are
+    the same before and after `fully_shard`, and on the meta device. Raises ValueError for an
+    unknown kind or mode, for a size that is missing or not positive, and for parameters that FSDP1
+    has flattened.
     """
     build = kind if callable(kind) else CONSTRAINTS.get(kind)
     if build is None:
         raise ValueError(f"kind must be one of {', '.join(CONSTRAINTS)}, not {kind!r}")
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(map(str, MODES))}, not {mode!r}")
+    refuse_flattened(model.parameters())
     sizes = [p.numel() for p in model.parameters()]
     norms = [math.nan] * len(sizes)
     if mode == "initialization" and kind != "unconstraints":
@@ -72,9 +77,14 @@ def build_constraints(
 def make_feasible(model: nn.Module, constraints: list[Region]) -> None:
     """Shift each of `model.parameters()` into its region, in place; frozen ones stay."""
     with torch.no_grad():
-        for p, constraint in zip(model.parameters(), constraints, strict=True):
-            if p.requires_grad:
-                p.copy_(constraint.shift_inside(p))
+        for p, region in zip(model.parameters(), constraints, strict=True):
+            if not p.requires_grad:
+                continue
+            if is_sharded(p):
+                (shifted,) = together([applied(region.shift_inside, p)], [p])
+            else:
+                shifted = region.shift_inside(p)
+            entries(p).copy_(shifted)
 
 
 def gauges(model: nn.Module, constraints: list[Region]) -> dict[str, float]:
@@ -87,7 +97,13 @@ def gauges(model: nn.Module, constraints: list[Region]) -> dict[str, float]:
         return {}
     with torch.no_grad():
         pairs = zip(model.named_parameters(), constraints, strict=True)
-        return {name: region.gauge(p).item() for (name, p), region in pairs}
+        return {name: _gauge(region, p) for (name, p), region in pairs}
+
+
+def _gauge(region: Region, p: Tensor) -> float:
+    if is_sharded(p) and not hasattr(region.gauge, "in_parts"):
+        p = p.full_tensor()
+    return region.gauge(p).item()
 
 
 def _initial_norms(model: nn.Module) -> list[float]:
@@ -113,8 +129,8 @@ def _layer_norms(layer: nn.Module) -> dict[str, float]:
     """The mean norm, as in `_initial_norms`, of each of the layer's own parameters."""
     initialise = _initialiser(layer)
     if initialise is None:
-        return {name: _norm(p.detach()) for name, p in layer.named_parameters(recurse=False)}
-    replica = copy.deepcopy(layer).cpu().requires_grad_(False)
+        return {name: _norm(name, p) for name, p in layer.named_parameters(recurse=False)}
+    replica = _replica(layer)
     pending = dict(replica.named_parameters(recurse=False))
     first: dict[str, Tensor] = {}
     norms: dict[str, list[float]] = {name: [] for name in pending}
@@ -126,7 +142,7 @@ def _layer_norms(layer: nn.Module) -> dict[str, float]:
             count = len(norms[name])
             # After two draws a constant initialiser can be distinguished from a random one.
             if count >= MOST_DRAWS or (count >= 2 and count * p.numel() >= DRAWN_ENTRIES):
-                norms[name] = [_norm(p)] if constant else norms[name]
+                norms[name] = [_norm(name, p)] if constant else norms[name]
                 # A tensor on "meta" costs nothing to draw. Its shape is kept, since initialisers of
                 # other tensors may depend on it.
                 setattr(replica, name, nn.Parameter(p.to("meta"), requires_grad=False))
@@ -150,7 +166,35 @@ def _is_needed(parameter: inspect.Parameter) -> bool:
     return parameter.default is parameter.empty and parameter.kind not in optional
 
 
-def _norm(values: Tensor) -> float:
-    """The L2 norm, but 1 where all entries are equal."""
-    flat = values.flatten()
+def _norm(name: str, p: Tensor) -> float:
+    """The L2 norm of the parameter, but 1 where all entries are equal."""
+    if p.is_meta:
+        raise ValueError(
+            f"a layer with a parameter {name!r} has no reset_parameters, and on the meta device no"
+            " values either: give it values first, or use mode 'radius' or 'diameter'"
+        )
+    flat = (p.detach().full_tensor() if is_sharded(p) else p.detach()).flatten()
     return 1.0 if torch.equal(flat, flat[:1].expand_as(flat)) else flat.norm().item()
+
+
+def _replica(layer: nn.Module) -> nn.Module:
+    """A copy of the layer on the CPU whose parameters are whole, for `reset_parameters`.
+
+    What is sharded or on the meta device gets its shape, but not its values.
+    """
+    tensors = [*layer.parameters(), *layer.buffers()]
+    kind = unsharded_class(layer)
+    if kind is type(layer) and not any(x.is_meta or is_sharded(x) for x in tensors):
+        return copy.deepcopy(layer).cpu().requires_grad_(False)
+
+    def blank(x: Tensor | None) -> Tensor | None:
+        empty = None if x is None else torch.empty(x.shape, dtype=x.dtype, device="cpu")
+        return nn.Parameter(empty, requires_grad=False) if isinstance(x, nn.Parameter) else empty
+
+    replica = kind.__new__(kind)
+    replica.__dict__ |= layer.__dict__ | {
+        "_parameters": {name: blank(p) for name, p in layer._parameters.items()},
+        "_buffers": {name: blank(buffer) for name, buffer in layer._buffers.items()},
+        "_modules": {name: child and _replica(child) for name, child in layer._modules.items()},
+    }
+    return replica

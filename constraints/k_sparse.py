@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from constraints.dtensor import entries, is_local
+from constraints.parts import Computation, Norm, in_parts, lp_norm, norm_of
 from constraints.projection import project_capped_l1_ball
-from constraints.region import Region, is_local, lp_norm, scale
+from constraints.region import Region, scale
 
 
 class KSparsePolytope(Region):
@@ -40,26 +42,29 @@ class KSparsePolytope(Region):
         """
         return rows.sign().mul_(largest_entries(rows.abs(), self.k))
 
-    def shift_inside(self, x: Tensor) -> Tensor:
+    @in_parts
+    def shift_inside(self, x: Tensor) -> Computation:
         """`x`, or, if it is outside, x / ||x||_1 times r min(K, floor(||x||_1 / ||x||_inf)).
 
         This is the authors' rule: a point from outside gets an l1 norm that is a multiple of r.
         """
         self._check(x)
-        if not self.n:
-            return x.clone()
-        magnitude = x.abs().double()
-        l1, linf = magnitude.sum(), magnitude.max()
+        own = entries(x)
+        l1 = yield Norm(own.abs().double().sum())
+        linf = yield Norm(lp_norm(own, math.inf), math.inf)
         inside = (l1 <= self.radius * self.k) & (linf <= self.radius)
         factor = self.radius * (l1 / linf).floor().clamp(max=self.k) / l1
-        return scale(x, torch.where(inside, torch.ones_like(l1), factor))
+        return scale(own, torch.where(inside, torch.ones_like(l1), factor))
 
-    def gauge(self, x: Tensor) -> Tensor:
+    @in_parts
+    def gauge(self, x: Tensor) -> Computation:
         """max(||x||_1 / (r K), ||x||_inf / r)."""
         self._check(x)
-        return torch.maximum(lp_norm(x, 1) / max(self.k, 1), lp_norm(x, math.inf)) / self.radius
+        l1, linf = (yield from norm_of(x, 1)), (yield from norm_of(x, math.inf))
+        return torch.maximum(l1 / max(self.k, 1), linf) / self.radius
 
-    def euclidean_project(self, x: Tensor) -> Tensor:
+    @in_parts
+    def euclidean_project(self, x: Tensor) -> Computation:
         """The nearest point of the intersection of the two balls, exact up to rounding."""
         self._check(x)
         return project_capped_l1_ball(x, total=self.radius * self.k, cap=self.radius)

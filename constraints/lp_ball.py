@@ -5,8 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from constraints.dtensor import entries
+from constraints.parts import Computation, Norm, alone, in_parts, norm_of
 from constraints.projection import project_capped_l1_ball
-from constraints.region import Region, lp_norm, scale
+from constraints.region import Region, scale
 
 BISECTIONS = 60
 NEWTON_STEPS = 10
@@ -45,41 +47,53 @@ class LpBall(Region):
         if self.p == 1:
             largest = rows.abs().argmax(-1, keepdim=True)
             return torch.zeros_like(rows).scatter_(-1, largest, rows.gather(-1, largest).sign())
+        return alone(self.furthest_in_parts(rows))
+
+    def furthest_in_parts(self, rows: Tensor) -> Computation:
+        """`furthest` for 1 < p < infinity."""
         # Entries are divided by the largest magnitude, so that their powers neither overflow nor
         # all underflow. Norms of half-precision gradients need more digits than their entries have.
         dtype = torch.promote_types(rows.dtype, torch.float32)
         tiny = torch.finfo(dtype).tiny
-        largest = rows.abs().amax(-1, keepdim=True)
-        scaled = rows.to(dtype) / largest.to(dtype).clamp(min=tiny)
+        some = rows.shape[-1] > 0
+        largest = rows.abs().amax(-1, keepdim=True) if some else rows.new_zeros(len(rows), 1)
+        largest = yield Norm(largest.to(dtype), math.inf)
+        scaled = rows.to(dtype) / largest.clamp(min=tiny)
         q = self.p / (self.p - 1)
-        scaled /= torch.linalg.vector_norm(scaled, q, dim=-1, keepdim=True).clamp(min=tiny)
+        norm = yield Norm(torch.linalg.vector_norm(scaled, q, dim=-1, keepdim=True), q)
+        scaled /= norm.clamp(min=tiny)
         return scaled if q == 2 else scaled.abs().pow_(q - 1).mul_(scaled.sign())
 
-    def shift_inside(self, x: Tensor) -> Tensor:
+    @in_parts
+    def shift_inside(self, x: Tensor) -> Computation:
         """`x`, or, if it is outside, `x` scaled to the ball's surface."""
         self._check(x)
-        if not self.n:
-            return x.clone()
-        return scale(x, (self.radius / lp_norm(x, self.p)).clamp(max=1))
+        return self._scaled_inside(x)
 
-    def gauge(self, x: Tensor) -> Tensor:
+    def _scaled_inside(self, x: Tensor) -> Computation:
+        norm = yield from norm_of(x, self.p)
+        return scale(entries(x), (self.radius / norm).clamp(max=1))
+
+    @in_parts
+    def gauge(self, x: Tensor) -> Computation:
         """||x||_p / r."""
         self._check(x)
-        return lp_norm(x, self.p) / self.radius
+        return (yield from norm_of(x, self.p)) / self.radius
 
-    def euclidean_project(self, x: Tensor) -> Tensor:
+    @in_parts
+    def euclidean_project(self, x: Tensor) -> Tensor | Computation:
         self._check(x)
         if not self.n:
-            return x.clone()
+            return entries(x).clone()
         if self.p == 1:
             return project_capped_l1_ball(x, total=self.radius)
         if self.p == 2:
-            return self.shift_inside(x)
+            return self._scaled_inside(x)
         if self.p == math.inf:
-            return x.clamp(-self.radius, self.radius)
-        return self._project_smooth(x)
+            return entries(x).clamp(-self.radius, self.radius)
+        return self._project_smooth(entries(x).detach())
 
-    def _project_smooth(self, x: Tensor) -> Tensor:
+    def _project_smooth(self, x: Tensor) -> Computation:
         """The projection for 2 < p < infinity.
 
         In units of the radius, the optimality conditions are y_i + c y_i^(p-1) = |x_i| and
@@ -87,10 +101,10 @@ class LpBall(Region):
         Newton's method. It starts at the upper bound min(|x_i|, (|x_i| / c)^(1/(p-1))), from which
         it decreases to the root, since the left side is convex in y_i.
         """
-        a = x.detach().abs().double() / self.radius
-        largest = a.max().clamp(min=1)
+        a = x.abs().double() / self.radius
+        largest = (yield from norm_of(a, math.inf)).clamp(min=1)
 
-        def entries(c: Tensor) -> Tensor:
+        def candidate(c: Tensor) -> Tensor:
             y = torch.minimum(a, (a / c) ** (1 / (self.p - 1)))
             for _ in range(NEWTON_STEPS):
                 slope = 1 + c * (self.p - 1) * y ** (self.p - 2)
@@ -102,7 +116,8 @@ class LpBall(Region):
         high = (largest * self.n).log() * self.p
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            outside = (entries(middle.exp()) ** self.p).sum() > 1
+            outside = (yield Norm((candidate(middle.exp()) ** self.p).sum())) > 1
             low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
-        y = torch.where((a**self.p).sum() <= 1, a, entries(high.exp())) * self.radius
+        inside = (yield Norm((a**self.p).sum())) <= 1
+        y = torch.where(inside, a, candidate(high.exp())) * self.radius
         return y.to(x.dtype).copysign_(x)

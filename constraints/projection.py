@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from constraints.region import is_local
+from constraints.dtensor import entries, is_local, is_sharded
+from constraints.parts import Computation, Norm, lp_norm
 
 # The number of entries that the CPU works on at a time: temporaries of this size stay in its
 # caches, and PyTorch computes them on one thread.
@@ -15,28 +16,30 @@ PIECE = 1 << 15
 MOST_STEPS, TOLERANCE = 200, 1e-13
 
 
-def project_capped_l1_ball(x: Tensor, total: float, cap: float = math.inf) -> Tensor:
+def project_capped_l1_ball(x: Tensor, total: float, cap: float = math.inf) -> Computation:
     """The point nearest to `x` with ||y||_1 <= total and ||y||_inf <= cap; shaped like `x`.
 
     By the optimality conditions y_i = sign(x_i) clip(|x_i| - shift, 0, cap) with the smallest
     shift >= 0 at which ||y||_1 <= total. That norm is a decreasing, piecewise linear function of
     the shift. (For cap = infinity this is Duchi et al., ICML 2008.) On the CPU the shift is found
     in a few passes over `x`. On a GPU, where a loop that depends on values would wait for the
-    device, it is found by sorting.
+    device, it is found by sorting; but not for sharded tensors, whose processes wait for each
+    other's messages in any case.
     """
-    flat = x.detach().reshape(-1)
-    if not flat.numel():
-        return x.clone()
-    if is_local(x):
-        pieces = flat.split(PIECE)
-        shift = shift_by_newton(pieces, total, cap)
+    own = entries(x).detach()
+    flat = own.reshape(-1)
+    if is_local(own) or is_sharded(x):
+        pieces = flat.split(PIECE if own.is_cpu else max(flat.numel(), 1))
+        shift = yield from shift_by_newton(pieces, total, cap)
         projected = torch.empty_like(flat)
-        for piece, out in zip(pieces, projected.split(PIECE), strict=True):
+        for piece, out in zip(pieces, projected.split(pieces[0].numel() or 1), strict=True):
             out.copy_(_shrunk(piece, shift, cap))
-    else:
+    elif flat.numel():
         projected = _shrunk(flat, shift_by_sorting(flat, total, cap), cap).to(x.dtype)
-    projected = projected.view(x.shape)
-    return projected if x.is_contiguous() else torch.empty_like(x).copy_(projected)
+    else:
+        projected = flat.clone()
+    projected = projected.view(own.shape)
+    return projected if own.is_contiguous() else torch.empty_like(own).copy_(projected)
 
 
 def _shrunk(x: Tensor, shift: float | Tensor, cap: float) -> Tensor:
@@ -44,14 +47,16 @@ def _shrunk(x: Tensor, shift: float | Tensor, cap: float) -> Tensor:
     return (x.abs().double() - shift).clamp_(0, cap).copysign_(x)
 
 
-def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> float:
+def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> Computation:
     """The shift, by Newton's method; NaN if an entry is NaN.
 
     The method is exact once it is on the linear piece of the norm that holds the root. A step that
     leaves the bracket of the root is replaced by a bisection. Entries that are 0, or at the cap,
     for every shift in the bracket are left out of further steps.
     """
-    shift, low, high = 0.0, 0.0, max(piece.abs().max().item() for piece in pieces)
+    (largest,) = yield Norm((max(lp_norm(piece, math.inf).item() for piece in pieces),), math.inf)
+    shift, low, high = 0.0, 0.0, largest
+    size = pieces[0].numel() or 1
     settled = 0.0  # the sum of the entries left out, which are at the cap
     for _ in range(MOST_STEPS):
         norm, free = settled, 0
@@ -59,6 +64,7 @@ def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> flo
             clipped = (piece.abs().double() - shift).clamp_(0, cap)
             norm += clipped.sum().item()
             free += ((clipped > 0) & (clipped < cap)).sum().item()
+        norm, free = yield Norm((norm, free))
         if math.isnan(norm):
             return norm
         if abs(norm - total) <= TOLERANCE * total or (shift == 0 and norm <= total):
@@ -73,7 +79,7 @@ def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> flo
             at_cap = magnitude >= high + cap
             unsettled.append(magnitude[(magnitude > low) & ~at_cap])
             settled += at_cap.sum().item() * cap if cap < math.inf else 0.0
-        pieces = torch.cat(unsettled).split(PIECE)
+        pieces = torch.cat(unsettled).split(size)
     return shift
 
 

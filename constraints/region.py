@@ -1,11 +1,16 @@
 """What every feasible region offers."""
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from constraints.dtensor import entries, is_sharded, like, positions
+from constraints.parts import Computation, applied, in_parts, norm_of, together
+from constraints.selection import key_bits, magnitude_keys, smallest
 
 
 class Region(ABC):
@@ -30,6 +35,9 @@ class Region(ABC):
     # directions; for a row with NaN they may be anything. A region that defines it inherits `lmo`,
     # and an optimizer may call it once for several regions: see `alike`.
     furthest: Callable[[Tensor], Tensor] | None = None
+    # The same as a computation in parts (see `constraints.parts`), on the entries that a process
+    # has of each gradient.
+    furthest_in_parts: Callable[[Tensor], Computation] | None = None
     # `gauge(x)`, if a region has it, is the smallest s >= 0 for which x is in s times the region:
     # how much of the region x fills. A float64 scalar tensor. None for other regions, of which
     # nothing is reported.
@@ -61,12 +69,44 @@ class Region(ABC):
     def lmo(self, g: Tensor) -> Tensor:
         """The linear minimisation oracle: a vertex v of the region at which <g, v> is smallest."""
         self._check(g)
+        if is_sharded(g):
+            return like(*together([self._lmo_in_parts(g)], [g]), g)
         if not self.n:
             return g.clone()
         v = self.furthest(g.reshape(1, -1))
         largest = g.amax().to(v.dtype)  # NaN if there is one
         v = v.mul_(torch.where(largest.isnan(), largest, -self.radius)).view(g.shape)
         return v.to(g.dtype) if g.is_contiguous() else torch.empty_like(g).copy_(v)
+
+    def _lmo_in_parts(self, g: Tensor) -> Computation:
+        v = yield from self.vertex_in_parts(g)
+        largest = yield from norm_of(g, math.inf)
+        return scale(v, torch.where(largest.isnan(), largest, 1.0)).to(g.dtype)
+
+    def vertex_in_parts(self, g: Tensor) -> Computation:
+        """What this process has of `lmo(g)`, for a DTensor `g`; maybe without NaN, where g has it.
+
+        A computation in parts for regions that have `vertex_entries` or `furthest_in_parts`, or
+        whose `lmo` is `in_parts`. For other regions all processes get the whole gradient.
+        """
+        own = entries(g)
+        if self.vertex_entries is not None:
+            v, keys = own.sign(), functools.partial(magnitude_keys, own, largest_first=True)
+            if self.vertex_entries < self.n:
+                (chosen,) = yield from smallest(
+                    [keys],
+                    self.vertex_entries,
+                    key_bits(own.dtype),
+                    [functools.partial(positions, g)],
+                    self.n,
+                    ties_at=(1 << key_bits(own.dtype)) - 1,  # zeros, at which v is 0 anyway
+                )
+                v *= chosen.view(own.shape)
+            return v.mul_(-self.radius)
+        if self.furthest_in_parts is not None:
+            v = yield from self.furthest_in_parts(own.reshape(1, -1))
+            return v.mul_(-self.radius).view(own.shape)
+        return (yield from applied(self.lmo, g))
 
     def alike(self) -> tuple | None:
         """A key that regions share if they differ only in their radius; None without `furthest`."""
@@ -97,26 +137,15 @@ class Unconstrained(Region):
         """Raises NotImplementedError: a linear function has no minimum here."""
         raise NotImplementedError("an unbounded region has no linear minimisation oracle")
 
+    @in_parts
     def shift_inside(self, x: Tensor) -> Tensor:
         self._check(x)
-        return x.clone()
+        return entries(x).clone()
 
+    @in_parts
     def euclidean_project(self, x: Tensor) -> Tensor:
         self._check(x)
-        return x.clone()
-
-
-def is_local(x: Tensor) -> bool:
-    """Whether reading the values of `x` costs nothing: it is in this CPU's memory, and no subclass
-    of Tensor that stands for entries elsewhere, as a DTensor's are."""
-    return x.is_cpu and type(x) in (Tensor, nn.Parameter)
-
-
-def lp_norm(x: Tensor, p: float) -> Tensor:
-    """The Lp norm of all entries of `x`, of which there may be none, as a float64 scalar tensor."""
-    if not x.numel():
-        return x.new_zeros((), dtype=torch.float64)
-    return torch.linalg.vector_norm(x, p, dtype=torch.float64)
+        return entries(x).clone()
 
 
 def scale(x: Tensor, factor: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from constraints import Region
+from constraints.dtensor import is_sharded, redistributed, refuse_flattened
 
 # Radii with a smaller relative difference count as equal: they are computed from initial norms,
 # which other machines round differently.
@@ -68,6 +70,9 @@ class ConstrainedOptimizer(Optimizer):
     - A step runs outside the graphs of `torch.compile`.
     - Parameters without entries are not changed. Complex parameters and sparse gradients are
       refused.
+    - Parameters may be sharded: DTensors of FSDP2 or of tensor parallelism. A region's `n` counts
+      the entries of the whole tensor. All processes must take a step together, with gradients for
+      the same parameters. FSDP1's flat parameters and ZeroRedundancyOptimizer are refused.
 
     `state_dict()` holds each region's kind and sizes, and `load_state_dict` raises ValueError for
     a state of other regions. State dicts of earlier versions, which hold no regions, load.
@@ -87,7 +92,9 @@ class ConstrainedOptimizer(Optimizer):
         if self._unbound:
             bound = sum(len(group["params"]) for group in self.param_groups)
             total = bound + len(self._unbound)
-            raise ValueError(f"{total} constraints were given for {bound} parameters")
+            raise ValueError(
+                f"{total} constraints were given for {bound} parameters{_zero_redundancy()}"
+            )
         del self._unbound
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -145,8 +152,11 @@ class ConstrainedOptimizer(Optimizer):
             if len(regions) < len(params):
                 raise ValueError("there are fewer constraints than parameters")
             if own is not None and len(regions) > len(params):
-                raise ValueError(f"{len(regions)} constraints for {len(params)} parameters")
+                raise ValueError(
+                    f"{len(regions)} constraints for {len(params)} parameters{_zero_redundancy()}"
+                )
             added["constraints"] = regions[: len(params)]
+            refuse_flattened(params)
             for i, (p, region) in enumerate(zip(params, regions, strict=False), first):
                 if not p.is_floating_point():
                     raise ValueError(f"parameter {i} is {p.dtype}: regions hold real numbers only")
@@ -182,8 +192,9 @@ class ConstrainedOptimizer(Optimizer):
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Update every parameter that has a gradient; returns the closure's loss, if there is one.
 
-        Nothing in a step makes the host wait for the device. Raises RuntimeError, before anything
-        moves, for a sparse gradient and for a parameter whose shape has changed.
+        Nothing in a step makes the host wait for the device, unless parameters are sharded. Raises
+        RuntimeError, before anything moves, for a sparse gradient and for a parameter whose shape
+        has changed.
         """
         loss = None
         if closure is not None:
@@ -211,6 +222,8 @@ class ConstrainedOptimizer(Optimizer):
     def _tensor_step(self, p: Tensor, region: Region, group: dict[str, Any]) -> TensorStep:
         """The step to take on `p`. Creates its state, or converts it to the current type of `p`."""
         gradient, state, dtype = p.grad, self.state[p], _working_type(p.dtype)
+        if is_sharded(p):
+            gradient = redistributed(gradient, p)
         if gradient.layout != torch.strided:
             raise RuntimeError(
                 f"{type(self).__name__} needs dense gradients, not {gradient.layout}"
@@ -226,6 +239,11 @@ class ConstrainedOptimizer(Optimizer):
                 f"a parameter of shape {tuple(p.shape)} has a gradient of shape"
                 f" {tuple(gradient.shape)}, state of shape {tuple(m.shape)} and a constraint of"
                 f" {region.n} entries: they must agree"
+            )
+        if is_sharded(p) != is_sharded(m) or (is_sharded(p) and m.placements != p.placements):
+            raise RuntimeError(
+                "a parameter and its momentum buffer are sharded in different ways: load the state"
+                " with torch.distributed.checkpoint.state_dict.set_optimizer_state_dict"
             )
         if m.dtype != dtype:
             m = state["momentum_buffer"] = m.to(dtype)
@@ -248,6 +266,16 @@ def zero_or_nan(x: Tensor) -> Tensor:
 def _working_type(dtype: torch.dtype) -> torch.dtype:
     """The type in which steps on parameters are computed: their own, but at least float32."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def _zero_redundancy() -> str:
+    """What may be behind a wrong number of constraints, if ZeRO's optimizer has been imported."""
+    if "torch.distributed.optim.zero_redundancy_optimizer" not in sys.modules:
+        return ""
+    return (
+        ". ZeroRedundancyOptimizer gives each process some of the parameters, but all constraints,"
+        " and cannot be used: use torch.distributed.fsdp.fully_shard"
+    )
 
 
 def _is_zero(lr: float | Tensor) -> bool:

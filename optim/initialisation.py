@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from constraints import Region
+from constraints.dtensor import is_sharded
 
 REPORT_EVERY = 10
 SCALE_LR = 1e-3
@@ -152,6 +153,8 @@ def _check(model: nn.Module, constraints: Sequence[Region], lr: float, iteration
     sizes = [p.numel() for p in model.parameters()]
     if [region.n for region in constraints] != sizes:
         raise ValueError("constraints must have one region, of its size, for each parameter")
+    if any(map(is_sharded, model.parameters())):
+        raise ValueError("SFW-Init needs whole parameters: run it before fully_shard")
     if any(math.isinf(region.diameter) for region in constraints):
         raise ValueError("SFW-Init needs bounded regions: an unconstrained one has no LMO")
     if not any(p.requires_grad for p in model.parameters()):

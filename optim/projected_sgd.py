@@ -6,6 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from constraints import Region
+from constraints.dtensor import is_sharded
+from optim import sharded
 from optim.constrained import ConstrainedOptimizer, TensorStep, zero_or_nan
 
 
@@ -41,9 +43,20 @@ class ProjectedSGD(ConstrainedOptimizer):
         super().__init__(params, constraints, defaults)
 
     def _take(self, steps: Sequence[TensorStep]) -> None:
+        parts = [s for s in steps if is_sharded(s.theta)]
+        for s in parts:
+            _descend(sharded.own_entries(s))
+        sharded.project(parts)
         for s in steps:
-            theta, m, lr = s.theta, s.momentum_buffer, s.group["lr"]
-            m.mul_(s.momentum).add_(s.decayed_gradient())
-            # A tensor on a GPU cannot be an `alpha` without waiting for it.
-            theta.sub_(m * lr) if isinstance(lr, Tensor) else theta.add_(m, alpha=-lr)
-            theta.copy_(s.region.euclidean_project(theta).add_(zero_or_nan(m)))
+            if not is_sharded(s.theta):
+                _descend(s)
+                projected = s.region.euclidean_project(s.theta)
+                s.theta.copy_(projected.add_(zero_or_nan(s.momentum_buffer)))
+
+
+def _descend(s: TensorStep) -> None:
+    """The gradient step, in place."""
+    theta, m, lr = s.theta, s.momentum_buffer, s.group["lr"]
+    m.mul_(s.momentum).add_(s.decayed_gradient())
+    # A tensor on a GPU cannot be an `alpha` without waiting for it.
+    theta.sub_(m * lr) if isinstance(lr, Tensor) else theta.add_(m, alpha=-lr)

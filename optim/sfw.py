@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from constraints import Region
-from optim import cuda
+from constraints.dtensor import is_sharded
+from optim import cuda, sharded
 from optim.constrained import ConstrainedOptimizer, TensorStep
 from optim.plain import plain_step, rescaling
 
@@ -41,6 +42,7 @@ class SFW(ConstrainedOptimizer):
     for each parameter for which it can be taken. True requires it for all, and raises an error that
     says why it cannot be taken. False never takes it. On a GPU the first step tries the fused step
     on small tensors, and warns if it fails; so a first step cannot be captured in a CUDA graph.
+    Sharded parameters (DTensors) have a step of their own; see `optim.sharded`.
 
     `params` and `constraints`, and what all types of parameters have in common, are described in
     ConstrainedOptimizer. Raises ValueError for a value that does not fit and for a region that has
@@ -88,15 +90,17 @@ class SFW(ConstrainedOptimizer):
             raise ValueError("SFW needs bounded regions: an unconstrained one has no LMO")
         if group["fused"]:
             for p, region in zip(group["params"], group["constraints"], strict=True):
-                self._require_fused(p.device, region)
+                self._require_fused(p, region)
 
     def _take(self, steps: Sequence[TensorStep]) -> None:
         for s in steps:
             if s.group["fused"]:
-                self._require_fused(s.theta.device, s.region, s.tensors)
-        on_gpu, plain = [], []
+                self._require_fused(s.theta, s.region, s.tensors)
+        on_gpu, parts, plain = [], [], []
         for s in steps:
-            if s.group["fused"] is False:
+            if is_sharded(s.theta):
+                parts.append(s)
+            elif s.group["fused"] is False:
                 plain.append(s)
             elif s.theta.is_cuda and cuda.obstacle(s.theta.device, s.region, s.tensors) is None:
                 on_gpu.append(s)
@@ -105,6 +109,8 @@ class SFW(ConstrainedOptimizer):
         if on_gpu:
             self._cuda_step(on_gpu)
         plain_step(plain)
+        if parts:
+            sharded.sfw_step(parts)
         self._alphas = [(s.theta.numel(), s.alpha) for s in steps]
 
     @torch.no_grad()
@@ -140,11 +146,12 @@ class SFW(ConstrainedOptimizer):
             return None
         return CpuStep()
 
-    def _require_fused(
-        self, device: torch.device, region: Region, tensors: Sequence[Tensor] = ()
-    ) -> None:
-        """Raise RuntimeError, with the reason, where there is no fused step."""
-        if device.type == "cuda":
+    def _require_fused(self, p: Tensor, region: Region, tensors: Sequence[Tensor] = ()) -> None:
+        """Raise RuntimeError, with the reason, where there is no fused step on `p`."""
+        device = p.device
+        if is_sharded(p):
+            obstacle = "the parameter is a DTensor, whose step sends messages between processes"
+        elif device.type == "cuda":
             obstacle = cuda.obstacle(device, region, tensors)
         elif device.type != "cpu":
             obstacle = f"there is no fused step on {device}"

@@ -18,6 +18,7 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 import test_prune
 import test_weight_distribution
 import train_prune
+from constraints import LpBall
 from utils.datasets import DATASETS, OwnData, describe_own
 from utils.prune.config import PruneConfig
 from utils.settings.config import Config
@@ -216,8 +217,38 @@ def test_every_snippet_is_run_by_a_test():
         own_network(),
         deployment(),
         own_npz(),
+        *sharded(),
     }
     assert {block for page in PAGES.values() for block in blocks(page, "python")} == tested
+
+
+def sharded():
+    """The program on docs/sharded.md, and the region of one's own."""
+    return blocks((ROOT / "docs" / "sharded.md").read_text(), "python")
+
+
+def test_a_program_with_sharded_parameters_runs(tmp_path):
+    """In one process; tests/sharded has more."""
+    path = tmp_path / "program.py"
+    path.write_text(sharded()[0])
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        env=os.environ | alone | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0 < float(done.stdout.split()[-1]) < 2
+
+
+def test_a_region_of_ones_own_in_parts_takes_whole_tensors_too():
+    names = {}
+    exec(sharded()[1], names)
+    ball, expected = names["Ball"](6, 1, radius=0.5), LpBall(6, 2, radius=0.5)
+    x = torch.arange(6.0)
+    for method in ("lmo", "shift_inside", "euclidean_project"):
+        torch.testing.assert_close(getattr(ball, method)(x), getattr(expected, method)(x))
 
 
 def own_training_loop():

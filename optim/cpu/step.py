@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from constraints import Region
-from constraints.region import is_local
+from constraints.dtensor import is_local
 from optim.constrained import TensorStep
 from optim.cpu import kernels
 

@@ -6,7 +6,9 @@ from fractions import Fraction
 import torch
 from torch import nn
 
+from constraints.dtensor import is_sharded, refuse_flattened
 from utils.prune.allocation import ALLOCATIONS, prunable
+from utils.prune.sharded import zero_smallest
 
 # The fractions of all entries that test_prune.py removes unless --ratios gives others.
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
@@ -23,6 +25,8 @@ class MagnitudeRanking:
 
     def __init__(self, model: nn.Module, allocation: str = "global", scope: str = "all") -> None:
         self.parameters = list(prunable(model, scope).values())
+        if any(map(is_sharded, self.parameters)):
+            raise ValueError("of sharded parameters there is no ranking: use global_prune")
         self.weights = torch.cat([p.detach().flatten() for p in self.parameters])
         scores = [ALLOCATIONS[allocation](p.detach()) for p in self.parameters]
         self.order = torch.cat(scores).argsort(stable=True)
@@ -34,9 +38,7 @@ class MagnitudeRanking:
         ranked. Returns the number of entries removed. `ratio` is taken as the decimal number that
         it prints as, so that 0.29 of 100 entries is 29. Raises ValueError if it is not in [0, 1].
         """
-        if not 0 <= ratio <= 1:
-            raise ValueError(f"ratio must be between 0 and 1, not {ratio}")
-        removed = math.floor(Fraction(str(ratio)) * len(self.weights))
+        removed = removed_entries(ratio, len(self.weights))
         pruned = self.weights.clone()
         pruned[self.order[:removed]] = 0
         with torch.no_grad():
@@ -46,10 +48,25 @@ class MagnitudeRanking:
         return removed
 
 
+def removed_entries(ratio: float, count: int) -> int:
+    """How many of `count` entries pruning at `ratio` removes; see MagnitudeRanking.prune."""
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"ratio must be between 0 and 1, not {ratio}")
+    return math.floor(Fraction(str(ratio)) * count)
+
+
 def global_prune(model: nn.Module, ratio: float) -> int:
     """Set the floor(ratio N) smallest in magnitude of all N entries of `model.parameters()` to 0.
 
     The model changes in place. Returns the number of entries removed; raises ValueError as
-    MagnitudeRanking.prune does.
+    MagnitudeRanking.prune does. Parameters may be sharded (DTensors): all processes must then call
+    it together.
     """
-    return MagnitudeRanking(model).prune(ratio)
+    parameters = list(model.parameters())
+    refuse_flattened(parameters)
+    if not any(map(is_sharded, parameters)):
+        return MagnitudeRanking(model).prune(ratio)
+    removed = removed_entries(ratio, sum(p.numel() for p in parameters))
+    if removed:
+        zero_smallest(parameters, removed)
+    return removed
