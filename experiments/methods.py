@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from constraints import Region, build_constraints, make_feasible
+from experiments.group_k_support import group_regions
 from experiments.k_support import KSupportBall
 from optim import SFW, sfw_init
 from utils.datasets.batches import Batches
@@ -96,6 +97,15 @@ def sfw(
     return SFW(model.parameters(), regions)
 
 
+def group_sfw(
+    model: nn.Module, tau: float, halves: Batches, k_frac: float
+) -> torch.optim.Optimizer:
+    """SFW with group K-support balls for weights, and L2 balls for other parameters."""
+    regions = group_regions(model, tau, k_frac)
+    make_feasible(model, regions)
+    return SFW(model.parameters(), regions)
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of the comparison.
@@ -119,4 +129,10 @@ METHODS = {
     "CrAM+ equal compute": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient, epochs=0.5),
     "CrAM+ equal epochs": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient),
     "SFW as in the paper": Method(sfw, (15.0,), scheme="dynamic_change"),
+}
+COMPARED = tuple(METHODS)
+# On trial for slicing. With a k_frac of 1 they would be "SFW L2".
+METHODS |= {
+    f"SFW group K-support {k_frac:g}": Method(partial(group_sfw, k_frac=k_frac), TAUS)
+    for k_frac in (0.3, 0.5, 0.75)
 }

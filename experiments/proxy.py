@@ -24,7 +24,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from experiments.methods import METHODS
+from experiments.methods import COMPARED, METHODS
 from models import ResNet18
 from optim import LR_SCHEMES
 from utils.compute.device import autocast, keep_freed_memory, placed
@@ -267,9 +267,9 @@ def main(argv: list[str] | None = None) -> int:
         "--methods",
         nargs="+",
         choices=METHODS,
-        default=list(METHODS),
+        default=list(COMPARED),
         metavar="NAME",
-        help=f"of {', '.join(METHODS)} (default: all)",
+        help=f"of {', '.join(METHODS)} (default: all but group K-support)",
     )
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="runs side by side (default: 1)"
