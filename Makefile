@@ -29,11 +29,12 @@ test: $(VENV)/installed-dev  ## lint, then run the tests
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
-bench: $(VENV)/installed  ## time steps and training against their peers, about eight minutes
+bench: $(VENV)/installed-dev  ## time steps and training against their peers, about ten minutes
 	@$(BIN)/python benchmarks/optimizer_step.py
 	@$(BIN)/python benchmarks/sharded_step.py
 	@$(BIN)/python benchmarks/training.py --gpu $(GPU)
 	@$(BIN)/python benchmarks/pruned_file.py
+	@$(BIN)/python benchmarks/sliced.py
 
 proxy: $(VENV)/installed  ## SFW, SGD and CrAM+ tuned and compared on a small ResNet18, about 6 hours
 	@$(BIN)/python experiments/proxy.py $(PROXY)

@@ -85,12 +85,19 @@ def load_data(data_dir: Path) -> tuple[Dataset, Dataset]:
     return held_out, tested
 
 
-def train(run: Run, data: Dataset) -> nn.Module:
-    """The trained network, read from the run's file or trained on from what that holds."""
+def new_network() -> nn.Module:
+    return ResNet18(10, 3, 32, width=WIDTH)
+
+
+def train(run: Run, data: Dataset, model: nn.Module | None = None) -> nn.Module:
+    """The trained network, read from the run's file or trained on from what that holds.
+
+    It is the proxy's unless `model` is given, which is then trained in place.
+    """
     method = METHODS[run.method]
     epochs, device = round(EPOCHS * method.epochs), torch.device("cpu")
     torch.manual_seed(run.seed)
-    model = placed(ResNet18(10, 3, 32, width=WIDTH), device)
+    model = placed(new_network() if model is None else model, device)
     # From a generator of their own, as in train_prune.py.
     halves = data.train_batches(BATCH_SIZE // 2, torch.Generator().manual_seed(run.seed + 1))
     with autocast(device, PRECISION):
@@ -247,8 +254,9 @@ def prepare_worker(threads: int) -> None:
     keep_freed_memory()
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+def parser_of(description: str, methods: Sequence[str]) -> argparse.ArgumentParser:
+    """The flags of an experiment with the proxy that compares these methods unless told."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument(
         "--data_dir",
         type=path,
@@ -267,9 +275,9 @@ def main(argv: list[str] | None = None) -> int:
         "--methods",
         nargs="+",
         choices=METHODS,
-        default=list(COMPARED),
+        default=list(methods),
         metavar="NAME",
-        help=f"of {', '.join(METHODS)} (default: all but group K-support)",
+        help=f"of {', '.join(METHODS)} (default: {', '.join(methods)})",
     )
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="runs side by side (default: 1)"
@@ -281,6 +289,11 @@ def main(argv: list[str] | None = None) -> int:
         metavar="N",
         help="threads of each run (default: one a core)",
     )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = parser_of(__doc__, COMPARED)
     return exit_status(lambda: compare(parser.parse_args(argv)))
 
 

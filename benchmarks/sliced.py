@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Sliced networks against the dense one, in PyTorch and in onnxruntime; in each, both take turns.
+
+By default ResNet18 for CIFAR-10 as it is built: speed depends on the widths alone, but these differ
+from those of a trained network, which --model_path takes. Runs on the CPU.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from machine import describe
+
+from utils.compute.device import keep_freed_memory
+from utils.compute.timing import time_in_turns
+from utils.outputs.model_file import new_model
+from utils.outputs.onnx_file import InputImages, write_onnx
+from utils.outputs.trained_model import load_model_file
+from utils.process.errors import exit_status
+from utils.process.requirements import require
+from utils.prune.slicing import ChannelRanking
+from utils.settings.config import Config
+from utils.settings.fields import path
+
+RATIOS, BATCHES, SECONDS = (0.3, 0.5, 0.75), (128, 1), 10
+
+
+def in_onnxruntime(model: nn.Module, images: torch.Tensor, file: Path) -> Callable[[], object]:
+    """A forward pass of the exported network, with as many threads as PyTorch has."""
+    import onnxruntime
+
+    channels, side = images.shape[1:3]
+    described = InputImages(channels, side, mean=(0.0,) * channels, std=(1.0,) * channels)
+    write_onnx(file, model, described, {})
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
+    return partial(session.run, None, {"images": images.numpy()})
+
+
+@torch.no_grad()
+def times(dense: nn.Module, sliced: nn.Module, images: torch.Tensor) -> list[float]:
+    """Median seconds of the dense and the sliced network, in PyTorch and then in onnxruntime."""
+    found = time_in_turns([partial(dense, images), partial(sliced, images)], SECONDS, "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        files = (Path(folder, "dense.onnx"), Path(folder, "sliced.onnx"))
+        pairs = zip((dense, sliced), files, strict=True)
+        steps = [in_onnxruntime(model, images, file) for model, file in pairs]
+        return found + time_in_turns(steps, SECONDS, "cpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model_path", type=path, metavar="FILE", help="a trained model")
+    parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS, metavar="X")
+    options = parser.parse_args()
+    require("benchmarks/sliced.py", "torch_pruning", "onnx", "onnxscript", "onnxruntime")
+    keep_freed_memory()
+    if options.model_path is None:
+        config = Config()
+        model = new_model(config)
+    else:
+        trained = load_model_file(options.model_path, {})
+        config, model = trained.config, trained.model
+    model = model.eval().to(memory_format=torch.channels_last)
+    side, generator = config.image_size, torch.Generator().manual_seed(0)
+    images = torch.randn(max(BATCHES), config.color_channel, side, side, generator=generator)
+    ranking = ChannelRanking(model, images[:2])
+    print(describe("cpu") + "\n")
+    print(
+        "| multiply-adds removed | batch | PyTorch: dense, sliced, ms | dense / sliced |"
+        " onnxruntime: dense, sliced, ms | dense / sliced |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    for ratio in options.ratios:
+        sliced, removed = ranking.slice(ratio)
+        for batch in BATCHES:
+            a, b, c, d = (1000 * seconds for seconds in times(model, sliced, images[:batch]))
+            print(
+                f"| {removed:.1%} | {batch} | {a:.2f}, {b:.2f} | {a / b:.2f} |"
+                f" {c:.2f}, {d:.2f} | {c / d:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
