@@ -7,14 +7,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from utils.datasets.arrays import KEYS, Arrays, check_memory, read_npz
 from utils.process.errors import RunError, UserError, notify, warn
 from utils.process.terminal import ProgressBar
 from utils.process.writing import atomic_write
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # For "train" and "test", the image files and their labels.
 Splits = dict[str, list[tuple[Path, int]]]
@@ -104,6 +107,8 @@ def decode_fitted(path: Path, side: int) -> np.ndarray:
     Grey is repeated and transparency dropped, as torchvision's ImageFolder does; a photo is turned
     as its EXIF data say. Raises UserError for a file that is no image.
     """
+    from PIL import Image, ImageOps
+
     with _opened(path) as image:
         image.draft(None, (2 * side, 2 * side))  # a JPEG is decoded at a fraction of a large size
         upright = ImageOps.exif_transpose(image)
@@ -124,8 +129,10 @@ def central_square(height: int, width: int, side: int) -> tuple[int, int, int, i
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path) -> Iterator["Image.Image"]:
     """The image, whose damage becomes a UserError."""
+    from PIL import Image
+
     try:
         with Image.open(path) as image:
             yield image
