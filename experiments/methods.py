@@ -83,6 +83,7 @@ def sfw(
     tau: float,
     halves: Batches,
     kind: str | type[Region] = "k_sparse_constraints",
+    k_frac: float = 0.05,
     init: bool = False,
 ) -> torch.optim.Optimizer:
     """SFW with regions of this kind; the model's weights are shifted into them.
@@ -90,7 +91,7 @@ def sfw(
     With `init` SFW-Init scales the weights first; `halves` are its batches, half as large as
     training's.
     """
-    regions = build_constraints(model, kind, tau=tau)
+    regions = build_constraints(model, kind, k_frac=k_frac, tau=tau)
     make_feasible(model, regions)
     if init:
         sfw_init(model, halves, regions)
@@ -124,6 +125,7 @@ class Method:
 METHODS = {
     "SGD": Method(sgd, WEIGHT_DECAYS),
     "SFW K-sparse": Method(sfw, TAUS),
+    "SFW K-sparse 0.2": Method(partial(sfw, k_frac=0.2), TAUS),
     "SFW K-support": Method(partial(sfw, kind=KSupportBall), TAUS),
     "SFW L2": Method(partial(sfw, kind="l2_constraints"), TAUS),
     "CrAM+ equal compute": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient, epochs=0.5),
