@@ -87,7 +87,8 @@ def cases():
                 for i, region in enumerate(regions(math.prod(shape))):
                     x = torch.randn(shape, generator=generator) * 2
                     x = (x * 2).round() / 2 if i % 2 else x
-                    sharded = distribute_tensor(x, mesh, placements)
+                    # A replica has the memory of what it is made from, if that is not copied.
+                    sharded = distribute_tensor(x.clone(), mesh, placements)
                     yield nn.Parameter(x), nn.Parameter(sharded), region
 
 
@@ -130,6 +131,10 @@ def steps_are_those_of_one_process(optimizer_class, dtype=None, **options):
         for optimizer in both:
             optimizer.step()
         assert_same(pairs)
+        if optimizer_class is SFW:
+            alone, sharded = (optimizer.mean_alpha() for optimizer in both)
+            torch.testing.assert_close(sharded, alone)
+            assert_processes_agree(sharded)
 
 
 def check_sfw():
