@@ -20,7 +20,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from timing import describe
+from machine import describe
 
 from constraints import build_constraints
 from models import build_model

@@ -112,8 +112,7 @@ def test_a_command_runs_as_it_is_printed(page, command, parse):
         parse(*wrapped)
     elif program == "make":
         for script, *flags in scripts_of(words):
-            assert (ROOT / script).is_file()
-            if flags:
+            if "Parser(" in (ROOT / script).read_text() or flags:
                 parse(script, *flags)
     elif "pytest" in words:
         variable, pattern = program.split("=")[0], words[words.index("-k") + 1]
