@@ -100,7 +100,7 @@ def _power(values: Tensor | tuple[float, ...], p: float, device: str) -> Tensor:
     elif values.is_floating_point():
         values = values.double()
     if p == math.inf:
-        return values.contiguous().view(torch.int64)  # in which NaN is larger than any number
+        return values.abs().view(torch.int64)  # in which NaN, of sign +, is larger than any number
     return values if p == 1 else values**p
 
 

@@ -28,8 +28,11 @@ from torch.distributed.tensor.parallel import (
     RowwiseParallel,
     parallelize_module,
 )
+from torch.distributed.tensor.placement_types import _StridedShard
 
 from constraints import KSparsePolytope, LpBall, Region, build_constraints, gauges, make_feasible
+from constraints.dtensor import entries, positions
+from constraints.parts import Norm, wholes_of
 from optim import SFW, ProjectedSGD, sfw_init
 from utils.prune import global_prune
 from utils.prune.ranking import MagnitudeRanking
@@ -164,6 +167,18 @@ def check_one_vertex_for_every_layout():
                 assert whole(v).flatten().tolist() == [-1.0] * 7 + [0.0] * (n - 7), placements
 
 
+def check_positions_are_places_in_the_whole_tensor():
+    for mesh, choices in meshes():
+        if mesh.ndim == 1:  # a placement that fully_shard makes of tensor-parallel layers
+            choices.append([_StridedShard(0, split_factor=2)])
+        for placements in choices:
+            for shape in [(6, 4), (3, 5), (1, 6)]:
+                places = torch.arange(math.prod(shape)).view(shape)
+                x = distribute_tensor(places, mesh, placements, src_data_rank=None)
+                own = entries(x).flatten()
+                assert torch.equal(positions(x, torch.arange(own.numel())), own), placements
+
+
 def check_methods_of_regions_take_sharded_tensors():
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for shape in [(1, 6), (5, 4)]:
@@ -193,6 +208,24 @@ def check_a_broken_entry_breaks_its_whole_parameter_and_no_other():
                 p.grad = distribute_tensor(gradient, mesh, [Shard(0)])
             optimizer_class(params, [KSparsePolytope(7, 2, radius=1.0)] * 2).step()
             assert whole(params[0]).isnan().all() and not whole(params[1]).isnan().any()
+
+
+def check_nan_is_the_largest_value_whatever_its_sign():
+    world = dist.get_world_size()
+    mesh = init_device_mesh("cpu", (world,))
+    for nan in (math.nan, -math.nan):
+        for broken in range(world):
+            own = nan if dist.get_rank() == broken else 1.0
+            for values in (torch.tensor([own, 2.0]), (own, 2.0)):
+                first, second = wholes_of([Norm(values, math.inf)], mesh, [0])[0]
+                assert math.isnan(first) and second == 2
+
+
+def check_replicas_take_one_of_their_sums():
+    """As if each replica, here of one process, had rounded in its own way."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(), 1))
+    (total,) = wholes_of([Norm(torch.tensor(1 + dist.get_rank() / 2**20))], mesh, [1])
+    assert_processes_agree(total)
 
 
 def check_replicas_stay_the_same_bits():
