@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def commands():
 
 COMMANDS = list(commands())
 SBATCH = ("--array", "--gres", "--signal", "--requeue", "--wrap")  # of SLURM
+TENSORBOARD = ("--logdir",)
 
 
 class Parsed(BaseException):
@@ -110,6 +112,8 @@ def test_a_command_runs_as_it_is_printed(page, command, parse):
         python, *wrapped = words[-1].removeprefix("exec ").split()
         assert python == "python"
         parse(*wrapped)
+    elif program == "tensorboard":
+        assert words == [*TENSORBOARD, str(Config().files.tensorboard.parent)]
     elif program == "make":
         for script, *flags in scripts_of(words):
             if "Parser(" in (ROOT / script).read_text() or flags:
@@ -139,7 +143,9 @@ def test_commands_stand_in_blocks_that_are_tested():
 def test_the_flags_exist(parse):
     scripts = (*SCRIPTS, scripts_of(["reproduce"])[0][0], "experiments/proxy.py")
     parsers = [torchrun_parser(), *(parse(script)[0] for script in scripts)]
-    known = {"--help", *SBATCH} | {f for p in parsers for a in p._actions for f in a.option_strings}
+    known = {"--help", *SBATCH, *TENSORBOARD} | {
+        f for p in parsers for a in p._actions for f in a.option_strings
+    }
     for name, page in PAGES.items():
         assert set(re.findall(r"--[a-z_]+", page)) <= known, name
 
@@ -336,7 +342,8 @@ def outputs(tmp_path_factory):
     """A folder with all that the three scripts write."""
     folder = tmp_path_factory.mktemp("outputs")
     flags = [*DIGITS, "--sfw_init", "1", "--sfw_init_iters", "10", "--output_dir", str(folder)]
-    assert train_prune.main(flags) == 0
+    board = ["--tensorboard"] if find_spec("tensorboard") else []
+    assert train_prune.main([*flags, *board]) == 0
     assert test_prune.main([*flags, "--repair", "64", "--save_pruned", "0.9"]) == 0
     assert test_weight_distribution.main(flags) == 0
     return folder
@@ -356,7 +363,8 @@ def test_outputs_are_described(outputs):
     written = [path.relative_to(outputs) for path in outputs.rglob("*") if path.is_file()]
     (run,) = (path.stem for path in written if path.suffix == ".pt")
     for path in written:
-        assert f"`{str(path).replace(run, 'RUN').replace('_repair=64', '')}`" in OUTPUTS
+        described = str(path).replace(run, "RUN").replace("_repair=64", "")
+        assert f"`{re.sub(r'(?<=tfevents)[.][0-9]+', '.TIME', described)}`" in OUTPUTS
     examples = {labels(line) for block in blocks(OUTPUTS, "text") for line in block.splitlines()}
     for path in outputs.rglob("*.log"):
         first, *lines = path.read_text().splitlines()

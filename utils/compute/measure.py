@@ -11,6 +11,9 @@ from utils.compute.device import autocast
 
 # Magnitudes above which entries are counted.
 THRESHOLDS = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
+# Histograms of log10 of magnitude.
+BINS_PER_DECADE = 10
+SMALLEST_DECADE = -10
 
 
 def evaluate(
@@ -94,6 +97,16 @@ def count_above(model: nn.Module, thresholds: tuple[float, ...] = THRESHOLDS) ->
     """For each threshold, how many entries of `model.parameters()` are greater in magnitude."""
     counts = torch.stack([_count_above(p.detach(), thresholds) for p in model.parameters()])
     return counts.sum(0).tolist()
+
+
+def log_magnitudes(values: Tensor) -> Tensor:
+    """log10 of the magnitudes of the finite entries but zeros, in one dimension.
+
+    It is at least SMALLEST_DECADE, which stands for all smaller ones, too.
+    """
+    magnitude = values.detach().float().abs()
+    present = magnitude[(magnitude > 0) & magnitude.isfinite()]
+    return present.log10().clamp(min=SMALLEST_DECADE)
 
 
 def _count_above(values: Tensor, thresholds: tuple[float, ...]) -> Tensor:

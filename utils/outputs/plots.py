@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.compute.measure import BINS_PER_DECADE, log_magnitudes, zeros_by_parameter
 from utils.outputs.figures import (
     name_rows,
     new_figure,
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 # For each label its runs, each of which maps pruning ratios to accuracies.
 Curves = dict[str, list[dict[float, float]]]
-
-BINS_PER_DECADE = 10
-SMALLEST_DECADE = -10
 
 
 def plot_training(path: Path, table: dict[str, Sequence[float | None]], heading: Heading) -> None:
@@ -164,17 +162,14 @@ def plot_layer_sparsity(
 
 def plot_distribution(path: Path, model: nn.Module, heading: Heading) -> None:
     """Histograms of log10 of magnitude: one of all parameters, and a row for each tensor."""
-    tensors = {name: p.detach().float().cpu().abs() for name, p in model.named_parameters()}
-    logs = {
-        name: p[(p > 0) & p.isfinite()].log10().clamp(min=SMALLEST_DECADE)
-        for name, p in tensors.items()
-    }
+    tensors = dict(model.named_parameters())
+    logs = {name: log_magnitudes(p.cpu()) for name, p in tensors.items()}
     present = [values for values in logs.values() if len(values)]
     low = min((v.min().floor().item() for v in present), default=-1)
     high = max(max((v.max().ceil().item() for v in present), default=0), low + 1)
     bins = int(high - low) * BINS_PER_DECADE
     rows = torch.stack([torch.histc(values, bins, low, high) for values in logs.values()])
-    zeros = sum(int((p == 0).sum()) for p in tensors.values())
+    zeros = sum(zeros_by_parameter(model).values())
 
     figure = new_figure(9, 4 + 0.16 * len(tensors))
     overall, layers = figure.subplots(

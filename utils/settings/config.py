@@ -124,6 +124,9 @@ class Config:
     compile: bool = setting(
         False, "machine", "compile the network: the start takes longer, and steps are faster",
         type=bool, choices=(False, True), identifies_run=False)
+    tensorboard: bool = setting(
+        False, "machine", "also write the course of the training to saved_logs/tensorboard/, for"
+        " TensorBoard", type=bool, choices=(False, True), identifies_run=False)
     resume: str = setting(
         "auto", "machine", "auto continues a stopped run of the same settings, and does not train a"
         " finished model again; never starts over", choices=("auto", "never"),

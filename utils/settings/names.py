@@ -98,6 +98,11 @@ class RunFiles:
     def scales_plot(self) -> Path:
         return self._log("SFW_one_shot_prune", ".scales.png")
 
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of what TensorBoard reads."""
+        return self._log("tensorboard", "")
+
     def prune_test(self, suffix: str) -> Path:
         return self._log("SFW_prune_test", suffix)
 

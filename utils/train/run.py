@@ -26,10 +26,12 @@ from utils.outputs.logs import (
 )
 from utils.outputs.model_file import model_contents, read_contents, write_contents
 from utils.process.errors import RunError, UserError, warn
+from utils.process.requirements import require
 from utils.process.signals import Stopped, StopSignals
 from utils.process.terminal import say
 from utils.process.writing import check_writable, remove_leftovers
 from utils.settings.config import Config, difference
+from utils.train.board import Board
 from utils.train.distributed import World, check_processes, lost_process_reported
 from utils.train.history import OF_SFW, History, Pace
 from utils.train.lock import run_lock
@@ -50,9 +52,11 @@ def training_run(config: Config, world: World) -> Iterator["TrainingRun"]:
     """The run of these settings, while no other process, or others than those of `world`, train it.
 
     SIGINT and SIGTERM raise Stopped, whose advice says from where the run goes on. Raises UserError
-    when a file of the run cannot be written or others train it.
+    when a file of the run cannot be written, others train it or a requirement is missing.
     """
     check_processes(config, world)
+    if config.tensorboard:
+        require("--tensorboard", "tensorboard")
     signals = StopSignals(world.largest if world.size > 1 else None)
     with signals, ExitStack() as held:
         world.on_main(lambda: held.enter_context(_own_files(config)))
@@ -91,6 +95,8 @@ class TrainingRun:
         recorded += OF_SFW if config.optimizer == "SFW" else ()
         self.metrics: dict[str, Any] = {name: [] for name in recorded}
         self.history = History(config, self.metrics)
+        on_board = config.tensorboard and world.is_main
+        self.board = Board(config.files.tensorboard) if on_board else None
         self.saved: dict[str, Any] | None = None  # what the resume file holds
         self.state: RunState
         self._pace = Pace()
@@ -218,7 +224,7 @@ class TrainingRun:
         state.partial = None
 
     def record(self, progress: EpochProgress, test_accuracy: float, lr: float) -> None:
-        """Add a complete epoch to metrics and log, and tell people in one line.
+        """Add a complete epoch to metrics, log and board, and tell people in one line.
 
         `lr` is the learning rate of its last step. Raises RunError, naming the parameters, when a
         weight is not finite.
@@ -247,6 +253,8 @@ class TrainingRun:
         for threshold, above in zip(THRESHOLDS, count_above(state.model), strict=True):
             self.log.add(distribution_line(threshold, above))
         state.epoch += 1
+        if self.board:  # before the epoch is saved: a run that is killed in between repeats both
+            self.board.add(self.history.columns(), state.model)
         say(
             f"{progress.title}: loss {progress.loss:.4f}, training accuracy"
             f" {progress.accuracy:.2f} %, test accuracy {test_accuracy:.2f} %, lr {lr:.4g},"

@@ -1,0 +1,150 @@
+"""What --tensorboard writes, as TensorBoard's own reader sees it."""
+
+import math
+
+import pytest
+import torch
+from runs import DIGITS, FLAGS, RUN, SETTINGS, assert_refused, files_in, read_csv
+from torch import nn
+
+from utils.settings.config import Config
+from utils.train.board import HISTOGRAM, Board
+
+pytest.importorskip("tensorboard")
+
+
+def read(folder):
+    """What TensorBoard shows of a run: its scalars and its histograms, by epoch."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "histograms": 0})
+    events.Reload()
+    tags = events.Tags()
+    scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags["scalars"]}
+    histograms = events.Histograms(HISTOGRAM) if tags["histograms"] else []
+    return scalars, {e.step: e.histogram_value for e in histograms}
+
+
+def assert_is_the_table(files, epochs):
+    """The board has each of these epochs once, with the values of the table."""
+    scalars, histograms = read(files.tensorboard)
+    rows = read_csv(files.train_table)
+    assert {"epoch", *scalars} == set(rows[0])
+    for name, points in scalars.items():
+        assert [step for step, _ in points] == epochs
+        expected = [float(rows[epoch - 1][name]) for epoch in epochs]
+        assert [value for _, value in points] == pytest.approx(expected, rel=1e-5)
+    return list(histograms)
+
+
+def train(quick, folder, *more):
+    return quick("train_prune.py", *FLAGS, "--tensorboard", "--output_dir", folder, *more)
+
+
+@pytest.fixture
+def files(tmp_path):
+    return Config(**SETTINGS, output_dir=tmp_path).files
+
+
+def test_the_board_has_the_scalars_of_the_table_and_a_histogram_for_each_epoch(
+    quick, tmp_path, files
+):
+    status, _, err = train(quick, tmp_path)
+    assert (status, err) == (0, "")
+    assert assert_is_the_table(files, [1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
+    state = torch.load(files.model, weights_only=True)["state_dict"]
+    logs = torch.cat([p[p != 0].abs().log10() for p in state.values()])
+    last = read(files.tensorboard)[1][5]
+    assert (last.num, sum(last.bucket)) == (len(logs), len(logs))
+    assert (last.min, last.max) == pytest.approx((logs.min().item(), logs.max().item()))
+    assert last.bucket[0] and last.bucket[-1]  # TensorBoard's edges are the least and the largest
+    for limit, below in zip(last.bucket_limit, torch.tensor(last.bucket).cumsum(0), strict=True):
+        assert below == pytest.approx((logs < limit).sum(), abs=3)  # entries on an edge
+
+
+def test_a_run_without_the_flag_writes_no_events_and_has_the_same_name(trained):
+    assert not (trained / "saved_logs" / "tensorboard").exists()
+    assert Config(tensorboard=True).run_name == Config().run_name
+
+
+def test_a_stopped_and_resumed_run_has_each_epoch_once(quick, tmp_path, files, stop_after):
+    stop_after(2)
+    assert train(quick, tmp_path)[0] == 143
+    assert assert_is_the_table(files, [1, 2]) == [1, 2]
+    assert train(quick, tmp_path)[0] == 0
+    assert assert_is_the_table(files, [1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
+
+
+def test_epochs_that_were_not_saved_are_replaced_when_they_are_trained_again(
+    quick, tmp_path, files, stop_after
+):
+    stop_after(2)
+    assert train(quick, tmp_path)[0] == 143
+    lost = Board(files.tensorboard)
+    for epochs in (3, 4):  # as if the process had been killed before it saved these
+        lost.add({"epoch": range(epochs), "loss": [9.0] * epochs}, nn.Linear(2, 2))
+    assert read(files.tensorboard)[0]["loss"][-1] == (4, 9.0)
+    assert train(quick, tmp_path)[0] == 0
+    assert assert_is_the_table(files, [1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_starts_over_leaves_nothing_of_the_former_one(quick, tmp_path, files):
+    former = Board(files.tensorboard)
+    for epochs in range(1, 8):
+        former.add({"epoch": range(epochs), "loss": [9.0] * epochs}, nn.Linear(2, 2))
+    assert train(quick, tmp_path, "--resume", "never")[0] == 0
+    assert assert_is_the_table(files, [1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_goes_on_with_the_flag_has_the_scalars_of_its_earlier_epochs(quick, stopped):
+    assert train(quick, stopped.output_dir)[0] == 0
+    assert assert_is_the_table(stopped, [1, 2, 3, 4, 5]) == [3, 4, 5]
+
+
+def test_a_full_disk_ends_no_run_and_the_scalars_are_written_later(
+    quick, tmp_path, files, monkeypatch
+):
+    real = Board.add
+
+    def full_in_epochs_2_and_3(board, columns, model):
+        with monkeypatch.context() as patch:
+            if len(columns["epoch"]) in (2, 3):
+                patch.setattr("utils.train.board.os.fsync", no_room)
+            real(board, columns, model)
+
+    def no_room(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Board, "add", full_in_epochs_2_and_3)
+    status, _, err = train(quick, tmp_path)
+    assert status == 0
+    first, second = err.splitlines()
+    assert first.startswith("warning: cannot write ") and f"{RUN[:20]}" in first
+    assert second.endswith("(No space left on device); the next epoch tries again")
+    assert len(files_in(files.tensorboard)) == 2  # of epoch 1, and of those from epoch 4 on
+    assert_is_the_table(files, [1, 2, 3, 4, 5])
+
+
+def test_a_folder_that_cannot_be_made_ends_no_run(quick, tmp_path):
+    (tmp_path / "saved_logs").mkdir()
+    (tmp_path / "saved_logs" / "tensorboard").write_text("a file")
+    flags = (*DIGITS, "--tensorboard", "--output_dir", tmp_path)
+    status, _, err = quick("train_prune.py", *flags)
+    assert status == 0
+    assert [line[:22] for line in err.splitlines()] == ["warning: cannot write "] * 2
+
+
+def test_a_missing_requirement_is_refused_with_what_to_install(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.process.requirements.find_spec", lambda name: None)
+    result = train(quick, tmp_path)
+    needs = "--tensorboard: needs tensorboard; pip install -r requirements-optional.txt"
+    assert_refused(result, needs)
+    assert files_in(tmp_path) == []
+
+
+def test_a_network_whose_entries_are_all_zero_has_no_histogram(tmp_path):
+    model = nn.Linear(2, 2)
+    for p in model.parameters():
+        nn.init.zeros_(p)
+    Board(tmp_path).add({"epoch": [1], "loss": [math.log(10)]}, model)
+    assert read(tmp_path) == ({"loss": [(1, pytest.approx(math.log(10)))]}, {})
