@@ -1,6 +1,7 @@
-"""What sharded parameters must do, checked in groups of two and three processes on the CPU.
+"""What sharded parameters must do, checked in groups of two to four processes on the CPU.
 
-`python checks.py FOLDER` runs every check in both groups, and writes for each process what failed.
+`python checks.py FOLDER GROUPS` writes for each process what failed. GROUPS is a JSON object: for
+each number of processes the names of the checks, such as '{"2": ["sfw", "projected_sgd"]}'.
 test_sharded.py starts it, since processes are forked from one that has no threads.
 """
 
@@ -37,7 +38,6 @@ from optim import SFW, ProjectedSGD, sfw_init
 from utils.prune import global_prune
 from utils.prune.ranking import MagnitudeRanking
 
-GROUPS = (2, 3)
 # Shapes that two and three processes cannot share evenly, some of which leave a process nothing.
 SHAPES = [(), (7,), (5, 4), (1, 6), (4, 3, 2, 2)]
 
@@ -280,7 +280,10 @@ def transformer():
 
 
 def shard(model):
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    """Under FSDP2; four processes have two copies of each shard (HSDP)."""
+    world = dist.get_world_size()
+    shape, names = ((2, 2), ("copies", "shards")) if world == 4 else ((world,), ("shards",))
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
     for layer in model:
         fully_shard(layer, mesh=mesh)
     return fully_shard(model, mesh=mesh)
@@ -318,6 +321,7 @@ def check_a_transformer_under_fully_shard():
             torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-4, atol=1e-5)
             for p, q in zip(alone.parameters(), sharded.parameters(), strict=True):
                 torch.testing.assert_close(whole(q), p.detach(), rtol=1e-3, atol=1e-5)
+                assert_processes_agree(whole(q))
 
 
 def check_regions_are_the_same_before_and_after_fully_shard_and_on_the_meta_device():
@@ -502,8 +506,7 @@ def work(rank, world, folder, names):
 
 
 if __name__ == "__main__":
-    for size in GROUPS:
+    for size, names in json.loads(sys.argv[2]).items():
         mp.start_processes(
-            work, args=(size, sys.argv[1], sys.argv[2:] or list(CHECKS)), nprocs=size,
-            start_method="fork",
-        )  # fmt: skip
+            work, args=(int(size), sys.argv[1], names), nprocs=int(size), start_method="fork"
+        )
