@@ -37,7 +37,7 @@ def build_from_factory(
         arguments = {name: value for name, value in arguments.items() if name in named}
         try:
             model = factory(num_classes=num_classes, **arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"fails with {describe_error(error)}") from error
     check_network(model, num_classes, color_channel, image_size)
     return model

@@ -113,6 +113,10 @@ def lazy(num_classes):
     )
 
 
+def leaves(num_classes):
+    raise SystemExit(0)
+
+
 def no_argument():
     return nn.Flatten()
 

@@ -16,6 +16,7 @@ REFUSED = {
     "own_networks:not_callable": "has nothing called not_callable that can be called",
     "own_networks:broken": "fails with KeyError: 'width' (own_networks.py, line ",
     "own_networks:no_argument": "fails with TypeError: no_argument() got an unexpected keyword",
+    "own_networks:leaves": "fails with SystemExit: 0 (own_networks.py, line ",
     "own_networks:no_module": "returns str, which is no torch.nn.Module",
     "own_networks:empty": "its network has no parameters: there is nothing to train",
     "own_networks:frozen": "all parameters of its network are frozen: there is nothing to train",

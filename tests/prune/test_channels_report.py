@@ -124,6 +124,12 @@ def test_flags_of_channels_are_refused_for_weights(flags, quick, tmp_path):
     assert_refused(result, f"{flags.split()[0]}: is of channels; add --granularity channels")
 
 
+def test_recalibrating_slices_without_batch_norm_is_not_referred_to_repair(quick, trained):
+    flags = (*DIGITS, *CHANNELS, "--bn_recalibrate", 9, "--output_dir", trained)
+    result = quick("test_prune.py", *flags)
+    assert_refused(result, "error: --bn_recalibrate: Mlp has no BatchNorm; leave it out")
+
+
 def test_without_torch_pruning_one_line_says_what_to_install(quick, trained, monkeypatch):
     monkeypatch.setattr("utils.process.requirements.find_spec", lambda name: None)
     result = quick("test_prune.py", *DIGITS, *CHANNELS, "--output_dir", trained)

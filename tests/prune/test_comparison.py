@@ -53,6 +53,14 @@ def test_runs_are_labelled_by_what_differs(table):
     ]
 
 
+def test_ratios_that_tell_runs_apart_are_shown_whole(table):
+    several = table("a_ratios=0.1,0.9", prune={"ratios": (0.1, 0.9)})
+    fewer = table("a_ratios=0.5", prune={"ratios": (0.5,)})
+    same = "cifar10 ResNet18 SFW k_sparse_constraints"
+    assert labels(several, fewer) == [f"{same} (ratios=0.1,0.9)", f"{same} (ratios=0.5)"]
+    assert labels(table("a"), fewer) == [same, f"{same} (ratios=0.5)"]
+
+
 def test_a_comparison_is_headed_by_what_its_curves_have_in_common(table):
     lamp = {"allocation": "lamp"}
     paths = table("a", epoch_num=3, prune=lamp), table("b", epoch_num=3, tau=5.0, prune=lamp)
@@ -213,6 +221,10 @@ def change_settings(**changed):
         (change_settings(pruning={"repair": -1}), "a.json: holds invalid settings (--repair -1"),
         (change_settings(other=1), "a.json: does not hold the settings of a run"),
         (lambda path: path.write_text(""), "a.csv: is no table of accuracies"),
+        (
+            lambda path: path.write_text("ratio,multiply_adds,accuracy\n0,9,90\n"),
+            "a.csv: is of --granularity channels; --compare takes tables of pruned weights",
+        ),
         (lambda path: path.write_text("threshold,above\n1,2\n"), "is no table of accuracies"),
         (
             lambda path: path.write_text("sparsity,accuracy\n0,90\n"),

@@ -32,6 +32,11 @@ def test_a_flag_given_its_default_is_explicit():
     assert parse("--seed", "0").explicit_settings(Config) == {"seed": 0}
 
 
+def test_a_ratio_of_minus_0_is_0():
+    prune = parse("--ratios", "-0", "0.5", "--save_pruned", "-0").settings(PruneConfig)
+    assert (str(prune.ratios), str(prune.save_pruned)) == ("(0.0, 0.5)", "(0.0,)")
+
+
 def test_flags_cannot_be_changed():
     flags = parse("--save_pruned", "0.9", "--save_pruned", "0.5")
     assert flags.explicit["save_pruned"] == (0.9, 0.5)

@@ -178,6 +178,10 @@ def _distinguishing_ends(tables: Sequence[Path]) -> list[str]:
     whole = [str(path).encode(errors="replace").decode() for path in tables]
     names = [os.path.splitext(path)[0] for path in whole]
     shared = os.path.commonprefix(names)  # noqa: RUF071 - of names, too, not of folders alone
+    start = max(shared.rfind("_"), shared.rfind("/")) + 1
+    within = any(name[len(shared) :][:1] not in ("", "_", "/") for name in names)
+    if within and "=" in shared[start:]:  # values such as ratios=0.5 are not cut in the middle
+        shared = shared[:start]
     ends = [name.removeprefix(shared).strip("_/") for name in names]
     unique = ends if len(set(ends)) == len(ends) else whole
     return [f" ({text})" if text else "" for text in unique]

@@ -86,7 +86,9 @@ class PruneConfig:
             self._check_channels()
         else:
             self._refuse("round_to", "channel_score", reason="is of channels; add {}")
-        object.__setattr__(self, "ratios", tuple(sorted(set(map(float, self.ratios)))))
+        for name in ("ratios", "save_pruned"):
+            ratios = {abs(float(ratio)) for ratio in getattr(self, name)}  # -0 is 0
+            object.__setattr__(self, name, tuple(sorted(ratios)))
         if self.pruned_format != ("safetensors",) and not self.save_pruned:
             raise UserError("--pruned_format: nothing is saved without --save_pruned; give ratios")
         object.__setattr__(self, "pruned_format", tuple(dict.fromkeys(self.pruned_format)))

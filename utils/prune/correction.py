@@ -25,7 +25,8 @@ def build_correction(
     if prune.correction is None:
         return None
     if prune.bn_recalibrate and not batch_norms(model):
-        raise UserError(f"--bn_recalibrate: {config.arch} has no BatchNorm; use --repair instead")
+        advice = "leave it out" if prune.granularity == "channels" else "use --repair instead"
+        raise UserError(f"--bn_recalibrate: {config.arch} has no BatchNorm; {advice}")
     if prune.repair and batch_norms(model):
         raise UserError(f"--repair: {config.arch} has BatchNorm; use --bn_recalibrate instead")
     count = getattr(prune, prune.correction)

@@ -104,6 +104,10 @@ def read_accuracies(table: Path) -> dict[str, dict[float, float]]:
     """
     try:
         rows = list(csv.DictReader(table.read_text().splitlines()))
+        if rows and "multiply_adds" in rows[0]:
+            raise UserError(
+                f"{table}: is of --granularity channels; --compare takes tables of pruned weights"
+            )
         columns = [name for name in ("accuracy", *CORRECTIONS.values()) if name in rows[0]]
         accuracies = {n: {float(row["sparsity"]): float(row[n]) for row in rows} for n in columns}
         valid = all(0 <= a <= 100 for column in accuracies.values() for a in column.values())
