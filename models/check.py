@@ -80,6 +80,8 @@ def describe_error(error: BaseException) -> str:
     described = f"{type(error).__name__}: {text}" if text else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if _is_own(frame.filename)]
+    if isinstance(error, SyntaxError):  # its own text names the file and line
+        own = []
     where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     return described + where
 

@@ -56,6 +56,7 @@ def test_a_module_that_cannot_be_imported_is_told_why(source, message, tmp_path,
     with pytest.raises(ValueError) as caught:
         build_model(f"{name}:net", 10, 1, 8)
     assert message.format(name, name) in str(caught.value)
+    assert "__init__.py" not in str(caught.value)  # importlib's line says nothing
 
 
 def test_a_module_in_the_current_folder_is_found_and_the_path_is_left_as_it_was(
