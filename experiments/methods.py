@@ -128,6 +128,7 @@ METHODS = {
     "SFW K-sparse 0.2": Method(partial(sfw, k_frac=0.2), TAUS),
     "SFW K-support": Method(partial(sfw, kind=KSupportBall), TAUS),
     "SFW L2": Method(partial(sfw, kind="l2_constraints"), TAUS),
+    "SFW-Init K-sparse 0.2": Method(partial(sfw, k_frac=0.2, init=True), TAUS),
     "CrAM+ equal compute": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient, epochs=0.5),
     "CrAM+ equal epochs": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient),
     "SFW as in the paper": Method(sfw, (15.0,), scheme="dynamic_change"),
