@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from constraints import LpBall, Region, build_constraints
-from experiments.k_support import KSupportBall
+from experiments.k_support import KSupportBall, NormBall
 
 
-class GroupKSupportBall(Region):
+class GroupKSupportBall(NormBall):
     """The convex hull of the tensors with at most K non-zero output channels and L2 norm at most r.
 
     Channels are along the first dimension. A tensor is in it if the K-support norm of its channels'
@@ -46,17 +46,6 @@ class GroupKSupportBall(Region):
     def norm(self, x: Tensor) -> Tensor:
         """The K-support norm of the channels' L2 norms, a float64 scalar tensor."""
         return self._ball.norm(self._norms(x))
-
-    def gauge(self, x: Tensor) -> Tensor:
-        return self.norm(x) / self.radius
-
-    def shift_inside(self, x: Tensor) -> Tensor:
-        """`x`, or, if it is outside, `x` scaled to the region's surface."""
-        factor = (self.radius / self.norm(x)).clamp(max=1)
-        return (x.double() * factor).to(x.dtype)
-
-    def euclidean_project(self, x: Tensor) -> Tensor:
-        raise NotImplementedError("SFW needs no projection; the trial does without one")
 
 
 def group_regions(model: nn.Module, tau: float, k_frac: float) -> list[Region]:

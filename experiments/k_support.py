@@ -6,7 +6,27 @@ from torch import Tensor
 from constraints import KSparsePolytope, Region
 
 
-class KSupportBall(Region):
+class NormBall(Region):
+    """The vectors whose norm, as `norm` defines it, is at most r."""
+
+    def norm(self, x: Tensor) -> Tensor:
+        """The norm of `x`, a float64 scalar tensor."""
+        raise NotImplementedError
+
+    def gauge(self, x: Tensor) -> Tensor:
+        """The norm of `x` over r."""
+        return self.norm(x) / self.radius
+
+    def shift_inside(self, x: Tensor) -> Tensor:
+        """`x`, or, if it is outside, `x` scaled to the region's surface."""
+        factor = (self.radius / self.norm(x)).clamp(max=1)
+        return (x.double() * factor).to(x.dtype)
+
+    def euclidean_project(self, x: Tensor) -> Tensor:
+        raise NotImplementedError("SFW needs no projection; the trial does without one")
+
+
+class KSupportBall(NormBall):
     """The convex hull of the vectors with at most K non-zero entries and L2 norm at most r.
 
     It is where the K-support norm is at most r (Argyriou, Foygel and Srebro, NeurIPS 2012); Zimmer,
@@ -60,15 +80,3 @@ class KSupportBall(Region):
         fits = (before > means) & (means >= w[first])
         chosen = torch.where(fits.any(), fits.int().argmax(), (before > means).int().argmax())
         return (squares + tails**2 / (q + 1)).gather(0, chosen.view(1)).sqrt().squeeze()
-
-    def gauge(self, x: Tensor) -> Tensor:
-        """The K-support norm over r."""
-        return self.norm(x) / self.radius
-
-    def shift_inside(self, x: Tensor) -> Tensor:
-        """`x`, or, if it is outside, `x` scaled to the region's surface."""
-        factor = (self.radius / self.norm(x)).clamp(max=1)
-        return (x.double() * factor).to(x.dtype)
-
-    def euclidean_project(self, x: Tensor) -> Tensor:
-        raise NotImplementedError("SFW needs no projection; the trial does without one")
