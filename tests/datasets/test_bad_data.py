@@ -120,14 +120,17 @@ IMAGES = np.zeros((40, 32, 32, 3), np.uint8)
         ({"x_train": IMAGES[..., :1]}, r"x_train must be uint8 .*3\), not uint8 \(40, 32, 32, 1\)"),
         ({"x_train": IMAGES[:, :28]}, r"x_train must be uint8 .*\(40, 28, 32, 3\)"),
         ({"x_train": IMAGES.astype(np.float32)}, "not float32"),
-        ({"x_train": IMAGES[:0], "y_train": np.zeros(0, int)}, r"\(0, 32, 32, 3\)"),
+        ({"x_train": IMAGES[:0], "y_train": np.zeros(0, int)}, "x_train holds no image"),
         ({"x_train": np.uint8(1)}, r"not uint8 \(\)"),
         ({"y_train": np.zeros(39, int)}, r"y_train must hold one integer for each of 40 images"),
         ({"y_train": np.zeros(40)}, "y_train must hold .* not float64"),
         ({"y_train": np.full(40, 10)}, r"labels 0 ... 9, not 10 ... 10"),
         ({"y_test": np.full(20, -1)}, r"y_test must hold labels 0 ... 9, not -1"),
         ({"y_test": np.zeros(20, "m8[s]")}, "not timedelta64"),
-        ({"y_test": np.array([None] * 20)}, "cannot be read"),  # a pickle: not even opened
+        (
+            {"y_test": np.array([None] * 20)},
+            "cannot be read .*Object arrays",
+        ),  # a pickle: not even opened
     ],
 )
 def test_wrong_npz_arrays_are_named(changed, message, tmp_path, write_npz):

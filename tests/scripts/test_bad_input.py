@@ -268,6 +268,12 @@ class TestModelFiles:
         result = quick(name, "--model_path", tmp_path / "whole.pt", "--output_dir", tmp_path)
         assert_refused_unchanged(result, "is no model file", tmp_path, [tmp_path / "whole.pt"])
 
+    def test_an_onnx_file_is_refused(self, name, quick, tmp_path):
+        path = tmp_path / "model.onnx"
+        path.write_bytes(b"onnx")
+        result = quick(name, "--model_path", path, "--output_dir", tmp_path)
+        assert_refused_unchanged(result, "model.onnx: ONNX files are", tmp_path, [path])
+
     def test_a_bare_state_dict_is_tested_under_its_own_name(self, name, quick, tmp_path):
         model = build_model("Mlp", 10, 1, 8)
         torch.save(model.state_dict(), tmp_path / "authors.pt")

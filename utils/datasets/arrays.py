@@ -46,7 +46,7 @@ def read_npz(path: Path, keys: tuple[str, ...] = KEYS, optional: tuple[str, ...]
     except MemoryError:
         raise UserError(f"{path}: holds more than memory does; replace it") from None
     except Exception as error:  # a damaged file fails in whatever way its bytes lead to
-        reason = type(error).__name__
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
             f"{path}: cannot be read as .npz, it may be truncated ({reason}); replace it"
         ) from None
@@ -69,7 +69,9 @@ def check_array(
 
     if images.ndim == 3:
         images = images[..., None]
-    if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) == 0:
+    if images.ndim == 4 and len(images) == 0:
+        raise refuse("x", "holds no image")
+    if images.dtype != np.uint8 or images.shape[1:] != shape:
         form = f"{images.dtype} {images.shape}"
         raise refuse("x", f"must be uint8 (images, {', '.join(map(str, shape))}), not {form}")
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":

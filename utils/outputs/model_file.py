@@ -104,6 +104,8 @@ def read_contents(path: Path, advice: str) -> tuple[dict[str, Any], "hashlib._Ha
         raise UserError(f"{path}: is a folder, not a file; {advice}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
+    if path.suffix == ".onnx":
+        raise UserError(f"{path}: ONNX files are for other programs and are not read; {advice}")
     if looks_packed(content):
         try:
             return unpack(content), hashlib.sha256(content)
