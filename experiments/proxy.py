@@ -4,8 +4,8 @@
 CIFAR-10, the first 15,000 training images, a ResNet18 with 16 channels in its first stage, 12
 epochs, cosine schedule. Every method's one regularisation strength is tuned with seed 0 on 5,000
 training images that are held out. Then the best strength is trained with three seeds and tested on
-all test images. Runs that have results are not repeated. Writes tables, and one JSON file for each
-run, to saved_logs/proxy/.
+all test images. Runs that have results are not repeated. Writes tables, pictures, and one JSON file
+for each run, to saved_logs/proxy/.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from experiments.methods import COMPARED, METHODS
+from experiments.proxy_report import Accuracies, draw, test_table, tuning_table
 from models import ResNet18
 from optim import LR_SCHEMES
 from utils.compute.device import autocast, keep_freed_memory, placed
@@ -37,16 +38,15 @@ from utils.prune.ranking import MagnitudeRanking
 from utils.prune.recalibrate import calibration_batches, recalibrate
 from utils.settings.config import Config
 from utils.settings.fields import path
+from utils.settings.names import results_line
 
 WIDTH, EPOCHS, BATCH_SIZE, PRECISION = 16, 12, 128, "bf16"
 TRAIN_IMAGES, HELD_OUT_IMAGES, CALIBRATION_IMAGES = 15_000, 5_000, 2_000
 # The ratios at which a strength is judged on held-out images, and those that the tables show.
 JUDGED, SHOWN = (0.0, 0.8, 0.9, 0.95, 0.98), (0.0, 0.8, 0.9, 0.95, 0.97, 0.98)
 SEEDS = (0, 1, 2)
+TITLE = f"{WIDTH}-wide ResNet18, {TRAIN_IMAGES:,} images of CIFAR-10, {EPOCHS} epochs"
 SCOPES = {"all": "all parameters", "weights": "weights alone"}
-
-# By ratio, the accuracies in percent as pruned and recalibrated.
-Accuracies = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -185,44 +185,19 @@ def judge(run: Run) -> float:
     return fmean(recalibrated for _, recalibrated in pairs)
 
 
-def best_strength(method: str, folder: Path) -> float:
+def judgements(method: str, folder: Path) -> dict[float, float]:
+    """How each strength of a method was judged."""
     strengths = METHODS[method].strengths
-    return max(strengths, key=lambda strength: judge(Run(method, strength, SEEDS[0], folder)))
+    return {strength: judge(Run(method, strength, SEEDS[0], folder)) for strength in strengths}
 
 
-def tuning_table(methods: Sequence[str], folder: Path) -> str:
-    """The judgement of every strength; the best is in bold."""
-    lines = ["| method | strength: mean recalibrated accuracy on held-out images |"]
-    lines.append("| --- | --- |")
-    for method in methods:
-        best = best_strength(method, folder)
-        cells = []
-        for strength in METHODS[method].strengths:
-            text = f"{strength:g}: {judge(Run(method, strength, SEEDS[0], folder)):.1f}"
-            cells.append(f"**{text}**" if strength == best else text)
-        lines.append(f"| {method} | {', '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def test_table(methods: Sequence[str], folder: Path, scope: str) -> str:
-    """Means over the seeds, as pruned and recalibrated, with the range of the latter."""
-    lines = ["| removed | " + " | ".join(f"{ratio:.0%}" for ratio in SHOWN) + " |"]
-    lines.append("| --- |" + " --- |" * len(SHOWN))
-    for method in methods:
-        strength = best_strength(method, folder)
-        runs = [Run(method, strength, seed, folder).read("test") for seed in SEEDS]
-        cells = []
-        for ratio in SHOWN:
-            pairs = [run["accuracies"][scope][str(ratio)] for run in runs]
-            pruned, recalibrated = zip(*pairs, strict=True)
-            spread = f"{min(recalibrated):.1f} to {max(recalibrated):.1f}"
-            cells.append(f"{fmean(pruned):.1f} / {fmean(recalibrated):.1f} ({spread})")
-        lines.append(f"| {method}, {strength:g} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def best_strength(method: str, folder: Path) -> float:
+    judged = judgements(method, folder)
+    return max(judged, key=judged.get)
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Tune, train with three seeds, test, and write the tables."""
+    """Tune, train with three seeds, test, and write tables and pictures."""
     folder, methods = options.output_dir, options.methods
     with ProcessPoolExecutor(
         options.jobs, multiprocessing.get_context("spawn"), prepare_worker, (options.threads,)
@@ -234,19 +209,29 @@ def compare(options: argparse.Namespace) -> None:
 
         strengths = [(m, strength) for m in methods for strength in METHODS[m].strengths]
         measure_all([Run(m, strength, SEEDS[0], folder) for m, strength in strengths], "held_out")
-        parts = [tuning_table(methods, folder)]
+        parts = [tuning_table({m: judgements(m, folder) for m in methods})]
         print("\n" + parts[0], flush=True)
-        best = [(m, best_strength(m, folder)) for m in methods]
-        measure_all(
-            [Run(m, strength, seed, folder) for m, strength in best for seed in SEEDS], "test"
-        )
+        best = {m: best_strength(m, folder) for m in methods}
+        runs = {
+            f"{m}, {strength:g}": [Run(m, strength, seed, folder) for seed in SEEDS]
+            for m, strength in best.items()
+        }
+        measure_all([run for seeds in runs.values() for run in seeds], "test")
+    results, pictures = folder / "saved_logs" / "proxy", {}
     for scope, text in SCOPES.items():
+        found = {
+            label: [run.read("test")["accuracies"][scope] for run in seeds]
+            for label, seeds in runs.items()
+        }
         parts.append(f"Removed from {text}; as pruned / recalibrated (range of three seeds):")
-        parts.append(test_table(methods, folder, scope))
-    table = folder / "saved_logs" / "proxy" / "proxy.md"
+        parts.append(test_table(found))
+        pictures[text] = results / f"proxy_{scope}.png"
+        draw(pictures[text], found, f"{TITLE}, removed from {text}")
+    table = results / "proxy.md"
     with atomic_write(table) as file:
         file.write("\n\n".join(parts) + "\n")
-    print("\n" + "\n\n".join(parts), f"\nWritten to {table}")
+    print("\n" + "\n\n".join(parts))
+    print("\n" + results_line(table=table, **pictures))
 
 
 def prepare_worker(threads: int) -> None:

@@ -1,5 +1,7 @@
 """The proxy: its runs, its choice of a strength, and CrAM+'s gradient."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,28 @@ def test_the_strength_with_the_best_mean_on_held_out_images_is_chosen(small):
             f'{{"accuracies": {{"all": {{"0.0": [{1000 * strength}, {recalibrated}]}}}}}}'
         )
     assert proxy.best_strength("SGD", small) == 2e-3
+
+
+def test_finished_runs_are_summed_up_without_training(tmp_path, capsys):
+    for strength in proxy.METHODS["SGD"].strengths:
+        for images, seeds in (("held_out", [0]), ("test", proxy.SEEDS if strength == 2e-3 else [])):
+            for seed in seeds:
+                recalibrated = (50 if strength == 2e-3 else 40) + seed
+                rows = {str(ratio): [10.0, recalibrated] for ratio in proxy.SHOWN}
+                path = Run("SGD", strength, seed, tmp_path).result(images)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps({"accuracies": dict.fromkeys(proxy.SCOPES, rows)}))
+    flags = f"--methods SGD --output_dir {tmp_path} --data_dir {tmp_path} --threads 1"
+    assert proxy.main(flags.split()) == 0
+    folder = tmp_path / "saved_logs" / "proxy"
+    table = (folder / "proxy.md").read_text()
+    assert "| SGD | 0.0005: 40.0, 0.001: 40.0, **0.002: 50.0**, 0.005: 40.0, 0.01: 40.0 |" in table
+    assert table.count("| SGD, 0.002 | 10.0 / 51.0 (50.0 to 52.0) |") == 2
+    out = capsys.readouterr().out
+    for scope in proxy.SCOPES:
+        picture = folder / f"proxy_{scope}.png"
+        assert picture.name in out
+        assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_cram_plus_is_the_dense_gradient_plus_the_pruned_ones_on_what_is_kept(monkeypatch):

@@ -1,0 +1,66 @@
+"""The tables and the picture of the proxy's results."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from utils.outputs.figures import new_figure, save_figure
+from utils.outputs.headings import Heading
+
+# By ratio, the accuracies in percent as pruned and recalibrated.
+Accuracies = dict[str, tuple[float, float]]
+
+
+def tuning_table(judged: Mapping[str, Mapping[float, float]]) -> str:
+    """A row for each method: its strengths and how they were judged, the best one in bold."""
+    lines = ["| method | strength: mean recalibrated accuracy on held-out images |"]
+    lines.append("| --- | --- |")
+    for method, judgements in judged.items():
+        texts = {s: f"{s:g}: {judgement:.1f}" for s, judgement in judgements.items()}
+        best = max(judgements, key=judgements.get)
+        texts[best] = f"**{texts[best]}**"
+        lines.append(f"| {method} | {', '.join(texts.values())} |")
+    return "\n".join(lines)
+
+
+def test_table(results: Mapping[str, Sequence[Accuracies]]) -> str:
+    """A row for each label: means over its runs, as pruned / recalibrated (range of the latter)."""
+    ratios = _ratios(results)
+    lines = ["| removed | " + " | ".join(f"{100 * float(ratio):g} %" for ratio in ratios) + " |"]
+    lines.append("| --- |" + " --- |" * len(ratios))
+    for label, runs in results.items():
+        cells = []
+        for ratio in ratios:
+            pruned, recalibrated = zip(*(run[ratio] for run in runs), strict=True)
+            spread = f"{min(recalibrated):.1f} to {max(recalibrated):.1f}"
+            cells.append(f"{fmean(pruned):.1f} / {fmean(recalibrated):.1f} ({spread})")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(path: Path, results: Mapping[str, Sequence[Accuracies]], title: str) -> None:
+    """Accuracy as pruned and recalibrated, against what is left: means in bands of their range."""
+    figure = new_figure(10, 4.6)
+    ratios = _ratios(results)
+    left = [100 * (1 - float(ratio)) for ratio in ratios]
+    panels = figure.subplots(1, 2, sharey=True)
+    for i, (axes, name) in enumerate(zip(panels, ("as pruned", "recalibrated"), strict=True)):
+        for label, runs in results.items():
+            columns = [[run[ratio][i] for run in runs] for ratio in ratios]
+            (line,) = axes.plot(left, [fmean(c) for c in columns], "o-", markersize=4, label=label)
+            band = [min(c) for c in columns], [max(c) for c in columns]
+            axes.fill_between(left, *band, color=line.get_color(), alpha=0.2)
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        axes.set_xticks(left, [f"{100 * float(ratio):g}" for ratio in ratios])
+        axes.minorticks_off()
+        axes.set_xlabel("weights removed, %")
+        axes.set_title(name, fontsize=9)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("test accuracy, %")
+    panels[0].legend(fontsize=8)
+    save_figure(figure, path, Heading(title))
+
+
+def _ratios(results: Mapping[str, Sequence[Accuracies]]) -> list[str]:
+    return list(next(iter(results.values()))[0])
