@@ -4,9 +4,9 @@
 Networks are those of proxy.py, and trained where they are missing. Each is sliced to lose 30, 50
 and 75 % of its multiply-adds, and recalibrated. Every method's strength, score of channels and
 allocation are chosen with seed 0 on held-out images; three seeds are then tested on all test
-images. Last, the widths that the first SFW method has at 50 % are trained from scratch by the best
-SGD. What is already done is not run again. Writes a table, and one JSON file a run, to
-saved_logs/sliced/.
+images. Last, the widths that the best SFW method has at 50 % are trained from scratch by SGD, with
+the weight decay that is best for dense networks. What is already done is not run again. Writes a
+table, and one JSON file a run, to saved_logs/sliced/.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from utils.prune.recalibrate import calibration_batches, recalibrate
 from utils.prune.slicing import ChannelRanking
 
 RATIOS, SCRATCH_RATIO = (0.0, 0.3, 0.5, 0.75), 0.5
-COMPARED = ("SGD", *(name for name in METHODS if name.startswith("SFW K-")))
+COMPARED = ("SGD", "SFW K-sparse", "SFW K-sparse 0.2", "SFW K-support", "SFW L2")
 # How channels are chosen: a score and an allocation.
 WAYS = list(itertools.product(SCORES, CHANNEL_ALLOCATIONS))
 
@@ -107,11 +107,9 @@ def measure(run: Run, images: str, data_dir: Path, ways: Sequence[tuple[str, str
     write(run, images, found)
 
 
-def measure_scratch(
-    smaller: Choice, trained: Choice, seed: int, options: argparse.Namespace
-) -> None:
-    """Train the network that `smaller` has at SCRATCH_RATIO anew, as `trained` trains."""
-    run = trained.run(seed, options.output_dir / "from_scratch")
+def measure_scratch(smaller: Choice, run: Run, options: argparse.Namespace) -> None:
+    """Train the network that `smaller` has at SCRATCH_RATIO anew, as `run` says."""
+    seed = run.seed
     if result_of(run, "test").is_file():
         return
     _, data = proxy.load_data(options.data_dir)
@@ -126,15 +124,14 @@ def measure_scratch(
     write(run, "test", tested(network, data))
 
 
-def choose(method: str, folder: Path) -> Choice:
-    """What does best on held-out images: the mean recalibrated accuracy over all ratios."""
+def choose(methods: Sequence[str], folder: Path, ratios: Sequence[float] | None = None) -> Choice:
+    """What does best on held-out images: the mean recalibrated accuracy over the ratios."""
     means = {}
-    for strength in METHODS[method].strengths:
-        found = read(Run(method, strength, proxy.SEEDS[0], folder), "held_out")
-        for score, allocation in WAYS:
-            rows = found[f"{score} {allocation}"].values()
-            mean = fmean(row["recalibrated"] for row in rows)
-            means[Choice(method, strength, score, allocation)] = mean
+    for method, way in itertools.product(methods, WAYS):
+        for strength in METHODS[method].strengths:
+            choice = Choice(method, strength, *way)
+            rows = read(choice.run(proxy.SEEDS[0], folder), "held_out")[choice.way]
+            means[choice] = fmean(rows[str(ratio)]["recalibrated"] for ratio in ratios or RATIOS)
     return max(means, key=means.get)
 
 
@@ -178,15 +175,14 @@ def compare(options: argparse.Namespace) -> None:
 
         pairs = [(m, strength) for m in methods for strength in METHODS[m].strengths]
         finish(measure, [(Run(*pair, first, folder), "held_out", data) for pair in pairs])
-        choices = {method: choose(method, folder) for method in methods}
+        choices = {method: choose([method], folder) for method in methods}
         runs = [(c, c.run(seed, folder)) for c in choices.values() for seed in proxy.SEEDS]
         finish(measure, [(r, "test", data, [(c.score, c.allocation)]) for c, r in runs])
-        smaller = next((c for m, c in choices.items() if m != "SGD"), None)
-        trained, scratch = choices.get("SGD"), []
-        if smaller is not None and trained is not None:
-            seeds = [(smaller, trained, seed, options) for seed in proxy.SEEDS]
-            finish(measure_scratch, seeds)
+        scratch, ours = [], [method for method in methods if method != "SGD"]
+        if ours and "SGD" in methods:
+            smaller, trained = choose(ours, folder), choose(["SGD"], folder, [0.0])
             again = [trained.run(seed, folder / "from_scratch") for seed in proxy.SEEDS]
+            finish(measure_scratch, [(smaller, run, options) for run in again])
             scratch = [read(run, "test") for run in again]
     text = table(list(choices.values()), scratch, folder)
     path = folder / "saved_logs" / "sliced" / "sliced.md"

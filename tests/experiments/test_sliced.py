@@ -18,15 +18,16 @@ def test_what_does_best_on_held_out_images_is_chosen(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         found = {
             f"{score} {allocation}": {
-                "0.5": {
+                str(ratio): {
                     "sliced": 1000 * strength,  # must not count
                     "recalibrated": 60 * (strength == 2e-3) + 9 * (allocation == "uniform"),
                 }
+                for ratio in sliced.RATIOS
             }
             for score, allocation in sliced.WAYS
         }
         file.write_text(json.dumps(found))
-    choice = sliced.choose("SGD", tmp_path)
+    choice = sliced.choose(["SGD"], tmp_path)
     assert (choice.strength, choice.allocation) == (2e-3, "uniform")
 
 
