@@ -5,7 +5,7 @@ SFW's regions. All other settings are the usual ones.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,11 +27,23 @@ TAUS = (2.0, 3.5, 6.0, 11.0, 20.0)
 # CrAM+ as its authors set it for high sparsities on CIFAR-10.
 CRAM_RHO, CRAM_SPARSITIES = 0.15, (0.5, 0.7, 0.8, 0.9, 0.95)
 
-# Takes the model, a batch, and the number of the step; leaves gradients, returns the loss.
-Gradient = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
+# To what pruned steps prune.
+PRUNED_STEP_SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 
 
-def dense_gradient(model: nn.Module, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
+@dataclass(frozen=True)
+class Position:
+    """Where in its training a run is: at step `step`, counting from 0, of `steps`."""
+
+    step: int
+    steps: int
+
+
+# Leaves gradients in the model's parameters and returns the loss of this batch.
+Gradient = Callable[[nn.Module, Tensor, Tensor, Position], Tensor]
+
+
+def dense_gradient(model: nn.Module, inputs: Tensor, targets: Tensor, at: Position) -> Tensor:
     """The gradient of the cross-entropy at the weights as they are."""
     model.zero_grad()
     loss = F.cross_entropy(model(inputs), targets)
@@ -39,38 +51,63 @@ def dense_gradient(model: nn.Module, inputs: Tensor, targets: Tensor, step: int)
     return loss.detach()
 
 
-def cram_plus_gradient(model: nn.Module, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
+def cram_plus_gradient(model: nn.Module, inputs: Tensor, targets: Tensor, at: Position) -> Tensor:
     """The dense gradient g plus that at TopK(theta + rho g), on the entries that TopK keeps.
 
-    CrAM+ (Peste et al., ICLR 2023) with sparse gradients: the sparsity is drawn anew each step,
-    TopK is over all weights at once, and BatchNorm's running statistics see the dense pass alone.
-    It takes two forward and backward passes.
+    CrAM+ (Peste et al., ICLR 2023) with sparse gradients; the sparsity is drawn anew each step. It
+    takes two forward and backward passes.
     """
-    loss = dense_gradient(model, inputs, targets, step)
+    loss = dense_gradient(model, inputs, targets, at)
     parameters = [p for p in model.parameters() if p.grad is not None]
     theta = [p.detach().clone() for p in parameters]
     g = [p.grad for p in parameters]
-    norms = batch_norms(model)
-    momenta = [norm.momentum for norm in norms]
     with torch.no_grad():
         torch._foreach_add_(parameters, g, alpha=CRAM_RHO)
-        weights = list(prunable(model, "weights").values())
+    pruned_gradient(model, inputs, targets, at, CRAM_SPARSITIES)
+    with torch.no_grad():
+        torch._foreach_add_([p.grad for p in parameters], g)
+        torch._foreach_copy_(parameters, theta)
+    return loss
+
+
+def gradient_with_pruned_steps(
+    model: nn.Module, inputs: Tensor, targets: Tensor, at: Position
+) -> Tensor:
+    """The dense gradient or, in every second step of the last third, that of a pruned network.
+
+    It takes one forward and backward pass, as the dense gradient alone.
+    """
+    if at.step < 2 * at.steps // 3 or at.step % 2 == 0:
+        return dense_gradient(model, inputs, targets, at)
+    return pruned_gradient(model, inputs, targets, at, PRUNED_STEP_SPARSITIES)
+
+
+def pruned_gradient(
+    model: nn.Module, inputs: Tensor, targets: Tensor, at: Position, sparsities: Sequence[float]
+) -> Tensor:
+    """The gradient at TopK(theta), on the entries that TopK keeps, for one of these sparsities.
+
+    The number of the step draws it. TopK is over all weights at once. BatchNorm's running
+    statistics stay those of the dense network.
+    """
+    norms = batch_norms(model)
+    momenta = [norm.momentum for norm in norms]
+    weights = list(prunable(model, "weights").values())
+    with torch.no_grad():
+        theta = [p.detach().clone() for p in weights]
         magnitudes = torch.cat([p.abs().flatten() for p in weights])
-        sparsity = random.Random(step).choice(CRAM_SPARSITIES)
+        sparsity = random.Random(at.step).choice(sparsities)
         threshold = magnitudes.kthvalue(max(1, int(sparsity * len(magnitudes)))).values
-        masks = {p: p.abs() > threshold for p in weights}
-        for p, mask in masks.items():
-            p.mul_(mask)
+        masks = [p.abs() > threshold for p in weights]
+        torch._foreach_mul_(weights, masks)
     for norm in norms:
         norm.momentum = 0.0
-    dense_gradient(model, inputs, targets, step)
+    loss = dense_gradient(model, inputs, targets, at)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     with torch.no_grad():
-        for p, mask in masks.items():
-            p.grad.mul_(mask)
-        torch._foreach_add_([p.grad for p in parameters], g)
-        torch._foreach_copy_(parameters, theta)
+        torch._foreach_mul_([p.grad for p in weights], masks)
+        torch._foreach_copy_(weights, theta)
     return loss
 
 
@@ -131,6 +168,10 @@ METHODS = {
     "SFW-Init K-sparse 0.2": Method(partial(sfw, k_frac=0.2, init=True), TAUS),
     "CrAM+ equal compute": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient, epochs=0.5),
     "CrAM+ equal epochs": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient),
+    "SGD, pruned steps": Method(sgd, WEIGHT_DECAYS[1:4], gradient_with_pruned_steps),
+    "SFW L2, pruned steps": Method(
+        partial(sfw, kind="l2_constraints"), TAUS[:3], gradient_with_pruned_steps
+    ),
     "SFW as in the paper": Method(sfw, (15.0,), scheme="dynamic_change"),
 }
 COMPARED = tuple(METHODS)

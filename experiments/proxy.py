@@ -24,7 +24,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from experiments.methods import COMPARED, METHODS
+from experiments.methods import COMPARED, METHODS, Position
 from experiments.proxy_report import Accuracies, draw, test_table, tuning_table
 from models import ResNet18
 from optim import LR_SCHEMES
@@ -119,9 +119,9 @@ def train(run: Run, data: Dataset, model: nn.Module | None = None) -> nn.Module:
         total = 0.0
         for i, (rate, (inputs, targets)) in enumerate(zip(rates, batches, strict=True)):
             optimizer.param_groups[0]["lr"] = lr * rate
-            step = epoch * len(batches) + i
+            position = Position(epoch * len(batches) + i, epochs * len(batches))
             with autocast(device, PRECISION):
-                total += method.gradient(model, inputs, targets, step).item()
+                total += method.gradient(model, inputs, targets, position).item()
             optimizer.step()
         losses.append(total / len(batches))
         contents = {
