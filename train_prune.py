@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -24,6 +25,7 @@ from utils.compute.device import autocast, check_compiler, compiled, pick_device
 from utils.compute.measure import evaluation_batch_size
 from utils.outputs.model_file import new_model
 from utils.process.errors import exit_status
+from utils.prune.steps import pruned
 from utils.settings.cli import Parser
 from utils.settings.config import Config
 from utils.train.distributed import World, launched
@@ -71,7 +73,7 @@ def train(config: Config, world: World | None = None) -> None:
         if config.compile:
             network = compiled(network, world.part_size(config.train_batchsize))
         train_on = partial(train_step, network, optimizer, config.precision)
-        step = TrainingStep(train_on, train_batches, optimizer, world)
+        step = TrainingStep(train_on, train_batches, optimizer, world, partial(pruned, model))
         run.begin(model, optimizer, generator)
 
         for epoch in run.epochs():
@@ -102,13 +104,18 @@ def train_step(
     precision: str,
     inputs: Tensor,
     targets: Tensor,
+    context: AbstractContextManager[None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Forward, backward, step; returns the batch's mean loss and logits, still on the device."""
-    with autocast(inputs.device, precision):
-        logits = network(inputs)
-        loss = F.cross_entropy(logits, targets)
-    optimizer.zero_grad()
-    loss.backward()
+    """Forward, backward, step; returns the batch's mean loss and logits, still on the device.
+
+    Forward and backward are in the `context`, if there is one, which prunes the network.
+    """
+    with context or nullcontext():
+        with autocast(inputs.device, precision):
+            logits = network(inputs)
+            loss = F.cross_entropy(logits, targets)
+        optimizer.zero_grad()
+        loss.backward()
     optimizer.step()
     return loss.detach(), logits.detach()
 

@@ -18,17 +18,14 @@ from experiments.group_k_support import group_regions
 from experiments.k_support import KSupportBall
 from optim import SFW, sfw_init
 from utils.datasets.batches import Batches
-from utils.prune.allocation import prunable
-from utils.prune.recalibrate import batch_norms
+from utils.prune.steps import pruned
+from utils.train.step import SPARSITIES
 
 WEIGHT_DECAYS = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 TAUS = (2.0, 3.5, 6.0, 11.0, 20.0)
 
 # CrAM+ as its authors set it for high sparsities on CIFAR-10.
 CRAM_RHO, CRAM_SPARSITIES = 0.15, (0.5, 0.7, 0.8, 0.9, 0.95)
-
-# To what pruned steps prune.
-PRUNED_STEP_SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def gradient_with_pruned_steps(
     """
     if at.step < 2 * at.steps // 3 or at.step % 2 == 0:
         return dense_gradient(model, inputs, targets, at)
-    return pruned_gradient(model, inputs, targets, at, PRUNED_STEP_SPARSITIES)
+    return pruned_gradient(model, inputs, targets, at, SPARSITIES)
 
 
 def pruned_gradient(
@@ -90,25 +87,8 @@ def pruned_gradient(
     The number of the step draws it. TopK is over all weights at once. BatchNorm's running
     statistics stay those of the dense network.
     """
-    norms = batch_norms(model)
-    momenta = [norm.momentum for norm in norms]
-    weights = list(prunable(model, "weights").values())
-    with torch.no_grad():
-        theta = [p.detach().clone() for p in weights]
-        magnitudes = torch.cat([p.abs().flatten() for p in weights])
-        sparsity = random.Random(at.step).choice(sparsities)
-        threshold = magnitudes.kthvalue(max(1, int(sparsity * len(magnitudes)))).values
-        masks = [p.abs() > threshold for p in weights]
-        torch._foreach_mul_(weights, masks)
-    for norm in norms:
-        norm.momentum = 0.0
-    loss = dense_gradient(model, inputs, targets, at)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    with torch.no_grad():
-        torch._foreach_mul_([p.grad for p in weights], masks)
-        torch._foreach_copy_(weights, theta)
-    return loss
+    with pruned(model, random.Random(at.step).choice(sparsities)):
+        return dense_gradient(model, inputs, targets, at)
 
 
 def sgd(model: nn.Module, weight_decay: float, halves: Batches) -> torch.optim.Optimizer:

@@ -150,7 +150,7 @@ def test_cram_plus_keeps_the_pruned_pass_out_of_the_running_statistics():
 
 
 def test_pruned_steps_are_every_second_one_of_the_last_third_at_one_sparsity(monkeypatch):
-    monkeypatch.setattr(methods, "PRUNED_STEP_SPARSITIES", (0.5,))
+    monkeypatch.setattr(methods, "SPARSITIES", (0.5,))
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
     inputs, targets = torch.randn(8, 6), torch.arange(8) % 3

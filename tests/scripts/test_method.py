@@ -11,6 +11,7 @@ from constraints import build_constraints, make_feasible
 from models import ARCHITECTURES, Architecture, build_model
 from optim import LR_SCHEMES, sfw_init
 from utils.settings.config import Config
+from utils.train.step import step_sparsities
 
 METHOD = dict(
     data="digits",
@@ -44,6 +45,25 @@ def telling_entries(monkeypatch):
     monkeypatch.setitem(LR_SCHEMES, "keep", by_loss)
 
 
+def leave_gradients(model, inputs, targets, sparsity):
+    """Those of the model, pruned to this sparsity in a pruned step; returns the loss."""
+    dense = {name: values.clone() for name, values in model.state_dict().items()}
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    magnitudes = torch.cat([p.detach().abs().flatten() for p in weights]).sort().values
+    removed = int(sparsity * len(magnitudes))
+    masks = [p.detach().abs() > (magnitudes[removed - 1] if removed else -1) for p in weights]
+    for p, mask in zip(weights, masks, strict=True):
+        p.data.mul_(mask)
+    loss = F.cross_entropy(model(inputs), targets)
+    model.zero_grad()
+    loss.backward()
+    for p, mask in zip(weights, masks, strict=True):
+        p.grad.mul_(mask)
+    if sparsity:
+        model.load_state_dict(dense)
+    return loss.item()
+
+
 def written_out(config):
     """The model, the mean loss of each epoch, and the last learning rate."""
     dataset = config.load_dataset()
@@ -64,11 +84,10 @@ def written_out(config):
     for epoch in range(config.epoch_num):
         losses = []
         rates = LR_SCHEMES[config.lr_scheme](epoch, config.epoch_num, len(batches), means)
-        for (inputs, targets), rate in zip(batches, rates, strict=True):
-            loss, lr = F.cross_entropy(model(inputs), targets), config.lr * rate
-            losses.append(loss.item())
-            model.zero_grad()
-            loss.backward()
+        drawn = step_sparsities(config.pruned_steps, 3, epoch, config.epoch_num, len(batches))
+        for (inputs, targets), rate, s in zip(batches, rates, drawn, strict=True):
+            lr = config.lr * rate
+            losses.append(leave_gradients(model, inputs, targets, s))
             if config.optimizer == "SGD":
                 sgd.param_groups[0]["lr"] = lr
                 sgd.step()
@@ -84,8 +103,13 @@ def written_out(config):
 
 @pytest.mark.parametrize(
     "options",
-    [SFW_OPTIONS, SFW_OPTIONS | dict(sfw_init=1, sfw_init_iters=3), SGD_OPTIONS],
-    ids=["SFW", "SFW-Init", "SGD"],
+    [
+        SFW_OPTIONS,
+        SFW_OPTIONS | dict(sfw_init=1, sfw_init_iters=3),
+        SGD_OPTIONS,
+        SFW_OPTIONS | dict(pruned_steps=0.7),
+    ],
+    ids=["SFW", "SFW-Init", "SGD", "pruned steps"],
 )
 def test_a_run_is_the_algorithm_written_out(options, quick, tmp_path):
     settings = METHOD | options

@@ -11,7 +11,7 @@ import torch
 
 from utils.datasets.augment import crop_and_flip
 from utils.datasets.batches import Batches
-from utils.train.step import WARM_UP, TrainingStep
+from utils.train.step import SPARSITIES, WARM_UP, TrainingStep, step_sparsities
 
 COUNT, SIZE = 22, 4  # five whole batches and one of two images
 
@@ -37,14 +37,14 @@ def taken(optimizer):
 def step(optimizer, taken):
     """Steps whose loss is that of the mean pixel, and which get every third image right."""
 
-    def train_on(inputs, targets):
+    def train_on(inputs, targets, context=None):
         lr = optimizer.param_groups[0]["lr"]
         logits = torch.nn.functional.one_hot(targets, COUNT).float()
         logits[targets % 3 > 0] *= -1
-        taken.append(SimpleNamespace(inputs=inputs, targets=targets, lr=float(lr)))
+        taken.append(SimpleNamespace(inputs=inputs, targets=targets, lr=float(lr), context=context))
         return inputs.mean(), logits
 
-    return TrainingStep(train_on, make_batches(), optimizer)
+    return TrainingStep(train_on, make_batches(), optimizer, pruned=lambda s: f"pruned to {s}")
 
 
 def epoch(step, rates=None, done=0):
@@ -91,9 +91,9 @@ def events(monkeypatch, step):
     """
     noted, one_step = [], step._step
 
-    def noted_step(size):
-        noted.append(size)
-        one_step(size)
+    def noted_step(size, sparsity=0.0):
+        noted.append(f"pruned to {sparsity}" if sparsity else size)
+        one_step(size, sparsity)
 
     class Graph:
         def replay(self):
@@ -128,6 +128,34 @@ def events(monkeypatch, step):
     monkeypatch.setattr(torch.cuda, "stream", on)
     step._step, step.captures, step.stream = noted_step, True, Stream("side")
     return noted
+
+
+@pytest.mark.parametrize("captures", [False, True])
+def test_pruned_steps_have_a_context_and_are_not_captured(captures, step, taken, request):
+    events = request.getfixturevalue("events") if captures else []
+    step.steps_before_capture = 0
+    step.begin_epoch(step.batches.order(), [0.1] * 6, 0, sparsities=[0.0, 0.9, 0.0, 0.8, 0.0, 0.95])
+    for _ in step.sizes:
+        step()
+    contexts = [one.context for one in taken]
+    assert contexts == [None, "pruned to 0.9", None, "pruned to 0.8", None, "pruned to 0.95"]
+    replayed = ["replay", "pruned to 0.9", "replay", "pruned to 0.8", "replay", "pruned to 0.95"]
+    assert events == ([*CAPTURE, *replayed] if captures else [])
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 1 / 3, 1.0])
+def test_every_second_step_of_the_last_fraction_is_pruned_to_a_drawn_sparsity(fraction):
+    epochs, steps = 6, 50
+    rows = [step_sparsities(fraction, 3, epoch, epochs, steps) for epoch in range(epochs)]
+    drawn = [sparsity for row in rows for sparsity in row]
+    pruned = [i for i, sparsity in enumerate(drawn) if sparsity]
+    assert pruned == [i for i in range(300) if i % 2 and i >= 300 - round(fraction * 300)]
+    if fraction:
+        assert set(drawn) == {0.0, *SPARSITIES}
+        assert rows[5] == step_sparsities(fraction, 3, 5, epochs, steps)
+        assert rows[5] != step_sparsities(fraction, 4, 5, epochs, steps)
+    if fraction == 1:
+        assert rows[5] != rows[4]
 
 
 FIRST = ["side waits for main", "on side", SIZE, "main waits for side"]

@@ -37,7 +37,7 @@ from utils.train.history import OF_SFW, History, Pace
 from utils.train.lock import run_lock
 from utils.train.progress import EpochProgress
 from utils.train.resume import ResumeFile, RunState
-from utils.train.step import TrainingStep, step_seeds
+from utils.train.step import TrainingStep, step_seeds, step_sparsities
 
 # Attempts to write the finished model to a full disk, and the time between them: an hour in all.
 RETRIES, RETRY_SECONDS = 360, 10.0
@@ -214,8 +214,13 @@ class TrainingRun:
         now = state.generator.get_state()
         results = title, step.results, step.sizes, state.partial
         with EpochProgress(*results, self.world) as progress:
-            seeds = step_seeds(self.config.seed, state.epoch, self.world.rank, len(rates))
-            step.begin_epoch(step.batches.order(start), rates, progress.steps_done, seeds)
+            config, epoch, count = self.config, state.epoch, len(rates)
+            seeds = step_seeds(config.seed, epoch, self.world.rank, count)
+            sparsities = step_sparsities(
+                config.pruned_steps, config.seed, epoch, config.epoch_num, count
+            )
+            order = step.batches.order(start)
+            step.begin_epoch(order, rates, progress.steps_done, seeds, sparsities)
             try:
                 yield progress
             except Stopped:

@@ -1,6 +1,7 @@
 """The steps of an epoch, which take nothing from the host; on a GPU they are a CUDA graph."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -13,8 +14,12 @@ from utils.datasets.batches import Batches
 from utils.process.errors import UserError, warn
 from utils.train.distributed import World
 
-# Takes inputs and targets, trains on them, and returns the batch's mean loss and its logits.
-TrainOn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# Takes inputs and targets, and in a pruned step the context in which the network is pruned; trains
+# on them, and returns the batch's mean loss and its logits.
+TrainOn = Callable[..., tuple[Tensor, Tensor]]
+
+# What pruned steps prune to.
+SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 
 # Steps before the capture, in which libraries are loaded, the network is compiled, and the buffers
 # that a run keeps are made: none of that can be captured.
@@ -48,15 +53,26 @@ def step_seeds(seed: int, epoch: int, rank: int, steps: int) -> list[int]:
     return np.random.SeedSequence([seed, epoch, rank]).generate_state(steps).tolist()
 
 
+def step_sparsities(fraction: float, seed: int, epoch: int, epochs: int, steps: int) -> list[float]:
+    """To what the network is pruned for each step of an epoch; 0 where it is not.
+
+    It is in every second step of the last `fraction` of the training, to one of SPARSITIES.
+    """
+    drawn = np.random.default_rng([seed, epoch]).choice(SPARSITIES, steps).tolist()
+    start = (1 - fraction) * epochs * steps
+    numbers = range(epoch * steps, (epoch + 1) * steps)
+    return [s if i >= start and i % 2 else 0.0 for i, s in zip(numbers, drawn, strict=True)]
+
+
 class TrainingStep:
     """Draws the next batch of an epoch, trains on it, and records its loss and accuracy.
 
     What changes from step to step lies on the device: the order of the images, the number of the
     step, the learning rates and the results. On a GPU the whole step, augmentation and optimizer
     included, is therefore captured once in a CUDA graph and replayed, where the host would
-    otherwise issue a thousand operations and more. The first steps, and the smaller last batch of
-    an epoch, are not captured. If a step cannot be captured, one line says why, and all steps are
-    issued by the host.
+    otherwise issue a thousand operations and more. The first steps, pruned steps, and the smaller
+    last batch of an epoch are not captured. If a step cannot be captured, one line says why, and
+    all steps are issued by the host.
 
     A graph holds the addresses of weights, state and gradients: none of them may be replaced after
     the first steps. It keeps the memory of a step to itself. Steps of several processes are not
@@ -70,8 +86,10 @@ class TrainingStep:
         batches: Batches,
         optimizer: torch.optim.Optimizer,
         world: World | None = None,
+        pruned: Callable[[float], AbstractContextManager[None]] | None = None,
     ) -> None:
         device = batches.images.device
+        self.pruned = pruned
         self.world = world or World()
         self.train_on, self.batches, self.optimizer = train_on, batches, optimizer
         self.sizes = [
@@ -90,28 +108,35 @@ class TrainingStep:
         self.stream = torch.cuda.Stream(device) if self.captures else None
 
     def begin_epoch(
-        self, order: Tensor, rates: Sequence[float], done: int, seeds: Sequence[int] | None = None
+        self,
+        order: Tensor,
+        rates: Sequence[float],
+        done: int,
+        seeds: Sequence[int] | None = None,
+        sparsities: Sequence[float] | None = None,
     ) -> None:
         """Set the order of the images, the learning rate of each step, and how many are done.
 
         With `seeds`, one for each step, PyTorch's own generator is seeded before it: so the step
-        draws the same dropout in a resumed run.
+        draws the same dropout in a resumed run. A step whose number in `sparsities` is not 0 is a
+        pruned step: `pruned` makes the context in which the network is pruned to it.
         """
         self.order.copy_(order)
         self.rates.copy_(torch.tensor(rates))
         self.next.fill_(done)
         self.host_rates, self.done, self.seeds = rates, done, seeds
+        self.sparsities = sparsities or [0.0] * len(rates)
 
     def __call__(self) -> None:
         """Take the next step of the epoch."""
-        size = self.sizes[self.done]
+        size, sparsity = self.sizes[self.done], self.sparsities[self.done]
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr if self.captures else self.host_rates[self.done]
         if self.seeds is not None:
             network_generator(self.order.device).manual_seed(self.seeds[self.done])
         self.done += 1
-        if not self.captures or size != self.batches.batch_size:
-            self._step(size)
+        if not self.captures or size != self.batches.batch_size or sparsity:
+            self._step(size, sparsity)
         elif self.steps_before_capture:
             self.steps_before_capture -= 1
             self._step_beside(size)
@@ -120,13 +145,14 @@ class TrainingStep:
                 self._capture(size)
             self.graph.replay() if self.graph is not None else self._step(size)
 
-    def _step(self, size: int) -> None:
+    def _step(self, size: int, sparsity: float = 0.0) -> None:
         """One step on a batch of `size` images, in operations that do not wait for the device."""
         index = self.next.view(1)
         self.lr.copy_(self.rates.gather(0, index).view(()))
         chosen = self.order.gather(0, self.places[:size] + index * self.batches.batch_size)
         inputs, targets = self.world.share(*self.batches.take(chosen))
-        loss, logits = self.train_on(inputs, targets)
+        context = [self.pruned(sparsity)] if sparsity else []
+        loss, logits = self.train_on(inputs, targets, *context)
         correct = (logits.argmax(1) == targets).sum()
         sfw = isinstance(self.optimizer, SFW)
         alpha = self.optimizer.mean_alpha() if sfw else torch.zeros_like(loss, dtype=torch.float32)
