@@ -24,6 +24,7 @@ SETTINGS = {
     "train_batchsize": 64,
     "sfw_init": 1,
     "sfw_init_iters": 3,
+    "pruned_steps": 0.5,
 }
 
 
