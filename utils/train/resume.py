@@ -3,6 +3,7 @@
 import itertools
 import operator
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,13 @@ class ResumeFile:
                 f" random numbers differ; give its --gpu, {WAY_OUT}"
             )
         return saved
+
+
+def finished_with_fewer_epochs(config: Config) -> Config | None:
+    """The longest finished run that differs from this one in that it has fewer epochs."""
+    pattern = re.compile(r"_epoch_num=(\d+)")
+    names = [path.name for path in config.files.model.parent.glob("*.pt")]
+    counts = {int(match[1]) for name in names if (match := pattern.search(name))}
+    shorter = sorted(count for count in counts if 0 < count < config.epoch_num)
+    runs = [replace(config, epoch_num=count) for count in reversed(shorter)]
+    return next((run for run in runs if run.files.model.is_file()), None)

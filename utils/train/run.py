@@ -1,11 +1,9 @@
 """A training run as a process: its files, resuming, stop signals, and what it records."""
 
 import math
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ from utils.train.distributed import World, check_processes, lost_process_reporte
 from utils.train.history import OF_SFW, History, Pace
 from utils.train.lock import run_lock
 from utils.train.progress import EpochProgress
-from utils.train.resume import ResumeFile, RunState
+from utils.train.resume import ResumeFile, RunState, finished_with_fewer_epochs
 from utils.train.step import TrainingStep, step_seeds, step_sparsities
 
 # Attempts to write the finished model to a full disk, and the time between them: an hour in all.
@@ -144,7 +142,7 @@ class TrainingRun:
             f" {len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images;"
             f" {config.optimizer}, {config.constraint}"
         )
-        if self.saved is None and (shorter := _finished_with_fewer_epochs(config)):
+        if self.saved is None and (shorter := finished_with_fewer_epochs(config)):
             say(
                 f"Trained already for {shorter.epoch_num} epochs, which cannot be continued: their"
                 f" learning rates were planned for that end. This run starts from the beginning.\n"
@@ -310,13 +308,3 @@ class TrainingRun:
                 if attempt == 0:
                     warn(f"{error}; the run is kept in memory, and for an hour it is tried again")
                 time.sleep(RETRY_SECONDS)
-
-
-def _finished_with_fewer_epochs(config: Config) -> Config | None:
-    """The longest finished run that differs from this one in that it has fewer epochs."""
-    pattern = re.compile(r"_epoch_num=(\d+)")
-    names = [path.name for path in config.files.model.parent.glob("*.pt")]
-    counts = {int(match[1]) for name in names if (match := pattern.search(name))}
-    shorter = sorted(count for count in counts if 0 < count < config.epoch_num)
-    runs = [replace(config, epoch_num=count) for count in reversed(shorter)]
-    return next((run for run in runs if run.files.model.is_file()), None)
