@@ -12,7 +12,7 @@ if __name__ == "__main__":
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
@@ -25,14 +25,14 @@ from utils.compute.device import autocast, check_compiler, compiled, pick_device
 from utils.compute.measure import evaluation_batch_size
 from utils.outputs.model_file import new_model
 from utils.process.errors import exit_status
-from utils.prune.steps import pruned
+from utils.prune.steps import check_pruned_steps, pruned
 from utils.settings.cli import Parser
 from utils.settings.config import Config
 from utils.train.distributed import World, launched
 from utils.train.progress import EpochProgress
 from utils.train.run import TrainingRun, training_run
 from utils.train.sfw_init import learn_initial_scales
-from utils.train.step import TrainingStep, check_last_batch
+from utils.train.step import TrainingStep, check_last_batch, step_sparsities
 
 
 def train(config: Config, world: World | None = None) -> None:
@@ -54,6 +54,10 @@ def train(config: Config, world: World | None = None) -> None:
         model = placed(new_model(config), device, config.image_shape)
         parts = 1 if config.sync_bn else world.size
         check_last_batch(model, train_batches, config.image_shape, parts)
+        if config.pruned_steps:
+            images, epochs = torch.ones(2, *config.image_shape, device=device), config.epoch_num
+            steps = (step_sparsities(config, i, len(train_batches)) for i in range(epochs))
+            check_pruned_steps(model, images, [sparsity for epoch in steps for sparsity in epoch])
         size = evaluation_batch_size(model, dataset.test_images, config.test_batchsize)
         test_batches = dataset.test_batches(size, world.part(len(dataset.test_images)))
         regions = build_constraints(
@@ -104,13 +108,13 @@ def train_step(
     precision: str,
     inputs: Tensor,
     targets: Tensor,
-    context: AbstractContextManager[None] | None = None,
+    context: AbstractContextManager[None],
 ) -> tuple[Tensor, Tensor]:
     """Forward, backward, step; returns the batch's mean loss and logits, still on the device.
 
-    Forward and backward are in the `context`, if there is one, which prunes the network.
+    Forward and backward are in the `context`, which prunes the network in pruned steps.
     """
-    with context or nullcontext():
+    with context:
         with autocast(inputs.device, precision):
             logits = network(inputs)
             loss = F.cross_entropy(logits, targets)

@@ -40,14 +40,21 @@ def test_table(results: Mapping[str, Sequence[Accuracies]]) -> str:
 
 def draw(path: Path, results: Mapping[str, Sequence[Accuracies]], title: str) -> None:
     """Accuracy as pruned and recalibrated, against what is left: means in bands of their range."""
+    import matplotlib
+    from cycler import cycler
+
     figure = new_figure(10, 4.6)
+    styles = cycler(linestyle=["-", "--"]) * matplotlib.rcParams["axes.prop_cycle"]
     ratios = _ratios(results)
     left = [100 * (1 - float(ratio)) for ratio in ratios]
     panels = figure.subplots(1, 2, sharey=True)
     for i, (axes, name) in enumerate(zip(panels, ("as pruned", "recalibrated"), strict=True)):
+        axes.set_prop_cycle(styles)
         for label, runs in results.items():
             columns = [[run[ratio][i] for run in runs] for ratio in ratios]
-            (line,) = axes.plot(left, [fmean(c) for c in columns], "o-", markersize=4, label=label)
+            (line,) = axes.plot(
+                left, [fmean(c) for c in columns], marker="o", markersize=4, label=label
+            )
             band = [min(c) for c in columns], [max(c) for c in columns]
             axes.fill_between(left, *band, color=line.get_color(), alpha=0.2)
         axes.set_xscale("log")

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from utils.prune.steps import pruned
+from utils.process.errors import UserError
+from utils.prune.steps import check_pruned_steps, pruned
 
 
 @pytest.fixture
@@ -16,9 +17,10 @@ def model():
 
 
 def network():
-    """A small network whose weights have ties, and whose BatchNorm is smaller than any of them."""
-    norm = nn.BatchNorm2d(4)
-    model = nn.Sequential(nn.Conv2d(2, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    """A small network with ties, a BatchNorm smaller than any weight, and other buffers."""
+    norm, tracking = nn.BatchNorm2d(4), nn.InstanceNorm2d(4, track_running_stats=True)
+    layers = nn.Conv2d(2, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+    model = nn.Sequential(*layers[:2], tracking, *layers[2:])
     with torch.no_grad():
         model[0].weight.mul_(8).round_().div_(8)
         norm.weight.fill_(1e-6)
@@ -62,14 +64,13 @@ def test_the_model_is_as_before_even_if_the_step_fails(fails, model):
     before = state_of(model)
     try:
         with pruned(model, 0.9):
-            assert (model[4].weight == 0).any()
+            assert (model[5].weight == 0).any()
             loss_of(model)
             if fails:
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass
     assert_same(model, before)
-    assert model[1].track_running_stats
 
 
 def test_a_sparsity_of_0_changes_nothing(model):
@@ -86,6 +87,30 @@ def test_a_sparsity_of_0_changes_nothing(model):
 def test_a_weight_that_takes_no_part_has_no_gradient(model):
     model.extra = nn.Linear(2, 2)
     with pruned(model, 0.5):
-        loss_of(model[:5]).backward()
+        loss_of(model[:6]).backward()
     assert model.extra.weight.grad is None
     assert model[0].weight.grad is not None
+
+
+IMAGES = torch.ones(2, 2, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("layers", "sparsities", "message"),
+    [
+        ([nn.Linear(32, 3)], [0.0, 0.0], "none of the 2 steps is a pruned one"),
+        ([nn.LayerNorm(32)], [0.0, 0.98], "has no weights"),
+        ([nn.utils.parametrizations.weight_norm(nn.Linear(32, 90))], [0.0, 0.98], "not finite"),
+    ],
+)
+def test_a_training_without_sensible_pruned_steps_is_refused(layers, sparsities, message):
+    torch.manual_seed(0)
+    with pytest.raises(UserError, match=f"--pruned_steps: .*{message}"):
+        check_pruned_steps(nn.Sequential(nn.Flatten(), *layers), IMAGES, sparsities)
+
+
+def test_the_check_leaves_the_model_as_it_is(model):
+    before = state_of(model)
+    check_pruned_steps(model, IMAGES, [0.0, 0.9])
+    assert_same(model, before)
+    assert all(p.grad is None for p in model.parameters())

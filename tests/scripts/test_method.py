@@ -84,10 +84,11 @@ def written_out(config):
     for epoch in range(config.epoch_num):
         losses = []
         rates = LR_SCHEMES[config.lr_scheme](epoch, config.epoch_num, len(batches), means)
-        drawn = step_sparsities(config.pruned_steps, 3, epoch, config.epoch_num, len(batches))
+        drawn = step_sparsities(config, epoch, len(batches))
         for (inputs, targets), rate, s in zip(batches, rates, drawn, strict=True):
             lr = config.lr * rate
-            losses.append(leave_gradients(model, inputs, targets, s))
+            loss = leave_gradients(model, inputs, targets, s)
+            losses += [] if s else [loss]
             if config.optimizer == "SGD":
                 sgd.param_groups[0]["lr"] = lr
                 sgd.step()

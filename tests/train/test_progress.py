@@ -7,9 +7,9 @@ from utils.process.errors import RunError
 from utils.train.progress import EpochProgress
 
 
-def progress_of(results, sizes, earlier=None):
+def progress_of(results, sizes, earlier=None, sparsities=None):
     rows = [[*row, *[0.0] * (3 - len(row))] for row in results]  # mean alpha 0
-    return EpochProgress("Epoch 1/2", torch.tensor(rows), sizes, earlier)
+    return EpochProgress("Epoch 1/2", torch.tensor(rows), sizes, earlier, sparsities=sparsities)
 
 
 def test_losses_are_means_over_batches_and_the_accuracy_is_over_images():
@@ -20,6 +20,18 @@ def test_losses_are_means_over_batches_and_the_accuracy_is_over_images():
     assert progress.complete
     assert progress.losses == [1.0, 4.0] and progress.accuracies == [100.0, 0.0]
     assert progress.loss == 2.5 and progress.accuracy == 75.0
+
+
+@pytest.mark.parametrize(
+    ("sparsities", "loss", "accuracy"), [([0.0, 0.9, 0.0], 2.0, 80.0), ([0.8, 0.9, 0.8], 4.0, 50.0)]
+)
+def test_means_leave_pruned_steps_out_unless_all_are(sparsities, loss, accuracy):
+    rows = [[1.0, 3], [8.0, 0], [3.0, 1]]
+    with progress_of(rows, [3, 3, 2], sparsities=sparsities) as progress:
+        for _ in rows:
+            progress.advance()
+    assert progress.losses == [1.0, 8.0, 3.0]
+    assert (progress.loss, progress.accuracy) == (loss, accuracy)
 
 
 def test_progress_goes_on_from_the_state_of_another():

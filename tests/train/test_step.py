@@ -11,6 +11,7 @@ import torch
 
 from utils.datasets.augment import crop_and_flip
 from utils.datasets.batches import Batches
+from utils.settings.config import Config
 from utils.train.step import SPARSITIES, WARM_UP, TrainingStep, step_sparsities
 
 COUNT, SIZE = 22, 4  # five whole batches and one of two images
@@ -37,14 +38,14 @@ def taken(optimizer):
 def step(optimizer, taken):
     """Steps whose loss is that of the mean pixel, and which get every third image right."""
 
-    def train_on(inputs, targets, context=None):
+    def train_on(inputs, targets, context):
         lr = optimizer.param_groups[0]["lr"]
         logits = torch.nn.functional.one_hot(targets, COUNT).float()
         logits[targets % 3 > 0] *= -1
         taken.append(SimpleNamespace(inputs=inputs, targets=targets, lr=float(lr), context=context))
         return inputs.mean(), logits
 
-    return TrainingStep(train_on, make_batches(), optimizer, pruned=lambda s: f"pruned to {s}")
+    return TrainingStep(train_on, make_batches(), optimizer, pruned=lambda s: s)
 
 
 def epoch(step, rates=None, done=0):
@@ -137,23 +138,24 @@ def test_pruned_steps_have_a_context_and_are_not_captured(captures, step, taken,
     step.begin_epoch(step.batches.order(), [0.1] * 6, 0, sparsities=[0.0, 0.9, 0.0, 0.8, 0.0, 0.95])
     for _ in step.sizes:
         step()
-    contexts = [one.context for one in taken]
-    assert contexts == [None, "pruned to 0.9", None, "pruned to 0.8", None, "pruned to 0.95"]
+    assert [one.context for one in taken] == [0.0, 0.9, 0.0, 0.8, 0.0, 0.95]
     replayed = ["replay", "pruned to 0.9", "replay", "pruned to 0.8", "replay", "pruned to 0.95"]
     assert events == ([*CAPTURE, *replayed] if captures else [])
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.25, 1 / 3, 1.0])
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 1 / 3, 0.7, 1.0])
 def test_every_second_step_of_the_last_fraction_is_pruned_to_a_drawn_sparsity(fraction):
-    epochs, steps = 6, 50
-    rows = [step_sparsities(fraction, 3, epoch, epochs, steps) for epoch in range(epochs)]
+    epochs, steps = 6, 55  # 0.7 of them begin at step 99, whatever the rounding
+    config, other = (Config(pruned_steps=fraction, seed=s, epoch_num=epochs) for s in (3, 4))
+    rows = [step_sparsities(config, epoch, steps) for epoch in range(epochs)]
     drawn = [sparsity for row in rows for sparsity in row]
     pruned = [i for i, sparsity in enumerate(drawn) if sparsity]
-    assert pruned == [i for i in range(300) if i % 2 and i >= 300 - round(fraction * 300)]
+    start = 330 - round(fraction * 330)
+    assert pruned == [i for i in range(330) if i % 2 and i >= start]
     if fraction:
         assert set(drawn) == {0.0, *SPARSITIES}
-        assert rows[5] == step_sparsities(fraction, 3, 5, epochs, steps)
-        assert rows[5] != step_sparsities(fraction, 4, 5, epochs, steps)
+        assert rows[5] == step_sparsities(config, 5, steps)
+        assert rows[5] != step_sparsities(other, 5, steps)
     if fraction == 1:
         assert rows[5] != rows[4]
 

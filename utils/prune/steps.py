@@ -1,42 +1,63 @@
-"""Training steps on the pruned network, which teach it to do without its smallest weights."""
+"""Pruned steps: training steps on the pruned network, which then loses less when it is pruned."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from models import dry_run
+from utils.process.errors import UserError
 from utils.prune.allocation import prunable
-from utils.prune.recalibrate import batch_norms
 
 
 @contextmanager
 def pruned(model: nn.Module, sparsity: float) -> Iterator[None]:
     """In the block the model is pruned to this sparsity; its gradients are those of what is left.
 
-    The smallest weights are 0 in the block, by one threshold for all, and come back with a gradient
-    of 0. Biases and BatchNorm's parameters stay as they are, and so do its running statistics. With
-    a sparsity of 0 nothing changes.
+    The weights smallest in magnitude are 0 in the block, by one threshold for all; those that tie
+    at the threshold all go. They come back with a gradient of 0. Biases and BatchNorm's parameters
+    stay as they are, and buffers, such as running statistics, are afterwards what they were. With a
+    sparsity of 0 nothing changes.
     """
     if not sparsity:
         yield
         return
-    weights, norms = list(prunable(model, "weights").values()), batch_norms(model)
-    dense = [p.detach().clone() for p in weights]
-    magnitudes = torch.cat([p.abs().flatten() for p in dense])
+    weights, buffers = list(prunable(model, "weights").values()), list(model.buffers())
+    kept = [values.detach().clone() for values in (*weights, *buffers)]
+    magnitudes = torch.cat([p.detach().abs().flatten() for p in weights])
     threshold = magnitudes.kthvalue(max(1, int(sparsity * len(magnitudes)))).values
-    masks = [p.abs() > threshold for p in dense]
+    removed = [p.detach().abs() <= threshold for p in weights]
     with torch.no_grad():
-        torch._foreach_mul_(weights, masks)
-    for norm in norms:
-        norm.track_running_stats = False
+        for p, mask in zip(weights, removed, strict=True):
+            p.masked_fill_(mask, 0)
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
         with torch.no_grad():
-            torch._foreach_copy_(weights, dense)
-            for p, mask in zip(weights, masks, strict=True):
+            for values, former in zip((*weights, *buffers), kept, strict=True):
+                values.copy_(former)
+            for p, mask in zip(weights, removed, strict=True):
                 if p.grad is not None:
-                    p.grad.mul_(mask)
+                    p.grad.masked_fill_(mask, 0)
+
+
+def check_pruned_steps(model: nn.Module, images: Tensor, sparsities: list[float]) -> None:
+    """Raise UserError where pruned steps cannot be taken on the model, or there are none.
+
+    `sparsities` has that of every step of the training, and `images` is a batch, (images, channels,
+    height, width).
+    """
+    if not any(sparsities):
+        raise UserError(
+            f"--pruned_steps: none of the {len(sparsities)} steps is a pruned one; give a larger"
+            " fraction or more epochs"
+        )
+    if not prunable(model, "weights"):
+        raise UserError("--pruned_steps: the network has no weights to prune; leave it out")
+    with torch.no_grad(), pruned(model, max(sparsities)):
+        if not dry_run(model, images, training=True).isfinite().all():
+            raise UserError(
+                "--pruned_steps: the pruned network's outputs are not finite, for example since it"
+                " divides by the norms of weights; leave this flag out"
+            )

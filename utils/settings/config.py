@@ -141,9 +141,9 @@ class Config:
         Path("."), "machine", "folder for saved_logs/ and saved_models/", type=path,
         identifies_run=False)
     pruned_steps: float = setting(
-        0.0, "method", "in this last fraction of the training, every second step takes the gradient"
-        " of the network pruned to 80, 90, 95 or 98 % at random, so that it loses less when it is"
-        " pruned; 0.33 is a good value", type=float, allowed=Range(0, 1))
+        0.0, "method", "in this last fraction of the training, such as 0.33, every second step"
+        " takes the gradient of the network pruned by magnitude, to a sparsity drawn from 80, 90,"
+        " 95 and 98 %, so that it loses less when it is pruned", type=float, allowed=Range(0, 1))
     sfw_init_iters: int = setting(
         390, "method", "iterations of SFW-Init", type=int, allowed=COUNT)
     sfw_init: int = setting(

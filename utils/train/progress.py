@@ -22,7 +22,9 @@ class EpochProgress:
     got right, and the optimizer's mean alpha; `sizes` are the numbers of images. Reading results
     back waits for the device; it happens twice a second and at the end. A loss that is not finite
     raises RunError then. `earlier` is what `state` gave when the epoch was stopped. Of several
-    processes, each has the results of its part of a batch, and reads back the sums.
+    processes, each has the results of its part of a batch, and reads back the sums. A step whose
+    number in `sparsities` is not 0 is of a pruned network: loss and accuracy of the epoch leave it
+    out, unless there is no other.
     """
 
     def __init__(
@@ -32,8 +34,10 @@ class EpochProgress:
         sizes: Sequence[int],
         earlier: dict[str, Any] | None = None,
         world: World | None = None,
+        sparsities: Sequence[float] | None = None,
     ) -> None:
         self.title, self._results, self._sizes = title, results, sizes
+        self._sparsities = sparsities or [0.0] * len(sizes)
         self._world = world or World()
         self.losses: list[float] = list(earlier["losses"]) if earlier else []
         self.accuracies: list[float] = list(earlier["accuracies"]) if earlier else []  # percent
@@ -67,16 +71,21 @@ class EpochProgress:
         return time.monotonic() - self.started + self._earlier_seconds
 
     @property
+    def _counted(self) -> list[int]:
+        """The steps read back so far in which the network was dense, or all if there is none."""
+        done = range(len(self.losses))
+        return [i for i in done if not self._sparsities[i]] or list(done)
+
+    @property
     def loss(self) -> float:
-        """The mean over the batches read back so far."""
-        return sum(self.losses) / len(self.losses)
+        """The mean over the dense network's batches read back so far."""
+        return sum(self.losses[i] for i in self._counted) / len(self._counted)
 
     @property
     def accuracy(self) -> float:
-        """In percent, over the images read back so far."""
-        sizes = self._sizes[: len(self.accuracies)]
-        weighted = zip(self.accuracies, sizes, strict=True)
-        return sum(a * n for a, n in weighted) / sum(sizes)
+        """In percent, over the dense network's images read back so far."""
+        images = sum(self._sizes[i] for i in self._counted)
+        return sum(self.accuracies[i] * self._sizes[i] for i in self._counted) / images
 
     @property
     def effective_weight_decay(self) -> float:

@@ -210,13 +210,10 @@ class TrainingRun:
         title = f"Epoch {state.epoch + 1}/{self.config.epoch_num}"
         start = state.partial["start"] if state.partial else None
         now = state.generator.get_state()
-        results = title, step.results, step.sizes, state.partial
-        with EpochProgress(*results, self.world) as progress:
-            config, epoch, count = self.config, state.epoch, len(rates)
-            seeds = step_seeds(config.seed, epoch, self.world.rank, count)
-            sparsities = step_sparsities(
-                config.pruned_steps, config.seed, epoch, config.epoch_num, count
-            )
+        sparsities = step_sparsities(self.config, state.epoch, len(rates))
+        results = title, step.results, step.sizes, state.partial, self.world
+        with EpochProgress(*results, sparsities) as progress:
+            seeds = step_seeds(self.config.seed, state.epoch, self.world.rank, len(rates))
             order = step.batches.order(start)
             step.begin_epoch(order, rates, progress.steps_done, seeds, sparsities)
             try:

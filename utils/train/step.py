@@ -1,7 +1,7 @@
 """The steps of an epoch, which take nothing from the host; on a GPU they are a CUDA graph."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -12,11 +12,14 @@ from optim import SFW
 from utils.compute.device import network_generator
 from utils.datasets.batches import Batches
 from utils.process.errors import UserError, warn
+from utils.settings.config import Config
 from utils.train.distributed import World
 
-# Takes inputs and targets, and in a pruned step the context in which the network is pruned; trains
-# on them, and returns the batch's mean loss and its logits.
-TrainOn = Callable[..., tuple[Tensor, Tensor]]
+# The context in which the network is pruned to a sparsity, or left as it is for 0.
+Pruned = Callable[[float], AbstractContextManager[None]]
+# Takes inputs, targets and the context for forward and backward pass; trains, and returns the
+# batch's mean loss and its logits.
+TrainOn = Callable[[Tensor, Tensor, AbstractContextManager[None]], tuple[Tensor, Tensor]]
 
 # What pruned steps prune to.
 SPARSITIES = (0.8, 0.9, 0.95, 0.98)
@@ -53,13 +56,17 @@ def step_seeds(seed: int, epoch: int, rank: int, steps: int) -> list[int]:
     return np.random.SeedSequence([seed, epoch, rank]).generate_state(steps).tolist()
 
 
-def step_sparsities(fraction: float, seed: int, epoch: int, epochs: int, steps: int) -> list[float]:
-    """To what the network is pruned for each step of an epoch; 0 where it is not.
+def step_sparsities(config: Config, epoch: int, steps: int) -> list[float]:
+    """To what the network is pruned in each step of an epoch; 0 where it is not.
 
-    It is in every second step of the last `fraction` of the training, to one of SPARSITIES.
+    It is in every second step of the last `config.pruned_steps` of the training, to one of
+    SPARSITIES.
     """
-    drawn = np.random.default_rng([seed, epoch]).choice(SPARSITIES, steps).tolist()
-    start = (1 - fraction) * epochs * steps
+    # The last number tells this stream from those of `step_seeds`.
+    stream = np.random.default_rng([config.seed, epoch, 0, 1])
+    drawn = stream.choice(SPARSITIES, steps).tolist()
+    total = config.epoch_num * steps
+    start = total - round(config.pruned_steps * total)
     numbers = range(epoch * steps, (epoch + 1) * steps)
     return [s if i >= start and i % 2 else 0.0 for i, s in zip(numbers, drawn, strict=True)]
 
@@ -86,7 +93,7 @@ class TrainingStep:
         batches: Batches,
         optimizer: torch.optim.Optimizer,
         world: World | None = None,
-        pruned: Callable[[float], AbstractContextManager[None]] | None = None,
+        pruned: Pruned = lambda sparsity: nullcontext(),
     ) -> None:
         device = batches.images.device
         self.pruned = pruned
@@ -151,8 +158,7 @@ class TrainingStep:
         self.lr.copy_(self.rates.gather(0, index).view(()))
         chosen = self.order.gather(0, self.places[:size] + index * self.batches.batch_size)
         inputs, targets = self.world.share(*self.batches.take(chosen))
-        context = [self.pruned(sparsity)] if sparsity else []
-        loss, logits = self.train_on(inputs, targets, *context)
+        loss, logits = self.train_on(inputs, targets, self.pruned(sparsity))
         correct = (logits.argmax(1) == targets).sum()
         sfw = isinstance(self.optimizer, SFW)
         alpha = self.optimizer.mean_alpha() if sfw else torch.zeros_like(loss, dtype=torch.float32)
