@@ -72,10 +72,9 @@ class Parser(argparse.ArgumentParser):
         also = setting.metadata["also"]
         listed = [*map(str, choices or ()), *([also.written] if also else ())]
         group = self.groups[setting.metadata["group"]]
+        text = setting.metadata["help"].replace("%", "%%")
         if setting.metadata["type"] is bool:
-            group.add_argument(
-                f"--{setting.name}", action="store_true", help=setting.metadata["help"]
-            )
+            group.add_argument(f"--{setting.name}", action="store_true", help=text)
             return
         stated = f" (default: {plain(default)})".replace("%", "%%")
         if default is None or setting.metadata["several"]:  # None depends on other settings
@@ -85,7 +84,7 @@ class Parser(argparse.ArgumentParser):
             type=setting.metadata["type"],
             **({"nargs": "+", "action": "extend"} if setting.metadata["several"] else {}),
             metavar=f"{{{','.join(listed)}}}" if listed else _metavar(setting),
-            help=setting.metadata["help"] + stated,
+            help=text + stated,
         )
 
     def parse(self, argv: list[str] | None = None) -> Flags:
