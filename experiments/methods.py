@@ -149,7 +149,7 @@ METHODS = {
     "SFW L2": Method(partial(sfw, kind="l2_constraints"), TAUS),
     "SFW-Init K-sparse 0.2": Method(partial(sfw, k_frac=0.2, init=True), TAUS),
     "CrAM+ equal compute": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient, epochs=0.5),
-    "CrAM+ equal epochs": Method(sgd, WEIGHT_DECAYS[1:4], cram_plus_gradient),
+    "CrAM+ equal epochs": Method(sgd, WEIGHT_DECAYS[1:], cram_plus_gradient),
     "SGD, pruned steps": Method(sgd, WEIGHT_DECAYS[1:], gradient_with_pruned_steps),
     "SFW L2, pruned steps": Method(
         partial(sfw, kind="l2_constraints"), TAUS[:3], gradient_with_pruned_steps
