@@ -36,7 +36,7 @@ bench: $(VENV)/installed-dev  ## time steps and training against their peers, ab
 	@$(BIN)/python benchmarks/pruned_file.py
 	@$(BIN)/python benchmarks/sliced.py
 
-proxy: $(VENV)/installed  ## SFW, SGD and CrAM+ tuned and compared on a small ResNet18, about 6 hours
+proxy: $(VENV)/installed  ## SFW, SGD and CrAM+ tuned and compared on a small ResNet18; takes hours
 	@$(BIN)/python experiments/proxy.py $(PROXY)
 
 reproduce: $(VENV)/installed  ## the paper's comparison on CIFAR-10; GPU=0, ARGS="--seeds 0 1 2"

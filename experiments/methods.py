@@ -140,7 +140,8 @@ class Method:
     epochs: float = 1.0  # in units of the comparison's
 
 
-# The grids of trials are cut where neither end of what is left is best.
+# To save time, three methods have shorter grids; the best strength must not be at an end that was
+# cut.
 METHODS = {
     "SGD": Method(sgd, WEIGHT_DECAYS),
     "SFW K-sparse": Method(sfw, TAUS),

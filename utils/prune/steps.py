@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from models import dry_run
 from utils.process.errors import UserError
 from utils.prune.allocation import prunable
+from utils.prune.ranking import removed_entries
 
 
 @contextmanager
@@ -26,7 +27,8 @@ def pruned(model: nn.Module, sparsity: float) -> Iterator[None]:
     weights, buffers = list(prunable(model, "weights").values()), list(model.buffers())
     kept = [values.detach().clone() for values in (*weights, *buffers)]
     magnitudes = torch.cat([p.detach().abs().flatten() for p in weights])
-    threshold = magnitudes.kthvalue(max(1, int(sparsity * len(magnitudes)))).values
+    count = max(1, removed_entries(sparsity, len(magnitudes)))
+    threshold = magnitudes.kthvalue(count).values
     removed = [p.detach().abs() <= threshold for p in weights]
     with torch.no_grad():
         for p, mask in zip(weights, removed, strict=True):
