@@ -57,9 +57,10 @@ def sfw_init(
     does not depend on. `report` is called every 10 iterations and at the end. Buffers, modes,
     gradients, frozen parameters and the global random state stay as they are. Raises ValueError
     when the constraints do not fit or have no LMO, or `batches` is empty, and FloatingPointError
-    when the loss is not finite; the model is unchanged then. Activation checkpointing must be off:
-    it recomputes activations with the model's own weights instead of the scaled ones, and the
-    scales are then wrong.
+    when the loss is not finite; the model is unchanged then. The second derivatives of a function
+    marked `once_differentiable` count as 0. Activation checkpointing must be off: it recomputes
+    activations with the model's own weights instead of the scaled ones, and the scales are then
+    wrong.
     """
     _check(model, constraints, lr, iterations)
     named = zip(model.named_parameters(), constraints, strict=True)

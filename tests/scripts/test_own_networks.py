@@ -1,5 +1,6 @@
 """Networks of one's own through the three scripts, from training to the files of pruned ones."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -160,3 +161,12 @@ def test_a_network_that_flattens_by_view_keeps_the_ordinary_memory_format(quick,
     entries = sum(p.numel() for p in model.parameters())
     zeros = sum(int((p == 0).sum()) for p in model.parameters())
     assert zeros == int(0.9 * entries)
+
+
+def test_sfw_init_needs_second_derivatives(quick, tmp_path):
+    flags = ("--data", "digits", "--arch", "own_networks:no_second_derivative")
+    flags += ("--output_dir", tmp_path, "--epoch_num", 1)
+    status, _, err = quick("train_prune.py", *flags, "--sfw_init", 1)
+    assert status == 2
+    assert re.fullmatch("error: --sfw_init 1: .*cannot be differentiated twice.*; leave.*\n", err)
+    assert quick("train_prune.py", *flags)[0] == 0

@@ -1,5 +1,6 @@
 """SFW-Init as part of a run: its progress bar, its lines in the log and its picture."""
 
+import re
 from collections.abc import Iterable
 from contextlib import closing
 
@@ -12,10 +13,15 @@ from utils.compute.device import autocast, network_generator
 from utils.outputs.headings import heading
 from utils.outputs.logs import TextLog, init_line, scale_line
 from utils.outputs.plots import plot_scales
-from utils.process.errors import RunError, warn
+from utils.process.errors import RunError, UserError, warn
 from utils.process.terminal import ProgressBar, say
 from utils.settings.config import Config
 from utils.settings.fields import identifying_settings
+
+# What PyTorch says of an operation whose gradient has no gradient.
+NOT_TWICE = re.compile(
+    "derivative for .* is not implemented|differentiate twice|double backward", re.I
+)
 
 
 def learn_initial_scales(
@@ -28,7 +34,8 @@ def learn_initial_scales(
     """Scale the model's initial weights by SFW-Init, and return the scales by parameter name.
 
     `batches` yields pairs (inputs, targets) of half a training batch, on the model's device, and
-    is iterated over as often as necessary. Raises RunError when the loss is not finite.
+    is iterated over as often as necessary. Raises RunError when the loss is not finite, and
+    UserError when an operation of the model cannot be differentiated twice.
     """
     device = next(model.parameters()).device
     network_generator(device).manual_seed(config.seed + 1)  # of dropout
@@ -46,6 +53,14 @@ def learn_initial_scales(
             )
     except FloatingPointError as error:
         raise RunError(f"SFW-Init: {error}; lower --tau or --lr") from None
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        if not NOT_TWICE.search(reason):
+            raise
+        raise UserError(
+            "--sfw_init 1: an operation of the network cannot be differentiated twice"
+            f" ({reason}); leave this flag out"
+        ) from None
     for name, scale in scales.items():
         log.add(scale_line(name, scale))
     try:
