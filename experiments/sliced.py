@@ -4,18 +4,17 @@
 Networks are those of proxy.py, and trained where they are missing. Each is sliced to lose 30, 50
 and 75 % of its multiply-adds, and recalibrated. Every method's strength, score of channels and
 allocation are chosen with seed 0 on held-out images; three seeds are then tested on all test
-images. Last, the widths that the best SFW method has at 50 % are trained from scratch by SGD, with
-the weight decay that is best for dense networks. What is already done is not run again. Writes a
-table, and one JSON file a run, to saved_logs/sliced/.
+images. Last, the network that SFW's best choice has at 50 % is trained from scratch by SGD, whose
+weight decay is tuned on the held-out images, too. What is already done is not run again. Writes
+tables, and one JSON file a run, to saved_logs/sliced/.
 """
 
 import argparse
-import copy
 import itertools
 import json
 import multiprocessing
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,16 +28,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from experiments import proxy
 from experiments.methods import METHODS
 from experiments.proxy import Run
-from utils.compute.measure import evaluate, multiply_adds
+from experiments.proxy_report import tuning_table
+from utils.compute.measure import evaluate
 from utils.datasets import Dataset
 from utils.process.errors import exit_status
 from utils.process.writing import atomic_write
 from utils.prune.channel_scores import SCORES
 from utils.prune.config import CHANNEL_ALLOCATIONS
 from utils.prune.recalibrate import calibration_batches, recalibrate
+from utils.prune.sliced import sizes_of
 from utils.prune.slicing import ChannelRanking
 
 RATIOS, SCRATCH_RATIO = (0.0, 0.3, 0.5, 0.75), 0.5
+FROM_SCRATCH = "from scratch"
 COMPARED = ("SGD", "SFW K-sparse", "SFW K-sparse 0.2", "SFW K-support", "SFW L2")
 # How channels are chosen: a score and an allocation.
 WAYS = list(itertools.product(SCORES, CHANNEL_ALLOCATIONS))
@@ -57,96 +59,129 @@ class Choice:
     def way(self) -> str:
         return f"{self.score} {self.allocation}"
 
+    def __str__(self) -> str:
+        return f"{self.method}, {self.strength:g}, {self.way}"
+
     def run(self, seed: int, folder: Path) -> Run:
         return Run(self.method, self.strength, seed, folder)
 
 
-def result_of(run: Run, images: str) -> Path:
-    return run.folder / "saved_logs" / "sliced" / f"{run.name}_{images}.json"
+def result_of(run: Run, images: str, way: str) -> Path:
+    """Where accuracies and sizes on these images, "held_out" or "test", are kept."""
+    name = f"{run.name}_{images}_{way.replace(' ', '_')}.json"
+    return run.folder / "saved_logs" / "sliced" / name
 
 
-def read(run: Run, images: str) -> dict:
-    return json.loads(result_of(run, images).read_text())
+def read(run: Run, images: str, way: str) -> dict:
+    return json.loads(result_of(run, images, way).read_text())
 
 
-def write(run: Run, images: str, contents: dict) -> None:
-    with atomic_write(result_of(run, images)) as file:
+def write(run: Run, images: str, way: str, contents: dict) -> None:
+    with atomic_write(result_of(run, images, way)) as file:
         json.dump(contents, file, indent=1)
-    print(f"{run.name}: sliced and measured on {images} images", flush=True)
+    print(f"{run.name}: {way}, measured on {images} images", flush=True)
 
 
 def example_images() -> torch.Tensor:
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-def sizes(model: nn.Module) -> dict[str, int]:
-    parameters = sum(p.numel() for p in model.parameters())
-    return {"parameters": parameters, "multiply_adds": multiply_adds(model, example_images()[:1])}
+def data_for(images: str, data_dir: Path) -> Dataset:
+    """The training images, with "held_out" or "test" images for testing."""
+    held_out, tested = proxy.load_data(data_dir)
+    return held_out if images == "held_out" else tested
 
 
 def tested(model: nn.Module, data: Dataset) -> dict[str, float]:
     """Accuracies in percent as it is and recalibrated, and sizes; the model changes in place."""
     batches = data.test_batches(proxy.BATCH_SIZE)
-    found = {"sliced": evaluate(model, batches, proxy.PRECISION)}
+    sliced = evaluate(model, batches, proxy.PRECISION)
     calibration = calibration_batches(data, proxy.CALIBRATION_IMAGES, "the experiment")
     recalibrate(model, calibration, proxy.PRECISION)
-    return found | {"recalibrated": evaluate(model, batches, proxy.PRECISION)} | sizes(model)
+    recalibrated = evaluate(model, batches, proxy.PRECISION)
+    _, parameters, work = sizes_of(model, example_images())
+    accuracies = {"sliced": sliced, "recalibrated": recalibrated}
+    return accuracies | {"parameters": parameters, "multiply_adds": work}
 
 
 def measure(run: Run, images: str, data_dir: Path, ways: Sequence[tuple[str, str]] = WAYS) -> None:
     """Train where need be, slice in these ways, and write the accuracies on these images."""
-    if result_of(run, images).is_file():
+    missing = [way for way in ways if not result_of(run, images, " ".join(way)).is_file()]
+    if not missing:
         return
-    held_out, whole = proxy.load_data(data_dir)
-    data = held_out if images == "held_out" else whole
-    model, found = proxy.train(run, whole), {}
-    for score, allocation in ways:
+    data = data_for(images, data_dir)
+    model = proxy.train(run, data)
+    for score, allocation in missing:
         ranking = ChannelRanking(model, example_images(), allocation, score)
         rows = {str(ratio): tested(ranking.slice(ratio)[0], data) for ratio in RATIOS}
-        found[f"{score} {allocation}"] = rows
-    write(run, images, found)
+        write(run, images, f"{score} {allocation}", rows)
 
 
-def measure_scratch(smaller: Choice, run: Run, options: argparse.Namespace) -> None:
-    """Train the network that `smaller` has at SCRATCH_RATIO anew, as `run` says."""
-    seed = run.seed
-    if result_of(run, "test").is_file():
+def scratch_run(smaller: Choice, weight_decay: float, seed: int, folder: Path) -> Run:
+    """A run of the network that `smaller` has at SCRATCH_RATIO, from scratch by SGD."""
+    name = f"{smaller.run(seed, folder).name}_{smaller.way.replace(' ', '_')}"
+    return Run("SGD", weight_decay, seed, folder / "from_scratch" / name)
+
+
+def measure_scratch(
+    smaller: Choice, weight_decay: float, seed: int, images: str, folder: Path, data_dir: Path
+) -> None:
+    """Train as `scratch_run` says where need be, and write the accuracies on these images."""
+    run = scratch_run(smaller, weight_decay, seed, folder)
+    if result_of(run, images, FROM_SCRATCH).is_file():
         return
-    _, data = proxy.load_data(options.data_dir)
-    model = proxy.train(smaller.run(seed, options.output_dir), data)
+    data = data_for(images, data_dir)
+    model = proxy.train(smaller.run(seed, folder), data)
     ranking = ChannelRanking(model, example_images(), smaller.allocation, smaller.score)
-    network = copy.deepcopy(ranking.slice(SCRATCH_RATIO)[0])
+    network, _ = ranking.slice(SCRATCH_RATIO)
     torch.manual_seed(seed)
     for layer in network.modules():
         if hasattr(layer, "reset_parameters"):
             layer.reset_parameters()
-    network = proxy.train(run, data, network)
-    write(run, "test", tested(network, data))
+    write(run, images, FROM_SCRATCH, tested(proxy.train(run, data, network), data))
+
+
+def judgements(
+    method: str, folder: Path, ratios: Sequence[float] | None = None
+) -> dict[Choice, float]:
+    """By choice, the mean recalibrated accuracy on held-out images over these ratios, or all."""
+    means = {}
+    for strength, way in itertools.product(METHODS[method].strengths, WAYS):
+        choice = Choice(method, strength, *way)
+        rows = read(choice.run(proxy.SEEDS[0], folder), "held_out", choice.way)
+        means[choice] = fmean(rows[str(ratio)]["recalibrated"] for ratio in ratios or RATIOS)
+    return means
 
 
 def choose(methods: Sequence[str], folder: Path, ratios: Sequence[float] | None = None) -> Choice:
-    """What does best on held-out images: the mean recalibrated accuracy over the ratios."""
-    means = {}
-    for method, way in itertools.product(methods, WAYS):
-        for strength in METHODS[method].strengths:
-            choice = Choice(method, strength, *way)
-            rows = read(choice.run(proxy.SEEDS[0], folder), "held_out")[choice.way]
-            means[choice] = fmean(rows[str(ratio)]["recalibrated"] for ratio in ratios or RATIOS)
+    """The choice of all these methods that is judged best."""
+    means = {c: mean for m in methods for c, mean in judgements(m, folder, ratios).items()}
     return max(means, key=means.get)
 
 
-def table(choices: Sequence[Choice], scratch: Sequence[dict], folder: Path) -> str:
-    """Recalibrated accuracies, mean and range over the seeds, with mean multiply-adds."""
+def by_strength(method: str, folder: Path) -> dict[float, float]:
+    """How each strength is judged, sliced in the way that is best for it."""
+    best: dict[float, float] = {}
+    for choice, mean in judgements(method, folder).items():
+        best[choice.strength] = max(mean, best.get(choice.strength, 0.0))
+    return best
+
+
+def table(choices: Sequence[Choice], folder: Path, scratch: Sequence | None) -> str:
+    """Recalibrated accuracies, mean and range over the seeds, with mean multiply-adds.
+
+    `scratch` is the label of a last row, and the results of its seeds.
+    """
     titles = ["dense", *(f"{ratio:.0%} fewer multiply-adds" for ratio in RATIOS[1:])]
     lines = [f"| method | {' | '.join(titles)} |", "| --- |" + " --- |" * len(titles)]
     for choice in choices:
-        runs = [read(choice.run(seed, folder), "test")[choice.way] for seed in proxy.SEEDS]
+        runs = [read(choice.run(seed, folder), "test", choice.way) for seed in proxy.SEEDS]
         cells = [cell([run[str(ratio)] for run in runs]) for ratio in RATIOS]
-        label = f"{choice.method}, {choice.strength:g}, {choice.way}"
-        lines.append(f"| {label} | {' | '.join(cells)} |")
+        lines.append(f"| {choice} | {' | '.join(cells)} |")
     if scratch:
-        cells = [cell(scratch) if ratio == SCRATCH_RATIO else "" for ratio in RATIOS]
-        lines.append(f"| the smaller network from scratch | {' | '.join(cells)} |")
+        label, rows = scratch
+        cells = [cell(rows) if ratio == SCRATCH_RATIO else "" for ratio in RATIOS]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -158,10 +193,34 @@ def cell(rows: Sequence[dict]) -> str:
     return f"{fmean(accuracies):.1f} ({spread}; {millions:.1f} M, {thousands:.0f} k)"
 
 
+# Runs a task for each of these arguments, and returns when all have ended.
+RunAll = Callable[[Callable[..., None], Iterable[tuple]], None]
+
+
+def train_smaller(
+    smaller: Choice, folder: Path, data_dir: Path, run_all: RunAll
+) -> tuple[dict[float, float], str, list[dict]]:
+    """Tune, train with three seeds and test the network that `smaller` has, from scratch.
+
+    Returns how each weight decay was judged, the best one in words, and its results.
+    """
+
+    def measure_all(images: str, decays: Iterable[float], seeds: Iterable[int]) -> list[dict]:
+        runs = list(itertools.product(decays, seeds))
+        run_all(measure_scratch, [(smaller, *run, images, folder, data_dir) for run in runs])
+        return [read(scratch_run(smaller, *run, folder), images, FROM_SCRATCH) for run in runs]
+
+    decays = METHODS["SGD"].strengths
+    judged = [row["recalibrated"] for row in measure_all("held_out", decays, proxy.SEEDS[:1])]
+    best = decays[judged.index(max(judged))]
+    label = f"the network of {smaller}, {FROM_SCRATCH} by SGD"
+    tested = measure_all("test", [best], proxy.SEEDS)
+    return dict(zip(decays, judged, strict=True)), f"{label}, {best:g}", tested
+
+
 def compare(options: argparse.Namespace) -> None:
-    """Choose, test with three seeds, train the smaller network, and write the table."""
-    folder, methods, data = options.output_dir, options.methods, options.data_dir
-    first = proxy.SEEDS[0]
+    """Choose, test with three seeds, train the smaller network, and write the tables."""
+    folder, methods, data_dir = options.output_dir, options.methods, options.data_dir
     with ProcessPoolExecutor(
         options.jobs,
         multiprocessing.get_context("spawn"),
@@ -169,22 +228,22 @@ def compare(options: argparse.Namespace) -> None:
         (options.threads,),
     ) as pool:
 
-        def finish(task, arguments: list[tuple]) -> None:
+        def run_all(task: Callable[..., None], arguments: Iterable[tuple]) -> None:
             for done in [pool.submit(task, *one) for one in arguments]:
                 done.result()
 
         pairs = [(m, strength) for m in methods for strength in METHODS[m].strengths]
-        finish(measure, [(Run(*pair, first, folder), "held_out", data) for pair in pairs])
-        choices = {method: choose([method], folder) for method in methods}
-        runs = [(c, c.run(seed, folder)) for c in choices.values() for seed in proxy.SEEDS]
-        finish(measure, [(r, "test", data, [(c.score, c.allocation)]) for c, r in runs])
-        scratch, ours = [], [method for method in methods if method != "SGD"]
-        if ours and "SGD" in methods:
-            smaller, trained = choose(ours, folder), choose(["SGD"], folder, [0.0])
-            again = [trained.run(seed, folder / "from_scratch") for seed in proxy.SEEDS]
-            finish(measure_scratch, [(smaller, run, options) for run in again])
-            scratch = [read(run, "test") for run in again]
-    text = table(list(choices.values()), scratch, folder)
+        first = proxy.SEEDS[0]
+        run_all(measure, [(Run(*pair, first, folder), "held_out", data_dir) for pair in pairs])
+        judged = {method: by_strength(method, folder) for method in methods}
+        choices = [choose([method], folder) for method in methods]
+        runs = [(choice, choice.run(seed, folder)) for choice in choices for seed in proxy.SEEDS]
+        run_all(measure, [(r, "test", data_dir, [(c.score, c.allocation)]) for c, r in runs])
+        scratch = None
+        if ours := [method for method in methods if method != "SGD"]:
+            smaller = choose(ours, folder, [SCRATCH_RATIO])
+            judged[FROM_SCRATCH], *scratch = train_smaller(smaller, folder, data_dir, run_all)
+    text = f"{tuning_table(judged)}\n\n{table(choices, folder, scratch)}"
     path = folder / "saved_logs" / "sliced" / "sliced.md"
     with atomic_write(path) as file:
         file.write(text + "\n")
