@@ -293,11 +293,18 @@ class TestModelFiles:
         assert line.endswith("Training_Settings: unknown")
         assert not any(f"{name}: " in line for name in ("Epoch_Num", "Tau", "Seed", "Optimizer"))
 
-    def test_a_bare_state_dict_of_another_network_is_refused(self, name, quick, tmp_path):
-        torch.save(build_model("Mlp", 10, 1, 8).state_dict(), tmp_path / "authors.pt")
+    @pytest.mark.parametrize(
+        ("arch", "classes", "color_channel", "image_size"),
+        [("VGG16", 10, 1, 32), ("Mlp", 100, 1, 8), ("Mlp", 10, 3, 32)],
+    )
+    def test_a_bare_state_dict_of_another_network_is_refused(
+        self, arch, classes, color_channel, image_size, name, quick, tmp_path
+    ):
+        state = build_model(arch, classes, color_channel, image_size).state_dict()
+        torch.save(state, tmp_path / "authors.pt")
         flags = ("--model_path", tmp_path / "authors.pt", "--output_dir", tmp_path)
-        result = quick(name, *flags, "--data", "digits", "--arch", "VGG16")
-        message = "holds other tensors than VGG16 for digits has"
+        result = quick(name, *flags, "--data", "digits", "--arch", "Mlp")
+        message = "holds other tensors than Mlp for digits has"
         assert_refused_unchanged(result, message, tmp_path, [tmp_path / "authors.pt"])
 
 

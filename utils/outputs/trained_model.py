@@ -171,7 +171,8 @@ def _network(path: Path, contents: dict[str, Any], config: Config) -> nn.Module:
         with warnings.catch_warnings(action="ignore"):
             if any(values.is_complex() or values.is_sparse for values in state.values()):
                 raise TypeError("load_state_dict would convert them with a mere warning")
-            set_widths(model, contents.get("widths", {}), state)
+            if widths := contents.get("widths"):  # otherwise load_state_dict compares all shapes
+                set_widths(model, widths, state)
             model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError, ValueError):
         raise UserError(
