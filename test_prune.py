@@ -29,6 +29,7 @@ from utils.outputs.onnx_file import InputImages
 from utils.outputs.trained_model import TrainedModel, load_chosen
 from utils.outputs.widths import widths_of
 from utils.process.errors import RunError, UserError, exit_status, warn
+from utils.process.requirements import require
 from utils.process.writing import check_writable
 from utils.prune import channels_report
 from utils.prune import report as weights_report
@@ -49,6 +50,8 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
     """Test the model at every pruning ratio, and write the results."""
     config, device = trained.config, pick_device(trained.config.gpu)
     check_formats(prune.pruned_format)
+    if prune.granularity == "channels":
+        require("--granularity channels", "torch_pruning")
     report = channels_report if prune.granularity == "channels" else weights_report
     check_writable(report.result_files(trained, prune), "--output_dir")
     dataset = config.load_dataset().to(device)
@@ -67,7 +70,7 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
     print("\n" + results_line(picture=files.prune_test(".png")))
     if prune.save_pruned:
         print(f"Pruned models: {files.model.parent}/")
-    wanted = len({*prune.save_pruned}) * len(prune.pruned_format)
+    wanted = len(prune.save_pruned) * len(prune.pruned_format)
     if sum(len(r.sizes) for r in results) < wanted:
         raise RunError(
             "--save_pruned: some files could not be written; the warnings say why; give the same"
@@ -113,8 +116,9 @@ def slice_channels(
     def sliced_at(ratio: float) -> SlicedResult:
         sliced, removed = ranking.slice(ratio)
         seconds = compare_speed(model, sliced, images, trained.config.precision)
+        size = sizes_of(sliced, images)
         tested = test_and_save(sliced, ratio, trained, prune, dataset, correction)
-        return SlicedResult(ratio, removed, *sizes_of(sliced, images), seconds, *tested)
+        return SlicedResult(ratio, removed, *size, seconds, *tested)
 
     return map(sliced_at, prune.all_ratios)
 

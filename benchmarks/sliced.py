@@ -60,6 +60,9 @@ def times(dense: nn.Module, sliced: nn.Module, images: torch.Tensor) -> list[flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--model_path", type=path, metavar="FILE", help="a trained model")
+    parser.add_argument(
+        "--arch", metavar="MODULE:FACTORY", help="with --model_path: a network of one's own"
+    )
     parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS, metavar="X")
     options = parser.parse_args()
     require("benchmarks/sliced.py", "torch_pruning", "onnx", "onnxscript", "onnxruntime")
@@ -68,7 +71,8 @@ def main() -> None:
         config = Config()
         model = new_model(config)
     else:
-        trained = load_model_file(options.model_path, {})
+        own = {} if options.arch is None else {"arch": options.arch}
+        trained = load_model_file(options.model_path, own)
         config, model = trained.config, trained.model
     model = model.eval().to(memory_format=torch.channels_last)
     side, generator = config.image_size, torch.Generator().manual_seed(0)

@@ -32,6 +32,7 @@ from experiments.proxy_report import tuning_table
 from utils.compute.measure import evaluate
 from utils.datasets import Dataset
 from utils.process.errors import exit_status
+from utils.process.requirements import require
 from utils.process.writing import atomic_write
 from utils.prune.channel_scores import SCORES
 from utils.prune.config import CHANNEL_ALLOCATIONS
@@ -99,7 +100,7 @@ def tested(model: nn.Module, data: Dataset) -> dict[str, float]:
     calibration = calibration_batches(data, proxy.CALIBRATION_IMAGES, "the experiment")
     recalibrate(model, calibration, proxy.PRECISION)
     recalibrated = evaluate(model, batches, proxy.PRECISION)
-    _, parameters, work = sizes_of(model, example_images())
+    _, parameters, _, work = sizes_of(model, example_images())
     accuracies = {"sliced": sliced, "recalibrated": recalibrated}
     return accuracies | {"parameters": parameters, "multiply_adds": work}
 
@@ -220,6 +221,7 @@ def train_smaller(
 
 def compare(options: argparse.Namespace) -> None:
     """Choose, test with three seeds, train the smaller network, and write the tables."""
+    require("experiments/sliced.py", "torch_pruning")
     folder, methods, data_dir = options.output_dir, options.methods, options.data_dir
     with ProcessPoolExecutor(
         options.jobs,

@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 import torch
 from runs import DIGITS, RUN, assert_refused, read_csv
+from torch import nn
 
+import test_prune
 from models import build_model
-from utils.datasets import load_dataset
+from utils.datasets import DATASETS, load_dataset
 from utils.outputs.model_file import model_contents, write_contents
 from utils.prune import load_pruned
+from utils.prune.sliced import compare_speed
+from utils.prune.slicing import ChannelRanking
 from utils.settings.config import Config
 
 pytest.importorskip("torch_pruning")
 
+SAVE, SPEED = test_prune.save, {1: (1.0, 1.0), 128: (1.0, 1.0)}
 NAME = f"{RUN}_granularity=channels"
 CHANNELS = ("--granularity", "channels", "--ratios", 0, 0.5)
 
@@ -30,10 +35,11 @@ def test_sliced_networks_are_measured_beside_the_dense_one(quick, trained):
     logs, name = trained / "saved_logs", f"{NAME}_ratios=0,0.5"
     dense, sliced = read_csv(logs / "SFW_prune_test" / f"{name}.csv")
     assert list(dense) == [
-        *("ratio", "removed", "channels", "parameters", "multiply_adds", "milliseconds_1"),
-        *("dense_milliseconds_1", "milliseconds_128", "dense_milliseconds_128", "accuracy"),
+        *("ratio", "removed", "channels", "parameters", "bytes", "multiply_adds"),
+        *("milliseconds_1", "dense_milliseconds_1", "milliseconds_128", "dense_milliseconds_128"),
+        "accuracy",
     ]
-    assert [float(dense[column]) for column in list(dense)[:5]] == [0, 0, 266, 26122, 25856]
+    assert [float(dense[name]) for name in list(dense)[:6]] == [0, 0, 266, 26122, 104488, 25856]
     assert float(sliced["removed"]) >= 0.5 and int(sliced["multiply_adds"]) <= 25856 / 2
     assert all(float(sliced[column]) > 0 for column in list(sliced) if "milliseconds" in column)
     layers = read_csv(logs / "layer_widths" / f"{name}.csv")
@@ -45,6 +51,50 @@ def test_sliced_networks_are_measured_beside_the_dense_one(quick, trained):
     picture = logs / "SFW_prune_test" / f"{name}.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert re.search(r"^ +50% +50\.\d % ", out, re.M)
+
+
+def test_times_of_both_networks_are_told_apart(quick, trained, monkeypatch):
+    drawn = []
+    speed = {1: (0.004, 0.001), 128: (0.008, 0.006)}  # of the dense network first
+    monkeypatch.setattr("test_prune.compare_speed", lambda *_: speed)
+    monkeypatch.setattr("utils.prune.channels_report.plot_slicing", lambda *a: drawn.append(a))
+    status, out, _ = quick("test_prune.py", *DIGITS, *CHANNELS, "--output_dir", trained)
+    _, row = read_csv(next(trained.rglob("SFW_prune_test/*.csv")))
+    assert status == 0 and "1.00 (4.00)" in out and "6.00 (8.00)" in out
+    times = ("milliseconds_1", "dense_milliseconds_1", "milliseconds_128", "dense_milliseconds_128")
+    assert [float(row[name]) for name in times] == [1, 4, 6, 8]
+    ((_, left, curves, of_time, _),) = drawn
+    assert left == pytest.approx([100, 100 - 100 * float(row["removed"])], abs=1e-3)
+    assert list(curves) == ["sliced in one shot"]
+    assert of_time == {"batch of 1": [25.0, 25.0], "batch of 128": [75.0, 75.0]}
+
+
+def test_the_dense_network_is_timed_first(monkeypatch):
+    def in_turns(steps, seconds, device):
+        return [step().item() for step in steps]
+
+    monkeypatch.setattr("utils.prune.sliced.time_in_turns", in_turns)
+    dense, sliced = (nn.LazyLinear(1, bias=False) for _ in range(2))
+    images = torch.ones(1, 1)
+    for layer, value in ((dense, 4.0), (sliced, 1.0)):
+        layer(images)
+        nn.init.constant_(layer.weight, value)
+    assert compare_speed(dense, sliced, images, "fp32") == {1: (4.0, 1.0), 128: (4.0, 1.0)}
+
+
+def test_score_and_rounding_are_those_of_the_flags(quick, trained, monkeypatch):
+    asked = []
+
+    class Recorded(ChannelRanking):
+        def __init__(self, model, images, *settings):
+            asked.append(settings)
+            super().__init__(model, images, *settings)
+
+    monkeypatch.setattr("test_prune.ChannelRanking", Recorded)
+    own = ("--round_to", 8, "--channel_score", "l2", "--allocation", "uniform")
+    status, _, err = quick("test_prune.py", *DIGITS, *CHANNELS, *own, "--output_dir", trained)
+    assert status == 0, err
+    assert asked == [("uniform", "l2", 8)]
 
 
 def test_all_formats_hold_the_sliced_network(quick, trained):
@@ -84,9 +134,50 @@ def test_a_sliced_network_is_tested_and_sliced_again(quick, trained):
     assert sorted(counts)[1] == whole > sorted(counts)[0]
 
 
+@pytest.mark.parametrize(
+    ("arch", "data", "shape"),
+    [
+        ("ResNet18", "digits", (1, 32, 32)),
+        ("VGG16", "cifar10", (3, 32, 32)),
+        ("own_networks:vit", "digits", (1, 8, 8)),
+    ],
+)
+def test_other_networks_are_sliced_and_loaded_bit_for_bit(
+    arch, data, shape, quick, write_npz, tmp_path, monkeypatch
+):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    sliced = []
+
+    def save(paths, model, *others):
+        sliced.append(model)
+        return SAVE(paths, model, *others)
+
+    monkeypatch.setattr("test_prune.save", save)
+    monkeypatch.setattr("test_prune.compare_speed", lambda *_: SPEED)  # takes half a minute
+    write_npz(tmp_path, data, train=4, test=4)
+    torch.save(build_model(arch, 10, shape[0], shape[1]).state_dict(), tmp_path / "random.pt")
+    flags = ("--data", data, "--arch", arch, "--model_path", tmp_path / "random.pt")
+    flags += ("--granularity", "channels", "--ratios", 0.3, "--save_pruned", 0.3)
+    flags += ("--pruned_format", "safetensors", "onnx")
+    flags += ("--data_dir", tmp_path, "--output_dir", tmp_path)
+    status, _, err = quick("test_prune.py", *flags)
+    assert status == 0, err
+    (row,) = read_csv(next(tmp_path.rglob("SFW_prune_test/*.csv")))
+    assert 0.3 <= float(row["removed"]) < 0.5
+    loaded = load_pruned(next(tmp_path.rglob("*.safetensors")), arch=arch)
+    images = torch.rand(4, *shape)
+    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (DATASETS[data].mean, DATASETS[data].std))
+    inputs = (images - mean) / std
+    with torch.no_grad():
+        logits = loaded(inputs)
+        assert torch.equal(sliced[0](inputs), logits)
+    session = onnxruntime.InferenceSession(next(tmp_path.rglob("*.onnx")))
+    found = session.run(None, {"images": images.numpy()})[0]
+    assert np.abs(found - logits.numpy()).max() < 1e-3 * np.abs(found).max()
+
+
 def test_a_recalibrated_network_is_saved(quick, write_npz, tmp_path, monkeypatch):
-    speed = {1: (1.0, 1.0), 128: (1.0, 1.0)}
-    monkeypatch.setattr("test_prune.compare_speed", lambda *_: speed)  # takes half a minute
+    monkeypatch.setattr("test_prune.compare_speed", lambda *_: SPEED)
     write_npz(tmp_path, "cifar10", train=16, test=4)
     config = Config(epoch_num=1, output_dir=tmp_path)
     torch.manual_seed(0)
@@ -104,9 +195,9 @@ def test_a_recalibrated_network_is_saved(quick, write_npz, tmp_path, monkeypatch
 
 
 BAD_FLAGS = {
-    "--allocation lamp": "--allocation lamp: is of single weights; for channels, choose global or",
-    "--prune_scope weights": "--prune_scope: is of single weights; leave --granularity channels",
-    "--repair 9": "--repair: is of single weights; leave --granularity channels out",
+    "--allocation lamp": "--allocation lamp: is for single weights; for channels, choose global or",
+    "--prune_scope weights": "--prune_scope: is for single weights; leave out --granularity",
+    "--repair 9": "--repair: is for single weights; leave out --granularity channels",
     "--round_to 0": "--round_to 0: must be at least 1",
     "--channel_score l1": "--channel_score l1: choose one of relative, l2",
 }
@@ -121,7 +212,7 @@ def test_flags_that_do_not_fit_channels_are_refused(flags, quick, tmp_path):
 @pytest.mark.parametrize("flags", ["--round_to 8", "--channel_score l2"])
 def test_flags_of_channels_are_refused_for_weights(flags, quick, tmp_path):
     result = quick("test_prune.py", *DIGITS, *flags.split(), "--output_dir", tmp_path)
-    assert_refused(result, f"{flags.split()[0]}: is of channels; add --granularity channels")
+    assert_refused(result, f"{flags.split()[0]}: is for channels; add --granularity channels")
 
 
 def test_recalibrating_slices_without_batch_norm_is_not_referred_to_repair(quick, trained):

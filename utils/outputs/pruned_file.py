@@ -3,9 +3,9 @@
 A tensor NAME with enough zeros is stored as two tensors: NAME:values, its non-zero entries in
 order, and their positions, in the smaller of two forms. NAME:mask has a bit for each entry of the
 tensor. NAME:gaps has a byte for each value, the number of zeros before it, and more bytes where
-that number is large. Other tensors are stored unchanged, and so
-is one beside a tensor that has one of these names. Settings and accuracy are JSON in the
-header. Reading a file executes no code from it.
+that number is large. Other tensors are stored unchanged, and so is one beside a tensor that has
+one of these names. Settings and accuracy are JSON in the header. Reading a file executes no code
+from it.
 """
 
 import hashlib

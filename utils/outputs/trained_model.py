@@ -9,9 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import nn
 
 from models import is_factory
+from utils.compute.device import placed
 from utils.outputs.headings import Heading, heading
 from utils.outputs.model_file import new_model, read_contents
 from utils.outputs.widths import set_widths
@@ -111,11 +113,13 @@ def load_model_file(path: Path, explicit: Mapping[str, Any]) -> TrainedModel:
 def load_pruned(path: str | Path, arch: str | None = None) -> nn.Module:
     """The network that test_prune.py --save_pruned wrote to `path`, on the CPU, in evaluation mode.
 
-    Its `state_dict()` is an ordinary dense one. A network of your own needs its `arch`, as in
+    Its `state_dict()` is an ordinary dense one, and its memory format is that of the tests, so that
+    its outputs are the same bit for bit. A network of your own needs its `arch`, as in
     "nets:small": a file never chooses what code is run. Raises UserError when the file is missing
     or damaged, and when it is of another `arch`.
     """
-    return load_model_file(Path(path), {} if arch is None else {"arch": arch}).model.eval()
+    trained = load_model_file(Path(path), {} if arch is None else {"arch": arch})
+    return placed(trained.model, torch.device("cpu"), trained.config.image_shape).eval()
 
 
 def _dense_model(path: Path, contents: dict[str, Any], explicit: Mapping[str, Any]) -> TrainedModel:

@@ -6,8 +6,9 @@ It is an optional requirement, and imported where it is used.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,30 +20,50 @@ from utils.process.errors import UserError
 class Dimension:
     """A dimension of a layer's tensors: its outputs, its inputs, or both where they are the same.
 
-    `cut` is torch-pruning's function that removes channels from it. `layer` is the name of a
-    module, or of a parameter that belongs to no layer; then `axis` is the axis of that tensor.
+    `pruner` has torch-pruning's functions for this kind of layer. `layer` is the name of a module,
+    or of a parameter that belongs to no layer; then `axis` is the axis of that tensor.
     """
 
     layer: str
-    cut: Callable[[nn.Module, list[int]], nn.Module]
+    pruner: Any
+    is_input: bool  # of the inputs alone
     axis: int
 
-    @property
-    def is_input(self) -> bool:
-        """Whether it is that of the inputs alone."""
-        own = self.cut.__self__
-        return self.cut == own.prune_in_channels and self.cut != own.prune_out_channels
+    def size(self, module: nn.Module) -> int:
+        pruner = self.pruner
+        return (pruner.get_in_channels if self.is_input else pruner.get_out_channels)(module)
+
+    def cut(self, module: nn.Module, channels: list[int]) -> nn.Module:
+        """Remove these channels from the module in place, or from a copy of a parameter."""
+        self.pruner.pruning_dim = self.axis
+        pruner = self.pruner
+        cut = pruner.prune_in_channels if self.is_input else pruner.prune_out_channels
+        return cut(module, channels)
+
+
+def _dimension(layer: str, dep: Any) -> Dimension:
+    """That of one of torch-pruning's dependencies."""
+    cut = dep.handler
+    pruner = cut.__self__
+    is_input = cut == pruner.prune_in_channels and cut != pruner.prune_out_channels
+    return Dimension(layer, pruner, is_input, dep.target.pruning_dim)
 
 
 # Channels that are cut out together, by the dimensions in which they lie.
 Unit = dict[Dimension, list[int]]
+# A channel in a dimension, and the number of that vertex; and two vertices that are linked.
+Vertices = dict[tuple[Dimension, int], int]
+Link = tuple[int, int]
 
 
 def coupled_groups(model: nn.Module, images: Tensor) -> list[list[Unit]]:
     """The groups of channels of a network; each is divided into the units that can be cut out.
 
     Every channel is in one unit at most. A group is what a residual stream or a hidden layer
-    consists of; it must keep one unit. `model` is in evaluation mode, and takes `images`.
+    consists of. `model` is in evaluation mode, and takes `images`.
+
+    A pair of a dimension and the number of a channel in it is a vertex of a graph. Two vertices are
+    linked if torch-pruning cuts the one out with the other: a unit is a component of this graph.
     """
     import torch_pruning
 
@@ -53,37 +74,33 @@ def coupled_groups(model: nn.Module, images: Tensor) -> list[list[Unit]]:
         raise refusal(f"torch-pruning cannot follow its channels ({reason(error)})") from None
     names = {p: name for name, p in model.named_parameters()}
     names |= {module: name for name, module in model.named_modules()}
-    slots: dict[tuple[Dimension, int], int] = {}  # a channel in a dimension, and its number
-    links: list[tuple[int, int]] = []
-    of_root: list[list[int]] = []  # the slots of the layer that each group was found from
+    vertices: Vertices = {}
+    links: list[Link] = []
+    of_roots: list[list[int]] = []  # the vertices of the layer that each group was found from
     for root in roots:
-        of_root.append([])
+        of_roots.append([])
         for channel in root.idxs:
-            closure = graph.get_pruning_group(root.dep.target.module, root.dep.handler, [channel])
+            coupled = graph.get_pruning_group(root.dep.target.module, root.dep.handler, [channel])
             found = []
-            for dep, channels in closure:
+            for dep, channels in coupled:
                 if (name := names.get(dep.target.module)) is not None:
-                    dimension = Dimension(name, dep.handler, dep.target.pruning_dim)
-                    found += [slots.setdefault((dimension, i), len(slots)) for i in channels]
-            links += [(found[0], slot) for slot in found]
-            of_root[-1].append(found[0])
-    links += _links_across_heads(model, slots)
-    return _components(slots, links, of_root)
+                    dimension = _dimension(name, dep)
+                    found += [vertices.setdefault((dimension, i), len(vertices)) for i in channels]
+            links += [(found[0], vertex) for vertex in found]
+            of_roots[-1].append(found[0])
+    links += _links_across_heads(model, vertices)
+    return _components(vertices, links, of_roots)
 
 
-def _links_across_heads(
-    model: nn.Module, slots: dict[tuple[Dimension, int], int]
-) -> list[tuple[int, int]]:
-    """Pairs of slots, so that all heads, or groups of one layer, lose the same channels."""
+def _links_across_heads(model: nn.Module, vertices: Vertices) -> list[Link]:
+    """Links by which all heads, or all groups of one layer, lose the same channels."""
     links, modules = [], dict(model.named_modules())
-    first: dict[tuple[Dimension, int], int] = {}
-    for (dimension, channel), slot in slots.items():
+    first: Vertices = {}
+    for (dimension, channel), vertex in vertices.items():
         module = modules.get(dimension.layer)
         if (parts := _parts(module)) > 1:
-            size = dimension.cut.__self__.get_in_channels(module)
-            if not dimension.is_input:
-                size = dimension.cut.__self__.get_out_channels(module)
-            links.append((first.setdefault((dimension, channel % (size // parts)), slot), slot))
+            within = dimension, channel % (dimension.size(module) // parts)
+            links.append((first.setdefault(within, vertex), vertex))
     return links
 
 
@@ -98,22 +115,20 @@ def _parts(module: nn.Module | None) -> int:
 
 
 def _components(
-    slots: dict[tuple[Dimension, int], int],
-    links: Sequence[tuple[int, int]],
-    of_root: Sequence[Sequence[int]],
+    vertices: Vertices, links: Sequence[Link], of_roots: Sequence[Sequence[int]]
 ) -> list[list[Unit]]:
-    """Groups, as in `coupled_groups`: linked slots form a unit, units of one root a group."""
-    in_unit = _labels(len(slots), links)
-    of_group = [(own[0], slot) for own in of_root for slot in own]
-    in_group = _labels(len(slots), [*links, *of_group])
+    """Groups, as in `coupled_groups`: linked vertices form a unit, units of one root a group."""
+    unit_of = _labels(len(vertices), links)
+    within_groups = [(own[0], vertex) for own in of_roots for vertex in own]
+    group_of = _labels(len(vertices), [*links, *within_groups])
     groups: dict[int, dict[int, Unit]] = {}
-    for (dimension, channel), slot in slots.items():
-        unit = groups.setdefault(in_group[slot], {}).setdefault(in_unit[slot], {})
+    for (dimension, channel), vertex in vertices.items():
+        unit = groups.setdefault(group_of[vertex], {}).setdefault(unit_of[vertex], {})
         unit.setdefault(dimension, []).append(channel)
     return [list(units.values()) for units in groups.values()]
 
 
-def _labels(count: int, links: Sequence[tuple[int, int]]) -> list[int]:
+def _labels(count: int, links: Sequence[Link]) -> list[int]:
     """For each of `count` vertices, the number of the component that these edges put it in."""
     from scipy.sparse import coo_array  # these take a while to import
     from scipy.sparse.csgraph import connected_components
@@ -133,9 +148,8 @@ def cut_out(model: nn.Module, units: Iterable[Unit]) -> nn.Module:
             removed.setdefault(dimension, []).extend(channels)
     for dimension, channels in removed.items():
         _cut(sliced, dimension, sorted(channels))
-    for p, whole in zip(sliced.parameters(), model.parameters(), strict=True):
-        if whole.dim() == 4 and whole.is_contiguous(memory_format=torch.channels_last):
-            p.data = p.data.contiguous(memory_format=torch.channels_last)
+    if not all(p.is_contiguous() for p in model.parameters()):
+        sliced.to(memory_format=torch.channels_last)
     return sliced
 
 
@@ -146,7 +160,6 @@ def _cut(model: nn.Module, dimension: Dimension, channels: list[int]) -> None:
         for channel in reversed(channels):  # of several, torch-pruning 1.6 may permute the others
             dimension.cut(layer, [channel])
         return
-    dimension.cut.__self__.pruning_dim = dimension.axis
     result = dimension.cut(layer, channels)
     if isinstance(layer, nn.Parameter):
         setattr(model.get_submodule(parent), name, result)

@@ -10,7 +10,7 @@ from utils.prune.channel_graph import Dimension, Unit
 
 
 def l2_scores(squares: Tensor) -> Tensor:
-    """The L2 norm of all entries of a unit."""
+    """The L2 norm of all entries of a unit, of which one may count in two of its dimensions."""
     return squares.sum(0).sqrt()
 
 
@@ -47,10 +47,13 @@ def by_channel(model: nn.Module, dimension: Dimension) -> list[Tensor]:
         return [parameter.movedim(dimension.axis, 0).unsqueeze(1)]
     layer = model.get_submodule(dimension.layer)
     if isinstance(layer, nn.MultiheadAttention):
-        return [*layer.in_proj_weight.chunk(3), layer.in_proj_weight.T, layer.out_proj.weight.T]
+        into, out, bias = layer.in_proj_weight, layer.out_proj, layer.in_proj_bias
+        biases = () if bias is None else (*bias.unsqueeze(1).chunk(3), out.bias.unsqueeze(1))
+        return [*into.chunk(3), into.T, out.weight, out.weight.T, *biases]
     if isinstance(layer, nn.Embedding):
         return [layer.weight.T]
-    tensors = [p.unsqueeze(1) for p in (layer.weight, layer.bias) if p is not None]
+    bias = getattr(layer, "bias", None)
+    tensors = [p.unsqueeze(1) for p in (layer.weight, bias) if p is not None]
     if isinstance(layer, (nn.Linear, _ConvNd)):
         transposed, groups = getattr(layer, "transposed", False), getattr(layer, "groups", 1)
         if dimension.is_input != transposed:  # the weight's second axis, divided into the groups

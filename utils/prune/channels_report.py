@@ -11,7 +11,14 @@ from utils.outputs.logs import sliced_line, write_csv
 from utils.outputs.plots import plot_slicing
 from utils.outputs.trained_model import TrainedModel
 from utils.prune.config import PruneConfig
-from utils.prune.report import add_tested, in_kilobytes, new_log, print_model, saved_files
+from utils.prune.report import (
+    add_tested,
+    new_log,
+    print_model,
+    saved_files,
+    tested_cells,
+    tested_heading,
+)
 from utils.prune.sliced import BATCHES, SlicedResult
 from utils.prune.tables import tested_columns, write_settings
 from utils.settings.names import TEST_SUFFIXES, RunFiles
@@ -29,10 +36,7 @@ def print_heading(trained: TrainedModel, prune: PruneConfig) -> None:
     columns = f"{'ratio':>6}  {'removed':>7}  {'multiply-adds':>13}  {'channels':>8}"
     columns += f"  {'parameters':>11}"
     columns += "".join(f"{f'ms, batch {batch} (dense)':>25}" for batch in BATCHES)
-    columns += f"  {'accuracy':>8}"
-    if prune.correction:
-        columns += f"  {prune.correction_column:>12}"
-    print(columns + ("  file" if prune.save_pruned else ""))
+    print(columns + tested_heading(prune))
 
 
 def print_result(result: SlicedResult, model: nn.Module) -> None:
@@ -41,10 +45,7 @@ def print_result(result: SlicedResult, model: nn.Module) -> None:
     line += f"  {result.parameters:>11,}"
     for dense, sliced in result.seconds.values():
         line += f"{f'{1000 * sliced:.2f} ({1000 * dense:.2f})':>25}"
-    line += f"  {result.accuracy:>6.2f} %"
-    if result.accuracy_after_correction is not None:
-        line += f"  {result.accuracy_after_correction:>10.2f} %"
-    print(line + in_kilobytes(result.sizes, model), flush=True)
+    print(line + tested_cells(result, model), flush=True)
 
 
 def columns_of(result: SlicedResult) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def columns_of(result: SlicedResult) -> dict[str, Any]:
         "removed": round(result.removed, 6),
         "channels": sum(result.channels.values()),
         "parameters": result.parameters,
+        "bytes": result.bytes,
         "multiply_adds": result.multiply_adds,
     }
     for batch, (dense, sliced) in result.seconds.items():

@@ -43,8 +43,8 @@ class PruneConfig:
         1, "pruning", "with --granularity channels: layers keep a number of channels that is a"
         " multiple of N, or all", type=int, allowed=COUNT)
     channel_score: str = setting(
-        "relative", "pruning", "with --granularity channels: what channels that go together are"
-        " worth. relative: the norms of their weights in units of the mean of each tensor; l2: the"
+        "relative", "pruning", "with --granularity channels: how coupled channels are ranked."
+        " relative: by the norms of their weights, in units of the mean of each tensor; l2: by the"
         " L2 norm of all their weights", choices=SCORES)
     allocation: str = setting(
         "global", "pruning", "how the zeros are spread over the tensors. global: one threshold for"
@@ -85,7 +85,7 @@ class PruneConfig:
         if self.granularity == "channels":
             self._check_channels()
         else:
-            self._refuse("round_to", "channel_score", reason="is of channels; add {}")
+            self._refuse("round_to", "channel_score", reason="is for channels; add {}")
         for name in ("ratios", "save_pruned"):
             ratios = {abs(float(ratio)) for ratio in getattr(self, name)}  # -0 is 0
             object.__setattr__(self, name, tuple(sorted(ratios)))
@@ -97,10 +97,10 @@ class PruneConfig:
         """Raise UserError for a setting that is of single weights alone."""
         if self.allocation not in CHANNEL_ALLOCATIONS:
             raise UserError(
-                f"--allocation {self.allocation}: is of single weights; for channels, choose"
+                f"--allocation {self.allocation}: is for single weights; for channels, choose"
                 f" {' or '.join(CHANNEL_ALLOCATIONS)}"
             )
-        self._refuse("prune_scope", "repair", reason="is of single weights; leave {} out")
+        self._refuse("prune_scope", "repair", reason="is for single weights; leave out {}")
 
     def _refuse(self, *names: str, reason: str) -> None:
         """Raise UserError unless these settings are at their defaults."""

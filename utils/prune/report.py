@@ -39,10 +39,13 @@ def saved_files(trained: TrainedModel, prune: PruneConfig) -> list[Path]:
 
 def print_heading(trained: TrainedModel, prune: PruneConfig) -> None:
     print_model(trained, prune, "pruned by magnitude")
-    columns = f"{'sparsity':>8}  {'remaining':>12}  {'accuracy':>8}"
-    if prune.correction:
-        columns += f"  {prune.correction_column:>12}"
-    print(columns + ("  file" if prune.save_pruned else ""))
+    print(f"{'sparsity':>8}  {'remaining':>12}" + tested_heading(prune))
+
+
+def tested_heading(prune: PruneConfig) -> str:
+    """The columns that any pruned network has in what is printed."""
+    corrected = f"  {prune.correction_column:>12}" if prune.correction else ""
+    return f"  {'accuracy':>8}" + corrected + ("  file" if prune.save_pruned else "")
 
 
 def print_model(trained: TrainedModel, prune: PruneConfig, what: str) -> None:
@@ -59,17 +62,17 @@ def print_model(trained: TrainedModel, prune: PruneConfig, what: str) -> None:
 
 
 def print_result(result: PrunedResult, model: nn.Module) -> None:
-    line = f"{f'{100 * result.ratio:.6g}%':>8}  {result.remaining:>12,}  {result.accuracy:>6.2f} %"
+    line = f"{f'{100 * result.ratio:.6g}%':>8}  {result.remaining:>12,}"
+    print(line + tested_cells(result, model), flush=True)
+
+
+def tested_cells(result: Any, model: nn.Module) -> str:
+    """The accuracies and file sizes of any pruned network; `model` is the dense one."""
+    text, dense = f"  {result.accuracy:>6.2f} %", sum(v.nbytes for v in model.state_dict().values())
     if result.accuracy_after_correction is not None:
-        line += f"  {result.accuracy_after_correction:>10.2f} %"
-    print(line + in_kilobytes(result.sizes, model), flush=True)
-
-
-def in_kilobytes(sizes: dict[str, int], model: nn.Module) -> str:
-    """The sizes of a pruned network's files; `model` is the dense one."""
-    text, dense = "", sum(values.nbytes for values in model.state_dict().values())
-    for name, size in sizes.items():
-        label = f"{name} " if len(sizes) > 1 else ""
+        text += f"  {result.accuracy_after_correction:>10.2f} %"
+    for name, size in result.sizes.items():
+        label = f"{name} " if len(result.sizes) > 1 else ""
         text += f"  {label}{size / 1000:,.0f} kB, {100 * size / dense:.1f} % of dense"
     return text
 

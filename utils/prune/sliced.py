@@ -23,6 +23,7 @@ class SlicedResult:
     removed: float  # the fraction of the multiply-adds that it has lost
     channels: dict[str, int]  # by layer
     parameters: int
+    bytes: int  # of its parameters and buffers
     multiply_adds: int  # for one image
     seconds: dict[int, tuple[float, float]]  # by batch: of the dense network and of this one
     accuracy: float
@@ -30,10 +31,11 @@ class SlicedResult:
     sizes: dict[str, int]  # of its files, in bytes, by format
 
 
-def sizes_of(model: nn.Module, images: Tensor) -> tuple[dict[str, int], int, int]:
-    """The channels by layer, the parameters, and the multiply-adds for one image."""
+def sizes_of(model: nn.Module, images: Tensor) -> tuple[dict[str, int], int, int, int]:
+    """The channels by layer, parameters, bytes and multiply-adds, as SlicedResult has them."""
     parameters = sum(p.numel() for p in model.parameters())
-    return channels_by_layer(model), parameters, multiply_adds(model, images[:1])
+    count = sum(values.nbytes for values in model.state_dict().values())
+    return channels_by_layer(model), parameters, count, multiply_adds(model, images[:1])
 
 
 def random_images(dataset: Dataset) -> Tensor:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from utils.compute.measure import multiply_adds
 from utils.process.errors import notify
-from utils.process.requirements import require
 from utils.prune.allocation import ALLOCATIONS
 from utils.prune.channel_graph import Unit, coupled_groups, cut_out, reason, refusal
 from utils.prune.channel_scores import SCORES, squared_norms
@@ -18,11 +17,12 @@ class ChannelRanking:
     """The units of a network's channels in the order in which they are cut out.
 
     `score`, a key of SCORES, says what a unit is worth, and `allocation`, a key of ALLOCATIONS, how
-    units of different groups compare. Every group keeps a unit, and with `round_to` a number of
-    channels that is a multiple of it, or all. The network's outputs stay, and so do channels whose
-    number the network's own code fixes. `images` is a batch of at least two.
+    units of different groups compare. No layer is emptied: the best unit of each dimension stays.
+    With `round_to` a group keeps a number of channels that is a multiple of it, or all. The
+    network's outputs stay, and so do channels without which it does not run. `images` is a batch of
+    at least two.
 
-    Raises UserError for a network of which nothing can be cut out.
+    Raises UserError for a network of which nothing can be cut out. Needs torch-pruning.
     """
 
     def __init__(
@@ -33,16 +33,19 @@ class ChannelRanking:
         score: str = "relative",
         round_to: int = 1,
     ) -> None:
-        require("--granularity channels", "torch_pruning")
         self.model, self.images = model.eval(), images
         groups = [group for group in coupled_groups(model, images) if len(group) > 1]
         self.groups = self._those_that_can_be_cut(groups)
         ranked: list[tuple[float, int]] = []
         for number, group in enumerate(self.groups):
             worth, order = SCORES[score](squared_norms(model, group)).sort(stable=True)
-            group[:] = [group[i] for i in order.tolist()]
+            units = [group[i] for i in order.tolist()]
             scores = ALLOCATIONS[allocation](worth).tolist()
-            ranked += [(value, number) for value in scores[:-1]]  # the best unit stays
+            best = {dimension: i for i, unit in enumerate(units) for dimension in unit}
+            kept = set(best.values())
+            ranked += [(value, number) for i, value in enumerate(scores) if i not in kept]
+            others = [unit for i, unit in enumerate(units) if i not in kept]
+            group[:] = [*others, *(units[i] for i in sorted(kept))]
         self.order = [number for _, number in sorted(ranked)]
         self.steps = [_step(group, round_to) for group in self.groups]
         self.dense_multiply_adds = multiply_adds(model, images[:1])
@@ -59,6 +62,7 @@ class ChannelRanking:
             shape = self.model(self.images).shape
             for group in groups:
                 try:
+                    squared_norms(self.model, group)
                     if cut_out(self.model, group[:1])(self.images).shape == shape:
                         possible.append(group)
                 except Exception:  # whatever the network's own code raises
@@ -67,7 +71,7 @@ class ChannelRanking:
             raise refusal("no channels can be cut out")
         if fixed:
             names = ", ".join(dict.fromkeys(fixed))
-            notify(f"the network's code fixes the number of some channels, which stay, of {names}")
+            notify(f"all channels stay of {names}: the network does not run with fewer of them")
         return possible
 
     def cut(self, count: int) -> nn.Module:
