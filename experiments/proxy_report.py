@@ -43,7 +43,7 @@ def draw(path: Path, results: Mapping[str, Sequence[Accuracies]], title: str) ->
     import matplotlib
     from cycler import cycler
 
-    figure = new_figure(10, 4.6)
+    figure = new_figure(10, 5)
     styles = cycler(linestyle=["-", "--"]) * matplotlib.rcParams["axes.prop_cycle"]
     ratios = _ratios(results)
     left = [100 * (1 - float(ratio)) for ratio in ratios]
@@ -65,7 +65,8 @@ def draw(path: Path, results: Mapping[str, Sequence[Accuracies]], title: str) ->
         axes.set_title(name, fontsize=9)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("test accuracy, %")
-    panels[0].legend(fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8)
     save_figure(figure, path, Heading(title))
 
 
