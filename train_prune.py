@@ -55,9 +55,11 @@ def train(config: Config, world: World | None = None) -> None:
         parts = 1 if config.sync_bn else world.size
         check_last_batch(model, train_batches, config.image_shape, parts)
         if config.pruned_steps:
-            images, epochs = torch.ones(2, *config.image_shape, device=device), config.epoch_num
-            steps = (step_sparsities(config, i, len(train_batches)) for i in range(epochs))
-            check_pruned_steps(model, images, [sparsity for epoch in steps for sparsity in epoch])
+            images, count = torch.ones(2, *config.image_shape, device=device), len(train_batches)
+            # If there are pruned steps, one is among the last two steps, and so in these epochs.
+            last = range(max(0, config.epoch_num - 2), config.epoch_num)
+            sparsities = [s for epoch in last for s in step_sparsities(config, epoch, count)]
+            check_pruned_steps(model, images, sparsities)
         size = evaluation_batch_size(model, dataset.test_images, config.test_batchsize)
         test_batches = dataset.test_batches(size, world.part(len(dataset.test_images)))
         regions = build_constraints(

@@ -19,6 +19,15 @@ def test_accuracy_is_over_images_and_in_evaluation_mode():
     assert evaluate(model.train(), batches) == 100 * 2 / 3
 
 
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_outputs_that_are_not_finite_count_as_wrong(broken):
+    model = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(2))
+    rows = torch.tensor([[1.0, 0.0], [broken, 0.0]])
+    assert evaluate(model, [(rows, torch.tensor([0, 0]))]) == 50
+
+
 def test_count_above_counts_magnitudes_strictly_above():
     model = nn.Linear(4, 1, bias=False)
     with torch.no_grad():

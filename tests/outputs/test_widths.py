@@ -32,6 +32,16 @@ def test_widths_are_what_differs_from_the_network_as_built():
     assert widths_of(built(), built()) == {}
 
 
+def test_numbers_that_a_layer_counts_are_no_widths():
+    counting = built()
+    counting[0].calls = 3  # which the network as built does not have
+    counting[4].out_features = 7  # changed by the network's own code
+    assert widths_of(counting, built()) == {}
+    narrow = sliced()
+    narrow[0].calls = 3
+    assert widths_of(narrow, built()) == WIDTHS
+
+
 def test_a_network_of_these_widths_has_the_same_outputs():
     narrow, model = sliced(), built()
     set_widths(model, WIDTHS, narrow.state_dict())

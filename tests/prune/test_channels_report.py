@@ -218,7 +218,23 @@ def test_flags_of_channels_are_refused_for_weights(flags, quick, tmp_path):
 def test_recalibrating_slices_without_batch_norm_is_not_referred_to_repair(quick, trained):
     flags = (*DIGITS, *CHANNELS, "--bn_recalibrate", 9, "--output_dir", trained)
     result = quick("test_prune.py", *flags)
-    assert_refused(result, "error: --bn_recalibrate: Mlp has no BatchNorm; leave it out")
+    assert_refused(
+        result, "error: --bn_recalibrate: Mlp has no BatchNorm with running statistics; leave"
+    )
+
+
+def test_batch_norm_without_running_statistics_is_sliced():
+    layers = (nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8, track_running_stats=False))
+    model = nn.Sequential(*layers, nn.ReLU(), nn.Linear(8, 3))
+    ranking = ChannelRanking(model, torch.randn(4, 3, 2, 2))
+    sliced, removed = ranking.slice(0.5)
+    assert removed == 0.5 and sliced[2].num_features == 4
+
+
+def test_rounding_that_leaves_nothing_to_cut_is_refused(quick, trained):
+    flags = (*DIGITS, *CHANNELS, "--round_to", 1000, "--output_dir", trained)
+    result = quick("test_prune.py", *flags)
+    assert_refused(result, "error: --round_to 1000: then all layers keep all channels; give")
 
 
 def test_without_torch_pruning_one_line_says_what_to_install(quick, trained, monkeypatch):

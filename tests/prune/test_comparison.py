@@ -53,6 +53,29 @@ def test_runs_are_labelled_by_what_differs(table):
     ]
 
 
+def test_names_that_begin_alike_are_not_cut_in_the_middle(table):
+    ratios = table("a_ratios=0.5", prune={"ratios": (0.5,)})
+    repaired = table("a_repair=9", prune={"ratios": (0.5,), "repair": 9}, corrected=95.0)
+    curves = [*read_curves(ratios), *read_curves(repaired)]
+    same = "cifar10 ResNet18 SFW k_sparse_constraints"
+    assert labels_of(curves) == [f"{same} (ratios=0.5)", f"{same} (repair=9)", "repair=9"]
+
+
+def test_tables_of_channels_are_left_out_of_a_comparison(table, quick, tmp_path):
+    weights, channels = table("a"), table("b")
+    channels.write_text("ratio,multiply_adds,accuracy\n0,9,90\n")
+    status, out, err = quick(
+        "test_prune.py", "--compare", weights, channels, "--output_dir", tmp_path
+    )
+    assert (status, err) == (
+        0,
+        f"warning: {channels}: is of --granularity channels, and left out\n",
+    )
+    assert out.count("cifar10 ResNet18") == 1
+    result = quick("test_prune.py", "--compare", channels, "--output_dir", tmp_path)
+    assert_refused(result, "b.csv: is of --granularity channels; --compare takes tables of pruned")
+
+
 def test_ratios_that_tell_runs_apart_are_shown_whole(table):
     several = table("a_ratios=0.1,0.9", prune={"ratios": (0.1, 0.9)})
     fewer = table("a_ratios=0.5", prune={"ratios": (0.5,)})
@@ -221,10 +244,6 @@ def change_settings(**changed):
         (change_settings(pruning={"repair": -1}), "a.json: holds invalid settings (--repair -1"),
         (change_settings(other=1), "a.json: does not hold the settings of a run"),
         (lambda path: path.write_text(""), "a.csv: is no table of accuracies"),
-        (
-            lambda path: path.write_text("ratio,multiply_adds,accuracy\n0,9,90\n"),
-            "a.csv: is of --granularity channels; --compare takes tables of pruned weights",
-        ),
         (lambda path: path.write_text("threshold,above\n1,2\n"), "is no table of accuracies"),
         (
             lambda path: path.write_text("sparsity,accuracy\n0,90\n"),

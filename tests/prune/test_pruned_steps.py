@@ -98,7 +98,7 @@ IMAGES = torch.ones(2, 2, 4, 4)
 @pytest.mark.parametrize(
     ("layers", "sparsities", "message"),
     [
-        ([nn.Linear(32, 3)], [0.0, 0.0], "none of the 2 steps is a pruned one"),
+        ([nn.Linear(32, 3)], [0.0, 0.0], "no step of this training is a pruned one"),
         ([nn.LayerNorm(32)], [0.0, 0.98], "has no weights"),
         ([nn.utils.parametrizations.weight_norm(nn.Linear(32, 90))], [0.0, 0.98], "not finite"),
     ],

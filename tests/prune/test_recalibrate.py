@@ -36,6 +36,12 @@ def test_the_first_layers_statistics_are_those_of_the_images():
     torch.testing.assert_close(model[1].running_var, features.var(1))
 
 
+@pytest.mark.parametrize(("count", "sizes"), [(128, [128]), (129, [129]), (257, [128, 129])])
+def test_no_batch_has_a_single_image(count, sizes, tmp_path):
+    batches = calibration_batches(load_dataset("digits", tmp_path), count, "--bn_recalibrate")
+    assert [len(batch) for batch in batches] == sizes
+
+
 def test_batches_count_by_their_sizes():
     model, batches = network(), some_batches(30, 30, 6)
     recalibrate(model, batches)

@@ -38,6 +38,14 @@ def test_signals_are_the_mean_and_deviation_of_each_channel(convolutional):
     torch.testing.assert_close(signals[first][1], values.std(1, correction=0))
 
 
+def test_layers_whose_weight_is_computed_or_shared_are_left_alone():
+    first, second, last = (nn.Linear(6, 6) for _ in range(3))
+    second.weight = first.weight
+    computed = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6))
+    model = nn.Sequential(first, second, computed, last)
+    assert list(layers_with_weights(model)) == ["3"]
+
+
 @pytest.mark.parametrize("convolutional", [True, False])
 def test_repaired_layers_put_out_what_the_dense_ones_do(convolutional):
     model, batches = network(convolutional), some_batches()

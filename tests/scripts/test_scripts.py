@@ -11,7 +11,7 @@ from utils.compute.measure import THRESHOLDS
 from utils.prune.ranking import RATIOS
 from utils.settings.config import Config
 
-EMPTIED = "warning: nothing passes through layers"  # as may be after so few epochs
+EMPTIED = "warning: pruning removes all weights of "  # as may be after so few epochs
 
 
 def test_three_commands_train_prune_and_inspect(script, tmp_path):

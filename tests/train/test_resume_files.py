@@ -112,10 +112,12 @@ def test_a_run_between_two_files_goes_on_from_the_former(quick, stopped, uninter
     assert outcome(stopped.output_dir) == uninterrupted
 
 
-def test_a_resume_file_can_be_tested_like_a_model(quick, stopped):
+def test_a_resume_file_is_tested_like_a_model_under_a_name_of_its_own(quick, stopped):
     flags = ("--model_path", stopped.resume, "--output_dir", stopped.output_dir)
-    status, _, err = quick("test_prune.py", *flags)
+    status, _, err = quick("test_prune.py", *flags, "--save_pruned", 0.5)
     assert (status, err) == (0, "")
+    written = [*stopped.output_dir.rglob("SFW_prune_test/*"), *stopped.output_dir.rglob("*.saf*")]
+    assert len(written) == 5 and all(".resume_sha256=" in path.name for path in written)
 
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(quick, tmp_path, fill_disk, uninterrupted):

@@ -21,7 +21,8 @@ def evaluate(
 ) -> float:
     """The percentage of inputs that the model, in evaluation mode, classifies correctly.
 
-    `batches` yields (inputs, targets) on the model's device, at least one.
+    `batches` yields (inputs, targets) on the model's device, at least one. An input with an output
+    that is infinite or not a number counts as wrong.
     """
     correct, count = count_correct(model, batches, precision)
     return 100 * correct / count
@@ -40,7 +41,8 @@ def count_correct(
     correct, count = torch.zeros((), dtype=torch.int64, device=device), 0
     with autocast(device, precision):
         for inputs, targets in batches:
-            correct += (model(inputs).argmax(1) == targets).sum()
+            logits = model(inputs)
+            correct += ((logits.argmax(1) == targets) & logits.isfinite().all(1)).sum()
             count += len(targets)
     return int(correct), count
 
@@ -64,10 +66,10 @@ def evaluation_batch_size(model: nn.Module, images: Tensor, smallest: int) -> in
 
 
 def multiply_adds(model: nn.Module, inputs: Tensor) -> int:
-    """The multiply-adds that convolutions and matrix products of the forward pass take."""
+    """The multiply-adds that convolutions and matrix products of a forward pass take per input."""
     with FlopCounterMode(display=False) as counter:
         model(inputs)  # with gradients: PyTorch's fast path of attention would not be counted
-    return counter.get_total_flops() // 2
+    return counter.get_total_flops() // (2 * len(inputs))
 
 
 def channels_by_layer(model: nn.Module) -> dict[str, int]:

@@ -85,7 +85,7 @@ def _set_sparsities(axes: "Axes", sparsities: Sequence[float], width: float) -> 
     margin = 0.03 * (x[-1] - x[0] or 1)
     ends = axes.transScale.inverted().transform([(x[0] - margin, 0), (x[-1] + margin, 0)])
     axes.set_xlim(ends[:, 0])
-    labels = [f"{s:.6g}" for s in sparsities]
+    labels = [f"{s:.10g}" for s in sparsities]
     inches = (x - x[0]) * width / (x[-1] - x[0] + 2 * margin)
     crowded = np.diff(inches).min(initial=width) < (max(map(len, labels)) + 1) / TICK_DENSITY
     room, last = TICK_HEIGHT if crowded else 0, len(labels) - 1

@@ -123,14 +123,14 @@ def _check(content: bytes, network: nn.Module, images: InputImages) -> None:
     try:
         session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
         outputs = [session.run(["logits"], {"images": batch.numpy()})[0] for batch in batches]
+        with torch.no_grad():
+            logits = [network(batch) for batch in batches]
     except Exception as error:  # onnxruntime's errors have no common type
         raise RunError(
-            f"--pruned_format onnx: onnxruntime cannot run the exported network"
-            f" ({_first_line(error)}); choose another format"
+            f"--pruned_format onnx: the network or its export cannot run on batches of"
+            f" {BATCH_SIZES} images ({_first_line(error)}); choose another format"
         ) from None
-    for batch, found in zip(batches, outputs, strict=True):
-        with torch.no_grad():
-            expected = network(batch)
+    for expected, found in zip(logits, outputs, strict=True):
         difference = (torch.from_numpy(found) - expected).abs().max().item()
         if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
             raise RunError(

@@ -21,6 +21,7 @@ from utils.outputs.figures import (
     sparsity_panels,
 )
 from utils.outputs.headings import Heading
+from utils.settings.names import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -152,7 +153,7 @@ def plot_layer_sparsity(
     mesh = axes.pcolormesh(values, cmap="viridis", norm=LogNorm(least, 1))
     rows, columns = np.nonzero(values == 0)
     axes.plot(columns + 0.5, rows + 0.5, "x", color="black", markersize=4)
-    ticks = [f"{100 * ratio:.6g}" for ratio in ratios]
+    ticks = [percent(ratio) for ratio in ratios]
     axes.set_xticks(np.arange(len(ratios)) + 0.5, ticks, fontsize=7, rotation=90)
     axes.set_xlabel("sparsity of the network: weights removed, %")
     name_rows(axes, list(left))

@@ -21,7 +21,7 @@ from utils.process.errors import UserError
 from utils.settings.cli import Flags
 from utils.settings.config import Config, difference
 from utils.settings.fields import identifying_settings
-from utils.settings.names import RunFiles, file_name, plain
+from utils.settings.names import RunFiles, file_name, percent, plain
 
 ADVICE = "give another --model_path, or train it again with --resume never"
 
@@ -64,7 +64,7 @@ class TrainedModel:
         """The heading of a picture of the model, pruned with these settings if there are some."""
         remarks = []
         if self.pruned_before is not None and "sparsity" in self.pruned_before:
-            remarks.append(f"pruned before to {100 * self.pruned_before['sparsity']:.6g} %")
+            remarks.append(f"pruned before to {percent(self.pruned_before['sparsity'])} %")
         if self.unknown:
             remarks.append(f"{self.source}, whose training settings are unknown")
         return heading(self.known_settings(), pruning, remarks)
@@ -106,7 +106,7 @@ def load_model_file(path: Path, explicit: Mapping[str, Any]) -> TrainedModel:
     if contents.get("config") is None:
         return _bare_state_dict(path, contents, digest, explicit)
     if contents.get("pruning") is None:
-        return _dense_model(path, contents, explicit)
+        return _dense_model(path, contents, digest, explicit)
     return _pruned_model(path, contents, digest, explicit)
 
 
@@ -122,10 +122,15 @@ def load_pruned(path: str | Path, arch: str | None = None) -> nn.Module:
     return placed(trained.model, torch.device("cpu"), trained.config.image_shape).eval()
 
 
-def _dense_model(path: Path, contents: dict[str, Any], explicit: Mapping[str, Any]) -> TrainedModel:
+def _dense_model(
+    path: Path, contents: dict[str, Any], digest: "hashlib._Hash", explicit: Mapping[str, Any]
+) -> TrainedModel:
     """A model with its settings, whose results are named after these."""
     config = _config_in_file(path, contents["config"], explicit)
-    return TrainedModel(_network(path, contents, config), config, config.files, path.name)
+    files = config.files
+    if "optimizer" in contents:  # a resume file, of a run that has not ended
+        files = _files_named_after(path, digest, config)
+    return TrainedModel(_network(path, contents, config), config, files, path.name)
 
 
 def _pruned_model(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 # By layer, its attributes that state sizes, such as out_channels, where these are not as built.
@@ -11,12 +12,13 @@ Widths = dict[str, dict[str, int | list[int]]]
 
 def widths_of(model: nn.Module, built: nn.Module) -> Widths:
     """The widths of `model`; `built` is a network of the same code, as it is built."""
-    layers = dict(built.named_modules())
-    widths = {
-        name: {key: size for key, size in _sizes(m).items() if size != _sizes(layers[name])[key]}
-        for name, m in model.named_modules()
-    }
-    return {name: sizes for name, sizes in widths.items() if sizes}
+    layers, widths = dict(built.named_modules()), {}
+    for name, layer in model.named_modules():
+        if _shapes(layer) != _shapes(layers[name]):
+            before = _sizes(layers[name])
+            changed = {k: size for k, size in _sizes(layer).items() if size != before.get(k, size)}
+            widths |= {name: changed} if changed else {}
+    return widths
 
 
 def set_widths(model: nn.Module, widths: Widths, state: Mapping[str, Tensor]) -> None:
@@ -42,6 +44,12 @@ def set_widths(model: nn.Module, widths: Widths, state: Mapping[str, Tensor]) ->
                     tensors[key] = values.new_empty(new.shape)
                     if isinstance(values, nn.Parameter):
                         tensors[key] = nn.Parameter(tensors[key], values.requires_grad)
+
+
+def _shapes(layer: nn.Module) -> list[torch.Size | None]:
+    """Those of its own parameters and buffers."""
+    tensors = (*layer._parameters.values(), *layer._buffers.values())
+    return [None if values is None else values.shape for values in tensors]
 
 
 def _sizes(layer: nn.Module) -> dict[str, int | list[int]]:

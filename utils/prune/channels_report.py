@@ -21,7 +21,7 @@ from utils.prune.report import (
 )
 from utils.prune.sliced import BATCHES, SlicedResult
 from utils.prune.tables import tested_columns, write_settings
-from utils.settings.names import TEST_SUFFIXES, RunFiles
+from utils.settings.names import TEST_SUFFIXES, RunFiles, percent
 
 
 def result_files(trained: TrainedModel, prune: PruneConfig) -> list[Path]:
@@ -40,7 +40,7 @@ def print_heading(trained: TrainedModel, prune: PruneConfig) -> None:
 
 
 def print_result(result: SlicedResult, model: nn.Module) -> None:
-    line = f"{f'{100 * result.ratio:.6g}%':>6}  {100 * result.removed:>5.1f} %"
+    line = f"{f'{percent(result.ratio)}%':>6}  {100 * result.removed:>5.1f} %"
     line += f"  {result.multiply_adds:>13,}  {sum(result.channels.values()):>8,}"
     line += f"  {result.parameters:>11,}"
     for dense, sliced in result.seconds.values():

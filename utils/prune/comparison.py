@@ -8,13 +8,13 @@ from pathlib import Path
 
 from utils.outputs.headings import Heading, heading
 from utils.outputs.plots import Curves, plot_comparison
-from utils.process.errors import UserError
+from utils.process.errors import UserError, warn
 from utils.process.writing import atomic_write, check_writable
 from utils.prune.config import CORRECTIONS, SETTINGS, PruneConfig
-from utils.prune.tables import SHOWN, read_accuracies, read_settings
+from utils.prune.tables import SHOWN, is_of_channels, read_accuracies, read_settings
 from utils.settings.config import LABELS, NAMED_ALWAYS, default_of
 from utils.settings.fields import identifying_settings
-from utils.settings.names import RunFiles, file_name, plain, results_line
+from utils.settings.names import RunFiles, file_name, percent, plain, results_line
 
 PRUNED_BEFORE = "pruned_before"  # the sparsity of a model that was already pruned, or "None"
 OF_DATA = ("color_channel", "image_size")
@@ -42,6 +42,10 @@ def compare(tables: Sequence[Path], output_dir: Path) -> None:
     for tables that have no ratio in common.
     """
     paths = list(dict.fromkeys(path.resolve() for path in tables))
+    if weights := [path for path in paths if not is_of_channels(path)]:
+        for path in (path for path in paths if path not in weights):
+            warn(f"{path}: is of --granularity channels, and left out")
+        paths = weights
     curves = distinct([curve for path in paths for curve in read_curves(path)])
     ratios = shown_ratios(curves)
     runs: Curves = {}
@@ -110,7 +114,7 @@ def shown_ratios(curves: Sequence[Curve]) -> list[float]:
 
 def comparison_table(curves: Curves, ratios: Sequence[float]) -> str:
     """A Markdown row for each label: the mean over its runs, and their range if it has several."""
-    titles = [f"{100 * ratio:.6g}%" for ratio in ratios]
+    titles = [f"{percent(ratio)}%" for ratio in ratios]
     lines = ["| weights removed | " + " | ".join(titles) + " |"]
     lines.append("| --- |" + " --- |" * len(ratios))
     for label, runs in curves.items():
@@ -179,9 +183,8 @@ def _distinguishing_ends(tables: Sequence[Path]) -> list[str]:
     names = [os.path.splitext(path)[0] for path in whole]
     shared = os.path.commonprefix(names)  # noqa: RUF071 - of names, too, not of folders alone
     start = max(shared.rfind("_"), shared.rfind("/")) + 1
-    within = any(name[len(shared) :][:1] not in ("", "_", "/") for name in names)
-    if within and "=" in shared[start:]:  # values such as ratios=0.5 are not cut in the middle
-        shared = shared[:start]
+    if any(name[len(shared) :][:1] not in ("", "_", "/") for name in names):
+        shared = shared[:start]  # no name and no value, such as ratios=0.5, is cut in the middle
     ends = [name.removeprefix(shared).strip("_/") for name in names]
     unique = ends if len(set(ends)) == len(ends) else whole
     return [f" ({text})" if text else "" for text in unique]

@@ -82,6 +82,8 @@ class PruneConfig:
         check_values(self)
         if self.ratios is None:
             object.__setattr__(self, "ratios", GRANULARITIES[self.granularity])
+        if self.bn_recalibrate == 1:
+            raise UserError("--bn_recalibrate 1: an image has no variance; 1000 are enough")
         if self.granularity == "channels":
             self._check_channels()
         else:

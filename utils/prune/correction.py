@@ -26,7 +26,9 @@ def build_correction(
         return None
     if prune.bn_recalibrate and not batch_norms(model):
         advice = "leave it out" if prune.granularity == "channels" else "use --repair instead"
-        raise UserError(f"--bn_recalibrate: {config.arch} has no BatchNorm; {advice}")
+        raise UserError(
+            f"--bn_recalibrate: {config.arch} has no BatchNorm with running statistics; {advice}"
+        )
     if prune.repair and batch_norms(model):
         raise UserError(f"--repair: {config.arch} has BatchNorm; use --bn_recalibrate instead")
     count = getattr(prune, prune.correction)

@@ -32,7 +32,10 @@ def calibration_batches(dataset: Dataset, count: int, flag: str) -> list[Tensor]
         train_labels=dataset.train_labels[chosen],
     )
     generator = torch.Generator(device).manual_seed(SEED)
-    return [inputs for inputs, _ in subset.train_batches(BATCH_SIZE, generator)]
+    batches = [inputs for inputs, _ in subset.train_batches(BATCH_SIZE, generator)]
+    if len(batches) > 1 and len(batches[-1]) == 1:  # of a single image BatchNorm has no variance
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:

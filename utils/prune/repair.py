@@ -6,6 +6,7 @@ Resuscitation, arXiv 2605.21426, which scales by the standard deviation alone, w
 a network with BatchNorm, utils/prune/recalibrate.py does this without changing weights.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -24,8 +25,17 @@ LEAST_DEVIATION = 1e-3
 
 
 def layers_with_weights(model: nn.Module) -> dict[str, nn.Module]:
-    """The linear and convolutional layers by name, in the order of their registration."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, LAYERS)}
+    """The linear and convolutional layers by name, in the order of their registration.
+
+    Those whose weight is computed, as by weight normalisation, or shared with another layer are
+    left out: it cannot be scaled for one layer alone.
+    """
+    owners = Counter(id(p) for m in model.modules() for p in m._parameters.values())
+    return {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(m, LAYERS) and owners[id(m._parameters.get("weight"))] == 1
+    }
 
 
 @torch.no_grad()
@@ -75,7 +85,8 @@ def repair(
 ) -> None:
     """Restore the mean and deviation `dense` of each layer's outputs, one layer after the other.
 
-    Weights and biases change in place; those that are 0 stay 0. `dense` is what `measure_signals`
+    Weights and biases change in place; those that are 0 stay 0, so that the mean is restored only
+    where there is a bias that was not pruned. `dense` is what `measure_signals`
     returned for all `layers_with_weights` on the same batches before pruning.
     """
     layers = layers_with_weights(model)

@@ -20,7 +20,7 @@ from utils.outputs.trained_model import TrainedModel
 from utils.process.errors import warn
 from utils.prune.config import PruneConfig
 from utils.prune.tables import PrunedResult, write_settings, write_tables
-from utils.settings.names import TEST_SUFFIXES, RunFiles, plain
+from utils.settings.names import TEST_SUFFIXES, RunFiles, percent, plain
 
 
 def result_files(trained: TrainedModel, prune: PruneConfig) -> list[Path]:
@@ -62,7 +62,7 @@ def print_model(trained: TrainedModel, prune: PruneConfig, what: str) -> None:
 
 
 def print_result(result: PrunedResult, model: nn.Module) -> None:
-    line = f"{f'{100 * result.ratio:.6g}%':>8}  {result.remaining:>12,}"
+    line = f"{f'{percent(result.ratio)}%':>8}  {result.remaining:>12,}"
     print(line + tested_cells(result, model), flush=True)
 
 
@@ -98,8 +98,8 @@ def write_results(
     left = {name: [1 - r.zeros[name] / n for r in results] for name, n in entries.items()}
     plot_layer_sparsity(files.layer_sparsity(".png"), ratios, left, above)
     if emptied:
-        names = ", ".join(f"{name} (from {100 * ratio:.6g}%)" for name, ratio in emptied.items())
-        warn(f"nothing passes through layers that pruning empties altogether: {names}")
+        names = ", ".join(f"{name} (from {percent(ratio)}%)" for name, ratio in emptied.items())
+        warn(f"pruning removes all weights of {names}")
 
 
 def first_emptied(entries: dict[str, int], results: Sequence[PrunedResult]) -> dict[str, float]:

@@ -35,7 +35,7 @@ def sizes_of(model: nn.Module, images: Tensor) -> tuple[dict[str, int], int, int
     """The channels by layer, parameters, bytes and multiply-adds, as SlicedResult has them."""
     parameters = sum(p.numel() for p in model.parameters())
     count = sum(values.nbytes for values in model.state_dict().values())
-    return channels_by_layer(model), parameters, count, multiply_adds(model, images[:1])
+    return channels_by_layer(model), parameters, count, multiply_adds(model, images[:2])
 
 
 def random_images(dataset: Dataset) -> Tensor:

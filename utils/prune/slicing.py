@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.compute.measure import multiply_adds
-from utils.process.errors import notify
+from utils.process.errors import UserError, notify
 from utils.prune.allocation import ALLOCATIONS
 from utils.prune.channel_graph import Unit, coupled_groups, cut_out, reason, refusal
 from utils.prune.channel_scores import SCORES, squared_norms
@@ -48,12 +48,16 @@ class ChannelRanking:
             group[:] = [*others, *(units[i] for i in sorted(kept))]
         self.order = [number for _, number in sorted(ranked)]
         self.steps = [_step(group, round_to) for group in self.groups]
-        self.dense_multiply_adds = multiply_adds(model, images[:1])
+        self.dense_multiply_adds = multiply_adds(model, images)
         self.fractions: dict[int, float] = {}  # those that are known
         try:
             self.fraction(len(self.order))
         except Exception as error:
             raise refusal(f"it does not run when it is narrow ({reason(error)})") from None
+        if not self.fraction(len(self.order)):
+            raise UserError(
+                f"--round_to {round_to}: then all layers keep all channels; give a smaller number"
+            )
 
     def _those_that_can_be_cut(self, groups: list[list[Unit]]) -> list[list[Unit]]:
         """The groups without any unit of which the network runs, and has the same outputs."""
@@ -88,7 +92,7 @@ class ChannelRanking:
     def fraction(self, count: int) -> float:
         """The fraction of the multiply-adds that the network loses with these units."""
         if count not in self.fractions:
-            left = multiply_adds(self.cut(count), self.images[:1])
+            left = multiply_adds(self.cut(count), self.images)
             self.fractions[count] = 1 - left / self.dense_multiply_adds
         return self.fractions[count]
 

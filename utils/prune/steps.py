@@ -47,13 +47,13 @@ def pruned(model: nn.Module, sparsity: float) -> Iterator[None]:
 def check_pruned_steps(model: nn.Module, images: Tensor, sparsities: list[float]) -> None:
     """Raise UserError where pruned steps cannot be taken on the model, or there are none.
 
-    `sparsities` has that of every step of the training, and `images` is a batch, (images, channels,
-    height, width).
+    `sparsities` has those of the last steps of the training, two or more if it has as many, and
+    `images` is a batch, (images, channels, height, width).
     """
     if not any(sparsities):
         raise UserError(
-            f"--pruned_steps: none of the {len(sparsities)} steps is a pruned one; give a larger"
-            " fraction or more epochs"
+            "--pruned_steps: no step of this training is a pruned one; give a larger fraction or"
+            " more epochs"
         )
     if not prunable(model, "weights"):
         raise UserError("--pruned_steps: the network has no weights to prune; leave it out")

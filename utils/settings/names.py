@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ def plain(value: Any) -> str:
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value + 0.0:g}"  # -0.0 is written as 0
     return str(value)
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a number of per cent that is not rounded: 0.99999999 is 99.999999."""
+    text = f"{100 * Decimal(plain(fraction)):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def results_line(**files: Path) -> str:

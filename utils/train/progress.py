@@ -118,9 +118,10 @@ class EpochProgress:
         ):
             if not math.isfinite(loss):
                 last = f"{self.losses[-1]:.4g}" if self.losses else "before this epoch"
+                pruned = ", or leave out --pruned_steps" if self._sparsities[step] else ""
                 raise RunError(
                     f"{self.title}, step {step + 1}: the loss is {loss}, the last finite one was"
-                    f" {last}; lower --lr or --tau"
+                    f" {last}; lower --lr or --tau{pruned}"
                 )
             self.losses.append(loss)
             self.alphas.append(alpha)
