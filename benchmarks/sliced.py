@@ -64,6 +64,7 @@ def main() -> None:
         "--arch", metavar="MODULE:FACTORY", help="with --model_path: a network of one's own"
     )
     parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS, metavar="X")
+    parser.add_argument("--round_to", type=int, default=8, metavar="N", help="as of test_prune.py")
     options = parser.parse_args()
     require("benchmarks/sliced.py", "torch_pruning", "onnx", "onnxscript", "onnxruntime")
     keep_freed_memory()
@@ -77,7 +78,7 @@ def main() -> None:
     model = model.eval().to(memory_format=torch.channels_last)
     side, generator = config.image_size, torch.Generator().manual_seed(0)
     images = torch.randn(max(BATCHES), config.color_channel, side, side, generator=generator)
-    ranking = ChannelRanking(model, images[:2])
+    ranking = ChannelRanking(model, images[:2], round_to=options.round_to)
     print(describe("cpu") + "\n")
     print(
         "| multiply-adds removed | batch | PyTorch: dense, sliced, ms | dense / sliced |"
