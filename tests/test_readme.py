@@ -103,7 +103,8 @@ def test_a_command_runs_as_it_is_printed(page, command, parse):
     program, *words = shlex.split(command)  # a comment's words would be taken for flags
     if program == "python":
         _, values = parse(*words)
-        check_settings(values)
+        if not words[0].startswith("benchmarks/"):  # whose flags of the same names have no settings
+            check_settings(values)
     elif "torchrun" in (program, words[0]):
         options = torchrun_parser().parse_args(words[words[0] == "torchrun" :])
         _, values = parse(options.training_script, *options.training_script_args)
