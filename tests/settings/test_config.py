@@ -14,7 +14,7 @@ from optim import LR_SCHEMES, RESCALES
 from utils.datasets import AUGMENTATIONS, DATASETS
 from utils.process.errors import UserError
 from utils.settings.config import Config
-from utils.settings.names import file_name
+from utils.settings.names import file_name, percent
 
 # What changes the trained weights, over what the command line takes.
 SETTINGS = {
@@ -156,3 +156,11 @@ def test_every_combination_is_accepted_or_refused_by_rule(optimizer, constraint,
         else:
             with pytest.raises(UserError, match=r"--constraint|--mode"):
                 Config(**settings, lr_scheme=scheme)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [(0.0, "0"), (0.29, "29"), (0.995, "99.5"), (0.99999999, "99.999999"), (1e-9, "0.0000001")],
+)
+def test_percentages_are_not_rounded(fraction, text):
+    assert percent(fraction) == text
