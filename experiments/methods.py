@@ -140,7 +140,7 @@ class Method:
     epochs: float = 1.0  # in units of the comparison's
 
 
-# To save time, three methods have shorter grids; the best strength must not be at an end that was
+# To save time, some methods have shorter grids; the best strength must not be at an end that was
 # cut.
 METHODS = {
     "SGD": Method(sgd, WEIGHT_DECAYS),
@@ -148,7 +148,7 @@ METHODS = {
     "SFW K-sparse 0.2": Method(partial(sfw, k_frac=0.2), TAUS),
     "SFW K-support": Method(partial(sfw, kind=KSupportBall), TAUS),
     "SFW L2": Method(partial(sfw, kind="l2_constraints"), TAUS),
-    "SFW-Init K-sparse 0.2": Method(partial(sfw, k_frac=0.2, init=True), TAUS),
+    "SFW-Init K-sparse 0.2": Method(partial(sfw, k_frac=0.2, init=True), TAUS[:3]),
     "CrAM+ equal compute": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient, epochs=0.5),
     "CrAM+ equal epochs": Method(sgd, WEIGHT_DECAYS[1:], cram_plus_gradient),
     "SGD, pruned steps": Method(sgd, WEIGHT_DECAYS[1:], gradient_with_pruned_steps),
