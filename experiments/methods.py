@@ -92,14 +92,14 @@ def pruned_gradient(
         return dense_gradient(model, inputs, targets, at)
 
 
-def sgd(model: nn.Module, weight_decay: float, halves: Batches) -> torch.optim.Optimizer:
+def sgd(model: nn.Module, weight_decay: float, halves: Batches | None) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=weight_decay)
 
 
 def sfw(
     model: nn.Module,
     tau: float,
-    halves: Batches,
+    halves: Batches | None,
     kind: str | type[Region] = "k_sparse_constraints",
     k_frac: float = 0.05,
     init: bool = False,
@@ -107,17 +107,17 @@ def sfw(
     """SFW with regions of this kind; the model's weights are shifted into them.
 
     With `init` SFW-Init scales the weights first; `halves` are its batches, half as large as
-    training's.
+    training's. Without them it does not, as for weights that are then read from a file.
     """
     regions = build_constraints(model, kind, k_frac=k_frac, tau=tau)
     make_feasible(model, regions)
-    if init:
+    if init and halves is not None:
         sfw_init(model, halves, regions)
     return SFW(model.parameters(), regions)
 
 
 def group_sfw(
-    model: nn.Module, tau: float, halves: Batches, k_frac: float
+    model: nn.Module, tau: float, halves: Batches | None, k_frac: float
 ) -> torch.optim.Optimizer:
     """SFW with group K-support balls for weights, and L2 balls for other parameters."""
     regions = group_regions(model, tau, k_frac)
@@ -133,7 +133,7 @@ class Method:
     `strengths` are tried.
     """
 
-    optimizer: Callable[[nn.Module, float, Batches], torch.optim.Optimizer]
+    optimizer: Callable[[nn.Module, float, Batches | None], torch.optim.Optimizer]
     strengths: tuple[float, ...]
     gradient: Gradient = dense_gradient
     scheme: str = "cosine"

@@ -98,8 +98,9 @@ def train(run: Run, data: Dataset, model: nn.Module | None = None) -> nn.Module:
     epochs, device = round(EPOCHS * method.epochs), torch.device("cpu")
     torch.manual_seed(run.seed)
     model = placed(new_network() if model is None else model, device)
-    # From a generator of their own, as in train_prune.py.
-    halves = data.train_batches(BATCH_SIZE // 2, torch.Generator().manual_seed(run.seed + 1))
+    halves = None
+    if not run.model.is_file():  # from a generator of their own, as in train_prune.py
+        halves = data.train_batches(BATCH_SIZE // 2, torch.Generator().manual_seed(run.seed + 1))
     with autocast(device, PRECISION):
         optimizer = method.optimizer(model, run.strength, halves)
     lr = optimizer.param_groups[0]["lr"]

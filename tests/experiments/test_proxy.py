@@ -170,3 +170,8 @@ def test_pruned_steps_are_every_second_one_of_the_last_third_at_one_sparsity(mon
             assert torch.equal(model.get_parameter(name), w)
             expected = g * masks[name] if step in (9, 11) else d
             torch.testing.assert_close(gradients[name], expected)
+
+
+def test_sfw_init_is_left_out_where_weights_are_read_from_a_file(monkeypatch):
+    monkeypatch.setattr(methods, "sfw_init", None)
+    METHODS["SFW-Init K-sparse 0.2"].optimizer(torch.nn.Linear(3, 3), 2.0, None)
