@@ -174,4 +174,4 @@ def test_pruned_steps_are_every_second_one_of_the_last_third_at_one_sparsity(mon
 
 def test_sfw_init_is_left_out_where_weights_are_read_from_a_file(monkeypatch):
     monkeypatch.setattr(methods, "sfw_init", None)
-    METHODS["SFW-Init K-sparse 0.2"].optimizer(torch.nn.Linear(3, 3), 2.0, None)
+    methods.METHODS["SFW-Init K-sparse 0.2"].optimizer(torch.nn.Linear(3, 3), 2.0, None)
