@@ -50,14 +50,14 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
     """Test the model at every pruning ratio, and write the results."""
     config, device = trained.config, pick_device(trained.config.gpu)
     check_formats(prune.pruned_format)
+    report, sweep = weights_report, prune_weights
     if prune.granularity == "channels":
         require("--granularity channels", "torch_pruning")
-    report = channels_report if prune.granularity == "channels" else weights_report
+        report, sweep = channels_report, slice_channels
     check_writable(report.result_files(trained, prune), "--output_dir")
     dataset = config.load_dataset().to(device)
     model = placed(trained.model, device, config.image_shape)
     correction = build_correction(prune, model, dataset, config)
-    sweep = slice_channels if prune.granularity == "channels" else prune_weights
     tests = sweep(trained, prune, model, dataset, correction)
 
     report.print_heading(trained, prune)

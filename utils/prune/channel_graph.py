@@ -30,13 +30,14 @@ class Dimension:
     axis: int
 
     def size(self, module: nn.Module) -> int:
+        """The number of channels that the module has in this dimension."""
         pruner = self.pruner
         return (pruner.get_in_channels if self.is_input else pruner.get_out_channels)(module)
 
     def cut(self, module: nn.Module, channels: list[int]) -> nn.Module:
         """Remove these channels from the module in place, or from a copy of a parameter."""
-        self.pruner.pruning_dim = self.axis
         pruner = self.pruner
+        pruner.pruning_dim = self.axis
         cut = pruner.prune_in_channels if self.is_input else pruner.prune_out_channels
         return cut(module, channels)
 
@@ -148,7 +149,9 @@ def cut_out(model: nn.Module, units: Iterable[Unit]) -> nn.Module:
             removed.setdefault(dimension, []).extend(channels)
     for dimension, channels in removed.items():
         _cut(sliced, dimension, sorted(channels))
-    if not all(p.is_contiguous() for p in model.parameters()):
+    # All at once, as `placed` does it: a tensor with dimensions of size 1 has either format, and by
+    # its strides a kernel may be chosen whose last bits differ from those of the loaded network.
+    if any(p.dim() == 4 and not p.is_contiguous() for p in model.parameters()):
         sliced.to(memory_format=torch.channels_last)
     return sliced
 
