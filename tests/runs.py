@@ -56,6 +56,12 @@ def files_in(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
+def assert_refused_unchanged(result, message, folder, before=()):
+    """Refused, and the folder has only the files that were there before."""
+    assert_refused(result, message)
+    assert files_in(folder) == list(before)
+
+
 def read_csv(path):
     with path.open() as file:
         return list(csv.DictReader(file))

@@ -1,7 +1,6 @@
-"""What README.md, docs/ and data/README.md show is true: commands, snippets, names, links."""
+"""What the pages of documentation say is true: commands, flags, names, links, outputs."""
 
 import argparse
-import os
 import re
 import runpy
 import shlex
@@ -12,35 +11,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
+from pages import OUTPUTS, PAGES, README, blocks, section, without_blocks
 from runs import DIGITS, ROOT, SCRIPTS
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 import test_prune
 import test_weight_distribution
 import train_prune
-from constraints import LpBall
-from utils.datasets import DATASETS, OwnData, describe_own
+from utils.datasets import DATASETS, OwnData
 from utils.prune.config import PruneConfig
 from utils.settings.config import Config
-
-PAGES = {
-    str(path.relative_to(ROOT)): path.read_text()
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data/README.md")
-}
-README, OUTPUTS = PAGES["README.md"], PAGES["docs/outputs.md"]
-
-
-def blocks(page, language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-
-
-def without_blocks(page):
-    return re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE)
-
-
-def section(page, heading):
-    return re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)[1]
 
 
 def commands():
@@ -52,7 +32,11 @@ def commands():
 
 
 COMMANDS = list(commands())
+
+
 SBATCH = ("--array", "--gres", "--signal", "--requeue", "--wrap")  # of SLURM
+
+
 TENSORBOARD = ("--logdir",)
 
 
@@ -202,176 +186,23 @@ def test_results_of_the_readme_are_those_of_the_docs():
     assert rows and set(rows) <= set(PAGES["docs/results.md"].splitlines())
 
 
-def own_npz():
-    (code,) = blocks(PAGES["docs/own_data.md"], "python")
-    return code
-
-
-def test_the_npz_of_ones_own_is_a_data_set(tmp_path, monkeypatch):
-    (tmp_path / "data").mkdir()
-    monkeypatch.chdir(tmp_path)
-    exec(own_npz(), {})
-    own = describe_own("shades", tmp_path / "data", None)
-    assert own.classes == ("dark", "bright") and own.side == 24
-
-
-def test_every_snippet_is_run_by_a_test():
-    tested = {
-        own_training_loop(),
-        additions(),
-        loading(),
-        own_network(),
-        deployment(),
-        own_npz(),
-        *sharded(),
-    }
-    assert {block for page in PAGES.values() for block in blocks(page, "python")} == tested
-
-
-def sharded():
-    """The program on docs/sharded.md, and the region of one's own."""
-    return blocks((ROOT / "docs" / "sharded.md").read_text(), "python")
-
-
-def test_a_program_with_sharded_parameters_runs(tmp_path):
-    """In one process; tests/sharded has more."""
-    path = tmp_path / "program.py"
-    path.write_text(sharded()[0])
-    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
-    done = subprocess.run(
-        [sys.executable, str(path)],
-        env=os.environ | alone | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert 0 < float(done.stdout.split()[-1]) < 2
-
-
-def test_a_region_of_ones_own_in_parts_takes_whole_tensors_too():
-    names = {}
-    exec(sharded()[1], names)
-    ball, expected = names["Ball"](6, 1, radius=0.5), LpBall(6, 2, radius=0.5)
-    x = torch.arange(6.0)
-    for method in ("lmo", "shift_inside", "euclidean_project"):
-        torch.testing.assert_close(getattr(ball, method)(x), getattr(expected, method)(x))
-
-
-def own_training_loop():
-    (code,) = blocks(section(README, "SFW in your own training loop"), "python")
-    return code
-
-
-def additions():
-    (code,) = blocks(section(README, "Add a data set, a network, a region, a schedule"), "python")
-    return code
-
-
-def loading():
-    (code,) = blocks(PAGES["docs/pruning.md"], "python")
-    return code
-
-
-def own_network():
-    (code,) = blocks(PAGES["docs/own_networks.md"], "python")
-    return code
-
-
-def deployment():
-    (code,) = blocks(PAGES["docs/deployment.md"], "python")
-    return code
-
-
-def test_the_network_of_ones_own_in_the_docs_is_trained(quick, tmp_path, monkeypatch):
-    (tmp_path / "nets.py").write_text(own_network())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "nets", raising=False)
-    flags = ("--data", "digits", "--arch", "nets:small_vit", "--epoch_num", 1)
-    status, _, err = quick("train_prune.py", *flags)
-    assert status == 0, err
-    monkeypatch.delitem(sys.modules, "nets")
-
-
-def test_each_format_is_loaded_in_a_program_of_ones_own(quick, trained, monkeypatch):
-    pytest.importorskip("onnxruntime")
-    formats = ("--pruned_format", "safetensors", "state_dict", "onnx", "--ratios", 0.9)
-    flags = (*DIGITS, "--save_pruned", 0.9, *formats, "--output_dir", trained)
-    status, _, err = quick("test_prune.py", *flags)
-    assert status == 0, err
-    monkeypatch.chdir(trained)
-    names = {}
-    exec(deployment(), names)
-    info = DATASETS["digits"]
-    inputs = (torch.from_numpy(names["images"]) - info.mean[0]) / info.std[0]
-    with torch.no_grad():
-        for network in (names["sparse"], names["plain"]):
-            assert (network(inputs) - torch.from_numpy(names["logits"])).abs().max() < 1e-4
-
-
-def test_the_example_of_an_own_training_loop_runs_and_learns():
-    names = {}
-    torch.manual_seed(0)
-    exec(own_training_loop(), names)
-    with torch.no_grad():
-        x = torch.randn(4096, 20)
-        y = x[:, 0] * x[:, 1]
-        error = (names["model"](x).squeeze(1) - y).square().mean()
-    assert error < 0.9 * y.square().mean()
-    assert all(p.isfinite().all() for p in names["model"].parameters())
-
-
-def test_additions_of_ones_own_train_and_are_pruned(tmp_path):
-    (tmp_path / "own.py").write_text(additions())
-    done = subprocess.run(
-        [sys.executable, "own.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    (path,) = (tmp_path / "saved_models").glob("*.pt")
-    model = torch.load(path, weights_only=True)
-    assert "constraint=box_constraints" in path.name and "lr_scheme=warm_up" in path.name
-    assert model["metrics"]["test_accuracy"][-1] > 80
-    assert len(list((tmp_path / "saved_logs" / "SFW_prune_test").glob("*.png"))) == 1
-
-
-@pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
-    """A folder with all that the three scripts write."""
-    folder = tmp_path_factory.mktemp("outputs")
-    flags = [*DIGITS, "--sfw_init", "1", "--sfw_init_iters", "10", "--output_dir", str(folder)]
+def test_outputs_are_described(tmp_path):
+    flags = [*DIGITS, "--sfw_init", "1", "--sfw_init_iters", "10", "--output_dir", str(tmp_path)]
     board = ["--tensorboard"] if find_spec("tensorboard") else []
     assert train_prune.main([*flags, *board]) == 0
     assert test_prune.main([*flags, "--repair", "64", "--save_pruned", "0.9"]) == 0
     assert test_weight_distribution.main(flags) == 0
-    return folder
-
-
-def test_a_pruned_network_is_loaded(outputs, monkeypatch):
-    monkeypatch.chdir(outputs)
-    names = {}
-    exec(loading(), names)
-    parameters = dict(names["model"].named_parameters())
-    assert all(torch.equal(names["state"][name], p) for name, p in parameters.items())
-    zeros = sum(int((p == 0).sum()) for p in parameters.values())
-    assert zeros == int(0.9 * sum(p.numel() for p in parameters.values()))
-
-
-def test_outputs_are_described(outputs):
-    written = [path.relative_to(outputs) for path in outputs.rglob("*") if path.is_file()]
+    written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
     (run,) = (path.stem for path in written if path.suffix == ".pt")
     for path in written:
         described = str(path).replace(run, "RUN").replace("_repair=64", "")
         assert f"`{re.sub(r'(?<=tfevents)[.][0-9]+', '.TIME', described)}`" in OUTPUTS
     examples = {labels(line) for block in blocks(OUTPUTS, "text") for line in block.splitlines()}
-    for path in outputs.rglob("*.log"):
+    for path in tmp_path.rglob("*.log"):
         first, *lines = path.read_text().splitlines()
         assert first.startswith("Configuration ")
         assert {labels(line) for line in lines} <= examples
-    for path in outputs.rglob("*.csv"):
+    for path in tmp_path.rglob("*.csv"):
         for column in path.read_text().splitlines()[0].split(","):
             assert f"`{column}`" in OUTPUTS
 

@@ -1,17 +1,21 @@
 """What the scripts refuse, each in one line, before anything is written."""
 
 import math
-import re
 import resource
 import signal
 
 import numpy as np
 import pytest
 import torch
-from runs import DIGITS, RUN, SCRIPTS, assert_refused, files_in, result_of
+from runs import (
+    DIGITS,
+    RUN,
+    SCRIPTS,
+    assert_refused_unchanged,
+    files_in,
+    result_of,
+)
 from torch import nn
-
-from models import build_model
 
 BAD_FLAGS = {
     "--data nothing": "--data nothing: choose one of cifar10, cifar100, mnist",
@@ -74,12 +78,6 @@ def assert_failed(result, message, warnings=0):
     assert [line[:9] for line in before] == ["warning: "] * warnings
 
 
-def assert_refused_unchanged(result, message, folder, before=()):
-    """Refused, and the folder has only the files that were there before."""
-    assert_refused(result, message)
-    assert files_in(folder) == list(before)
-
-
 @pytest.mark.parametrize("flags", BAD_FLAGS)
 def test_bad_flags_are_refused_in_one_line(flags, quick, tmp_path):
     result = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path, *flags.split())
@@ -119,13 +117,13 @@ def test_several_processes_on_one_device_are_refused(name, quick, trained, monke
     assert quick(name, *flags)[0] == 0
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_pruned_steps_that_never_come_are_refused(quick, tmp_path):
     flags = [*DIGITS[:-1], 1, "--pruned_steps", 0.01, "--output_dir", tmp_path]
     result = quick("train_prune.py", *flags)
     assert_refused_unchanged(result, "--pruned_steps: no step of this training", tmp_path)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(quick, tmp_path):
     result = quick("train_prune.py", *DIGITS, "--gpu", 0, "--output_dir", tmp_path)
     assert_refused_unchanged(
@@ -173,139 +171,6 @@ def test_a_folder_in_place_of_an_output_file_is_refused(quick, trained):
     path.mkdir(parents=True)
     result = quick("test_prune.py", *DIGITS, "--output_dir", trained)
     assert_refused_unchanged(result, f"{RUN}.csv is a folder", trained, files_in(trained))
-
-
-@pytest.mark.parametrize("name", ["test_prune.py", "test_weight_distribution.py"])
-class TestModelFiles:
-    """Which model files the two test scripts take, and which they refuse."""
-
-    def test_a_missing_model_is_refused(self, name, quick, tmp_path):
-        result = quick(name, *DIGITS, "--output_dir", tmp_path)
-        assert_refused_unchanged(result, f"{RUN}.pt: no such model; train it first", tmp_path)
-        result = quick(name, "--model_path", tmp_path / "no.pt", "--output_dir", tmp_path)
-        assert_refused_unchanged(result, "no.pt: cannot be read (No such file", tmp_path)
-
-    def test_settings_come_from_the_model_file(self, name, quick, trained, tmp_path):
-        path = trained / "elsewhere.pt"
-        (trained / "saved_models" / f"{RUN}.pt").rename(path)
-        flags = ("--model_path", path, "--output_dir", trained, "--test_batchsize", 50)
-        status, out, err = quick(name, *flags)
-        assert status == 0, err
-        assert f"{RUN}.png" in out
-
-    def test_a_model_of_other_settings_is_refused(self, name, quick, trained):
-        path = trained / "saved_models" / f"{RUN}.pt"
-        before = files_in(trained)
-        result = quick(name, "--model_path", path, "--lr", 0.5, "--output_dir", trained)
-        assert_refused_unchanged(result, "--lr 0.5:", trained, before)
-        renamed = path.rename(path.with_name(path.name.replace("num=2", "num=3")))
-        result = quick(name, *DIGITS[:-1], 3, "--output_dir", trained)
-        message = f"--epoch_num 3: {renamed} was trained with 2"
-        assert_refused_unchanged(result, message, trained, files_in(trained))
-
-    @pytest.mark.parametrize(
-        ("content", "message"),
-        [
-            (b"", "is empty"),
-            (b"no model", "is no model file"),
-            ("list", "is no model file"),
-            (b"PK\x03\x04 no zip", "is truncated"),
-            ("half", "is truncated"),
-        ],
-    )
-    def test_a_file_that_is_no_model_is_refused(self, name, content, message, quick, trained):
-        path = trained / "saved_models" / f"{RUN}.pt"
-        if content == "half":
-            content = path.read_bytes()[: path.stat().st_size // 2]
-        if content == "list":
-            torch.save([1, 2], path)
-        else:
-            path.write_bytes(content)
-        before = files_in(trained)
-        result = quick(name, *DIGITS, "--output_dir", trained)
-        assert_refused_unchanged(result, f"{RUN}.pt: {message}", trained, before)
-
-    @pytest.mark.parametrize(
-        "changed",
-        [
-            {"lr": "1.0"},
-            {"tau": None},
-            {"seed": 1.5},
-            {"epoch_num": [2]},
-            {"arch": 3},
-            {"color_channel": 1.0},
-            {"momentum": torch.ones(2)},
-            {"lr": 7.0},
-            {"new_flag": 1},
-            {"data": None},
-        ],
-        ids=str,
-    )
-    def test_a_model_with_impossible_settings_is_refused(self, name, changed, quick, trained):
-        path = trained / "saved_models" / f"{RUN}.pt"
-        contents = torch.load(path, weights_only=True)
-        contents["config"] |= changed
-        torch.save(contents, path)
-        before = files_in(trained)
-        result = quick(name, "--model_path", path, "--output_dir", trained)
-        assert_refused_unchanged(result, f"{RUN}.pt: ", trained, before)
-
-    @pytest.mark.parametrize("changed", [torch.ones(128).to_sparse(), torch.ones(128) * 1j, None])
-    def test_odd_tensors_are_refused(self, name, changed, quick, trained):
-        path = trained / "saved_models" / f"{RUN}.pt"
-        contents = torch.load(path, weights_only=True)
-        contents["state_dict"]["linear_layer_0.bias"] = changed
-        torch.save(contents, path)
-        result = quick(name, *DIGITS, "--output_dir", trained)
-        assert_refused_unchanged(result, "holds other tensors than Mlp", trained, files_in(trained))
-
-    def test_a_flag_is_compared_with_the_default_of_an_older_file(self, name, quick, trained):
-        path = trained / "saved_models" / f"{RUN}.pt"
-        contents = torch.load(path, weights_only=True)
-        del contents["config"]["rescale"]
-        torch.save(contents, path)
-        flags = ("--model_path", path, "--output_dir", trained)
-        result = quick(name, *flags, "--rescale", "diameter")
-        assert_refused_unchanged(result, "was trained with gradient", trained, files_in(trained))
-        assert quick(name, *flags, "--rescale", "gradient")[0] == 0
-
-    def test_a_pickle_that_runs_code_is_refused_unrun(self, name, quick, tmp_path):
-        torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
-        result = quick(name, "--model_path", tmp_path / "whole.pt", "--output_dir", tmp_path)
-        assert_refused_unchanged(result, "is no model file", tmp_path, [tmp_path / "whole.pt"])
-
-    def test_an_onnx_file_is_refused(self, name, quick, tmp_path):
-        path = tmp_path / "model.onnx"
-        path.write_bytes(b"onnx")
-        result = quick(name, "--model_path", path, "--output_dir", tmp_path)
-        assert_refused_unchanged(result, "model.onnx: ONNX files are", tmp_path, [path])
-
-    def test_a_bare_state_dict_is_tested_under_its_own_name(self, name, quick, tmp_path):
-        model = build_model("Mlp", 10, 1, 8)
-        torch.save(model.state_dict(), tmp_path / "authors.pt")
-        flags = ("--model_path", tmp_path / "authors.pt", "--output_dir", tmp_path)
-        status, out, err = quick(name, *flags, "--data", "digits", "--arch", "Mlp")
-        assert status == 0, err
-        assert re.search(r"picture: authors_sha256=[0-9a-f]{16}.png", out)
-        assert "training settings unknown" in out.lower()
-        (log,) = tmp_path.rglob("authors*.log")
-        line = log.read_text().splitlines()[0]
-        assert line.endswith("Training_Settings: unknown")
-        assert not any(f"{name}: " in line for name in ("Epoch_Num", "Tau", "Seed", "Optimizer"))
-
-    @pytest.mark.parametrize(
-        ("arch", "classes", "color_channel", "image_size"),
-        [("VGG16", 10, 1, 32), ("Mlp", 100, 1, 8), ("Mlp", 10, 3, 32)],
-    )
-    def test_a_bare_state_dict_of_another_network_is_refused(
-        self, arch, classes, color_channel, image_size, name, quick, tmp_path
-    ):
-        state = build_model(arch, classes, color_channel, image_size).state_dict()
-        torch.save(state, tmp_path / "authors.pt")
-        flags = ("--model_path", tmp_path / "authors.pt", "--output_dir", tmp_path)
-        result = quick(name, *flags, "--data", "digits", "--arch", "Mlp")
-        message = "holds other tensors than Mlp for digits has"
-        assert_refused_unchanged(result, message, tmp_path, [tmp_path / "authors.pt"])
 
 
 def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_old_model(

@@ -1,4 +1,4 @@
-"""Sharded parameters, in groups of processes: checks.py has what is checked."""
+"""Sharded parameters, in groups of processes: tensor_checks.py and model_checks.py say what of."""
 
 import ast
 import json
@@ -13,7 +13,8 @@ from runs import ROOT
 CHECKS = Path(__file__).with_name("checks.py")
 NAMES = [
     node.name.removeprefix("check_")
-    for node in ast.parse(CHECKS.read_text()).body
+    for path in (CHECKS.with_name("tensor_checks.py"), CHECKS.with_name("model_checks.py"))
+    for node in ast.parse(path.read_text()).body
     if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
 ]
 # Only four processes make a mesh both of whose dimensions are larger than 1.

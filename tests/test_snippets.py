@@ -1,0 +1,127 @@
+"""The Python programs on the pages of documentation run, and do what the pages say."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from pages import PAGES, blocks
+from runs import DIGITS, ROOT
+
+from constraints import LpBall
+from utils.datasets import DATASETS, describe_own
+
+(NPZ,) = blocks(PAGES["docs/own_data.md"], "python")
+(NETWORK,) = blocks(PAGES["docs/own_networks.md"], "python")
+(ADDITIONS,) = blocks(PAGES["docs/own_regions.md"], "python")
+(TRAINING_LOOP,) = blocks(PAGES["README.md"], "python")
+(LOADING,) = blocks(PAGES["docs/pruning.md"], "python")
+(FORMATS,) = blocks(PAGES["docs/deployment.md"], "python")
+SHARDED, REGION_IN_PARTS = blocks(PAGES["docs/sharded.md"], "python")
+
+
+def test_the_npz_of_ones_own_is_a_data_set(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    exec(NPZ, {})
+    own = describe_own("shades", tmp_path / "data", None)
+    assert own.classes == ("dark", "bright") and own.side == 24
+
+
+def test_every_snippet_is_run_by_a_test():
+    run = {NPZ, NETWORK, ADDITIONS, TRAINING_LOOP, LOADING, FORMATS, SHARDED, REGION_IN_PARTS}
+    assert {block for page in PAGES.values() for block in blocks(page, "python")} == run
+
+
+def test_a_program_with_sharded_parameters_runs(tmp_path):
+    """In one process; tests/sharded has more."""
+    path = tmp_path / "program.py"
+    path.write_text(SHARDED)
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        env=os.environ | alone | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0 < float(done.stdout.split()[-1]) < 2
+
+
+def test_a_region_of_ones_own_in_parts_takes_whole_tensors_too():
+    names = {}
+    exec(REGION_IN_PARTS, names)
+    ball, expected = names["Ball"](6, 1, radius=0.5), LpBall(6, 2, radius=0.5)
+    x = torch.arange(6.0)
+    for method in ("lmo", "shift_inside", "euclidean_project"):
+        torch.testing.assert_close(getattr(ball, method)(x), getattr(expected, method)(x))
+
+
+def test_the_network_of_ones_own_in_the_docs_is_trained(quick, tmp_path, monkeypatch):
+    (tmp_path / "nets.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
+    flags = ("--data", "digits", "--arch", "nets:small_vit", "--epoch_num", 1)
+    status, _, err = quick("train_prune.py", *flags)
+    assert status == 0, err
+    monkeypatch.delitem(sys.modules, "nets")
+
+
+def test_each_format_is_loaded_in_a_program_of_ones_own(quick, trained, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    formats = ("--pruned_format", "safetensors", "state_dict", "onnx", "--ratios", 0.9)
+    flags = (*DIGITS, "--save_pruned", 0.9, *formats, "--output_dir", trained)
+    status, _, err = quick("test_prune.py", *flags)
+    assert status == 0, err
+    monkeypatch.chdir(trained)
+    names = {}
+    exec(FORMATS, names)
+    info = DATASETS["digits"]
+    inputs = (torch.from_numpy(names["images"]) - info.mean[0]) / info.std[0]
+    with torch.no_grad():
+        for network in (names["sparse"], names["plain"]):
+            assert (network(inputs) - torch.from_numpy(names["logits"])).abs().max() < 1e-4
+
+
+def test_the_example_of_an_own_training_loop_runs_and_learns():
+    names = {}
+    torch.manual_seed(0)
+    exec(TRAINING_LOOP, names)
+    with torch.no_grad():
+        x = torch.randn(4096, 20)
+        y = x[:, 0] * x[:, 1]
+        error = (names["model"](x).squeeze(1) - y).square().mean()
+    assert error < 0.9 * y.square().mean()
+    assert all(p.isfinite().all() for p in names["model"].parameters())
+
+
+def test_additions_of_ones_own_train_and_are_pruned(tmp_path):
+    (tmp_path / "own.py").write_text(ADDITIONS)
+    done = subprocess.run(
+        [sys.executable, "own.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "saved_models").glob("*.pt")
+    model = torch.load(path, weights_only=True)
+    assert "constraint=box_constraints" in path.name and "lr_scheme=warm_up" in path.name
+    assert model["metrics"]["test_accuracy"][-1] > 80
+    assert len(list((tmp_path / "saved_logs" / "SFW_prune_test").glob("*.png"))) == 1
+
+
+def test_a_pruned_network_is_loaded(quick, trained, monkeypatch):
+    flags = (*DIGITS, "--save_pruned", 0.9, "--ratios", 0.9, "--output_dir", trained)
+    status, _, err = quick("test_prune.py", *flags)
+    assert status == 0, err
+    monkeypatch.chdir(trained)
+    names = {}
+    exec(LOADING, names)
+    parameters = dict(names["model"].named_parameters())
+    assert all(torch.equal(names["state"][name], p) for name, p in parameters.items())
+    zeros = sum(int((p == 0).sum()) for p in parameters.values())
+    assert zeros == int(0.9 * sum(p.numel() for p in parameters.values()))
