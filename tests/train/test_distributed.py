@@ -101,9 +101,13 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path, whole):
     assert outcome(tmp_path, SHORT | {"processes": 3}) == whole[0]
 
 
-def test_the_gradient_is_that_of_the_whole_batch_however_it_is_divided(quick, tmp_path):
+@pytest.mark.parametrize("pruned_steps", [0, 1])
+def test_the_gradient_is_that_of_the_whole_batch_however_it_is_divided(
+    pruned_steps, quick, tmp_path
+):
     """Batches of 718 images, which three processes cannot share evenly, and of a single one."""
     flags = [*DIGITS, "--train_batchsize", 718, "--lr_scheme", "keep"]
+    flags += ["--pruned_steps", pruned_steps]
     flags += ["--optimizer", "SGD", "--constraint", "unconstraints", "--mode", "None"]
     assert train_with(3, flags, tmp_path).status == [0, 0, 0]
     assert quick("train_prune.py", *flags, "--output_dir", tmp_path)[0] == 0

@@ -121,7 +121,7 @@ class EpochProgress:
                 pruned = ", or leave out --pruned_steps" if self._sparsities[step] else ""
                 raise RunError(
                     f"{self.title}, step {step + 1}: the loss is {loss}, the last finite one was"
-                    f" {last}; lower --lr or --tau{pruned}"
+                    f" {last}; lower --lr, --tau or --weight_decay{pruned}"
                 )
             self.losses.append(loss)
             self.alphas.append(alpha)

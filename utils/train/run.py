@@ -233,7 +233,8 @@ class TrainingRun:
         if names := not_finite(state.model):
             raise RunError(
                 f"{progress.title}: the weights of {', '.join(names)} are not finite after step"
-                f" {len(losses)}, whose loss was {losses[-1]:.4g}; lower --lr or --tau"
+                f" {len(losses)}, whose loss was {losses[-1]:.4g}; lower --lr, --tau or"
+                " --weight_decay"
             )
         self.metrics["train_loss"].append(progress.loss)
         self.metrics["train_accuracy"].append(progress.accuracy)
