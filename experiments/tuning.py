@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""What the settings of long runs are tuned on: held-out images, and a network that trains faster.
+
+Writes cifar10_held_out.npz to the folder of CIFAR-10: its training images, of which the last 5,000
+are for testing. train_prune.py and test_prune.py take it as a data set of one's own, and the
+network by --arch experiments.tuning:narrow_resnet18.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from experiments.proxy import HELD_OUT_IMAGES, WIDTH
+from models import ResNet18
+from utils.datasets import load_dataset
+from utils.process.errors import exit_status
+from utils.process.writing import atomic_write
+from utils.settings.config import Config
+from utils.settings.fields import path
+
+
+def narrow_resnet18(num_classes: int, color_channel: int, image_size: int) -> nn.Module:
+    """The network of the proxy, with 16 channels in its first stage instead of 64."""
+    return ResNet18(num_classes, color_channel, image_size, width=WIDTH)
+
+
+def hold_out(data_dir: Path) -> Path:
+    """Write the data set with the held-out images to this folder; returns its path."""
+    data = load_dataset("cifar10", data_dir)
+    images = data.train_images.permute(0, 2, 3, 1).numpy()
+    labels, count = data.train_labels.numpy(), len(images) - HELD_OUT_IMAGES
+    file_path = data_dir / "cifar10_held_out.npz"
+    with atomic_write(file_path, "wb") as file:
+        np.savez(
+            file,
+            x_train=images[:count],
+            y_train=labels[:count],
+            x_test=images[count:],
+            y_test=labels[count:],
+        )
+    return file_path
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--data_dir",
+        type=path,
+        default=Config.data_dir,
+        metavar="FOLDER",
+        help="folder of cifar10.npz or torchvision's CIFAR-10 (default: %(default)s)",
+    )
+    return exit_status(lambda: print(hold_out(parser.parse_args(argv).data_dir)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
