@@ -240,9 +240,7 @@ def prepare_worker(threads: int) -> None:
     keep_freed_memory()
 
 
-def parser_of(description: str, methods: Sequence[str]) -> argparse.ArgumentParser:
-    """The flags of an experiment with the proxy that compares these methods unless told."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+def add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data_dir",
         type=path,
@@ -250,6 +248,12 @@ def parser_of(description: str, methods: Sequence[str]) -> argparse.ArgumentPars
         metavar="FOLDER",
         help="folder of cifar10.npz or torchvision's CIFAR-10 (default: %(default)s)",
     )
+
+
+def parser_of(description: str, methods: Sequence[str]) -> argparse.ArgumentParser:
+    """The flags of an experiment with the proxy that compares these methods unless told."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    add_data_dir(parser)
     parser.add_argument(
         "--output_dir",
         type=path,

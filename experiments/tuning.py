@@ -15,13 +15,11 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from experiments.proxy import HELD_OUT_IMAGES, WIDTH
+from experiments.proxy import HELD_OUT_IMAGES, WIDTH, add_data_dir
 from models import ResNet18
 from utils.datasets import load_dataset
 from utils.process.errors import exit_status
 from utils.process.writing import atomic_write
-from utils.settings.config import Config
-from utils.settings.fields import path
 
 
 def narrow_resnet18(num_classes: int, color_channel: int, image_size: int) -> nn.Module:
@@ -48,13 +46,7 @@ def hold_out(data_dir: Path) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--data_dir",
-        type=path,
-        default=Config.data_dir,
-        metavar="FOLDER",
-        help="folder of cifar10.npz or torchvision's CIFAR-10 (default: %(default)s)",
-    )
+    add_data_dir(parser)
     return exit_status(lambda: print(hold_out(parser.parse_args(argv).data_dir)))
 
 

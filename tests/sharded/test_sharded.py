@@ -1,4 +1,4 @@
-"""Sharded parameters, in groups of processes: tensor_checks.py and model_checks.py say what of."""
+"""Sharded parameters, in groups of processes; the checks stand in the other files here."""
 
 import ast
 import json

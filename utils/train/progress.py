@@ -13,6 +13,8 @@ from utils.process.terminal import ProgressBar
 from utils.train.distributed import World
 
 READ_BACK_SECONDS = 0.5
+# What helps against losses and weights that are not finite.
+REMEDY = "lower --lr, --tau or --weight_decay"
 
 
 class EpochProgress:
@@ -121,7 +123,7 @@ class EpochProgress:
                 pruned = ", or leave out --pruned_steps" if self._sparsities[step] else ""
                 raise RunError(
                     f"{self.title}, step {step + 1}: the loss is {loss}, the last finite one was"
-                    f" {last}; lower --lr, --tau or --weight_decay{pruned}"
+                    f" {last}; {REMEDY}{pruned}"
                 )
             self.losses.append(loss)
             self.alphas.append(alpha)

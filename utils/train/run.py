@@ -33,7 +33,7 @@ from utils.train.board import Board
 from utils.train.distributed import World, check_processes, lost_process_reported
 from utils.train.history import OF_SFW, History, Pace
 from utils.train.lock import run_lock
-from utils.train.progress import EpochProgress
+from utils.train.progress import REMEDY, EpochProgress
 from utils.train.resume import ResumeFile, RunState, finished_with_fewer_epochs
 from utils.train.step import TrainingStep, step_seeds, step_sparsities
 
@@ -233,8 +233,7 @@ class TrainingRun:
         if names := not_finite(state.model):
             raise RunError(
                 f"{progress.title}: the weights of {', '.join(names)} are not finite after step"
-                f" {len(losses)}, whose loss was {losses[-1]:.4g}; lower --lr, --tau or"
-                " --weight_decay"
+                f" {len(losses)}, whose loss was {losses[-1]:.4g}; {REMEDY}"
             )
         self.metrics["train_loss"].append(progress.loss)
         self.metrics["train_accuracy"].append(progress.accuracy)
