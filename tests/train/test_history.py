@@ -19,8 +19,6 @@ COLUMNS = [
     "effective_weight_decay",
 ]
 
-NAMES = ("train_loss", "train_accuracy", "test_accuracy", "lr", "effective_weight_decay")
-
 
 def table_in(folder):
     (path,) = (p for p in files_in(folder / "saved_logs") if p.suffix == ".csv")
@@ -81,11 +79,10 @@ def test_drawing_takes_a_small_share_of_the_time_and_the_last_epoch_is_drawn(
     seconds, expected, drawn
 ):
     pictures, now = drawn
-    metrics = {name: [] for name in NAMES}
-    epochs = History(Config(epoch_num=6), metrics)
+    epochs = History(Config(epoch_num=6))
     for _ in range(6):
         now[0] += seconds
-        for values in metrics.values():
+        for values in epochs.metrics.values():
             values.append(1.0)
         epochs.seconds.append(seconds)
         epochs.draw()

@@ -1,8 +1,9 @@
 """The course of a training, epoch by epoch: a table and a picture beside its log."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from utils.outputs.headings import heading
 from utils.outputs.logs import write_csv
@@ -11,10 +12,9 @@ from utils.process.errors import RunError, warn
 from utils.settings.config import Config
 from utils.settings.fields import identifying_settings
 
-# The columns of the table after the epoch, and the metrics of a run that are not named like them.
-COLUMNS = ("loss", "train_accuracy", "test_accuracy", "lr", "seconds")
+METRICS = ("train_loss", "train_accuracy", "test_accuracy", "lr")
 OF_SFW = ("effective_weight_decay",)
-METRICS = {"loss": "train_loss"}
+COLUMNS = {"train_loss": "loss"}  # of the table, where they are not named like their metrics
 # Drawing takes at most this share of a run's time. A first picture is expected to take a second.
 DRAWING_SHARE, FIRST_DRAWING_SECONDS = 0.05, 1.0
 
@@ -43,21 +43,24 @@ class Pace:
 class History:
     """The epochs of a run so far.
 
-    `metrics` has a value for each epoch under each name, and is added to as the run goes on.
+    `metrics` has a value for each epoch under each name, and is added to as the run goes on; what
+    is under other names is not in the table.
     `seconds` is what each epoch took, which no two runs have in common. Of epochs before a resume
     file of an earlier version some values are not known.
     """
 
-    def __init__(self, config: Config, metrics: Mapping[str, Sequence[float]]) -> None:
-        self.config, self.metrics = config, metrics
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._of_method = OF_SFW if config.optimizer == "SFW" else ()
+        self.metrics: dict[str, Any] = {name: [] for name in METRICS + self._of_method}
         self.seconds: list[float] = []
         self._pace = Pace(FIRST_DRAWING_SECONDS)
 
     def columns(self) -> dict[str, list[float | None]]:
         """The table: a value for each epoch, or None, by the name of the column."""
         known = {**self.metrics, "seconds": self.seconds}
-        names = COLUMNS + (OF_SFW if self.config.optimizer == "SFW" else ())
-        columns = {name: known[METRICS.get(name, name)] for name in names}
+        names = *METRICS, "seconds", *self._of_method
+        columns = {COLUMNS.get(name, name): known[name] for name in names}
         epochs = len(columns["loss"])
         return {"epoch": list(range(1, epochs + 1))} | {
             name: [None] * (epochs - len(values)) + list(values) for name, values in columns.items()

@@ -31,7 +31,7 @@ from utils.process.writing import check_writable, remove_leftovers
 from utils.settings.config import Config, difference
 from utils.train.board import Board
 from utils.train.distributed import World, check_processes, lost_process_reported
-from utils.train.history import OF_SFW, History, Pace
+from utils.train.history import History, Pace
 from utils.train.lock import run_lock
 from utils.train.progress import REMEDY, EpochProgress
 from utils.train.resume import ResumeFile, RunState, finished_with_fewer_epochs
@@ -89,10 +89,8 @@ class TrainingRun:
         self.config, self.signals, self.world = config, signals, world
         self.resume = ResumeFile(config)
         self.log = TextLog(config.files.train_log)
-        recorded = ("train_loss", "train_accuracy", "test_accuracy", "lr")
-        recorded += OF_SFW if config.optimizer == "SFW" else ()
-        self.metrics: dict[str, Any] = {name: [] for name in recorded}
-        self.history = History(config, self.metrics)
+        self.history = History(config)
+        self.metrics = self.history.metrics
         on_board = config.tensorboard and world.is_main
         self.board = Board(config.files.tensorboard) if on_board else None
         self.saved: dict[str, Any] | None = None  # what the resume file holds
