@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A fair comparison that two CPU cores finish in a night: SFW, SGD and CrAM+ on a small ResNet18.
+"""A comparison that two CPU cores finish in a night: SFW, SGD and CrAM+ on a small ResNet18.
 
 CIFAR-10, the first 15,000 training images, a ResNet18 with 16 channels in its first stage, 12
 epochs, cosine schedule. Every method's one regularisation strength is tuned with seed 0 on 5,000
@@ -25,7 +25,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from experiments.methods import COMPARED, METHODS, Position
-from experiments.proxy_report import Accuracies, draw, test_table, tuning_table
+from experiments.proxy_report import COLUMNS, Accuracies, draw, test_table, tuning_table
 from models import ResNet18
 from optim import LR_SCHEMES
 from utils.compute.device import autocast, keep_freed_memory, placed
@@ -180,26 +180,18 @@ def measure(run: Run, images: str, data_dir: Path) -> None:
     print(f"{run.name}: measured on {images} images", flush=True)
 
 
-def judge(run: Run) -> float:
-    """The mean recalibrated accuracy on held-out images over the ratios JUDGED."""
-    pairs = run.read("held_out")["accuracies"]["all"].values()
-    return fmean(recalibrated for _, recalibrated in pairs)
-
-
-def judgements(method: str, folder: Path) -> dict[float, float]:
-    """How each strength of a method was judged."""
-    strengths = METHODS[method].strengths
-    return {strength: judge(Run(method, strength, SEEDS[0], folder)) for strength in strengths}
-
-
-def best_strength(method: str, folder: Path) -> float:
-    judged = judgements(method, folder)
-    return max(judged, key=judged.get)
+def judgements(method: str, folder: Path, column: str) -> dict[float, float]:
+    """By strength, the mean of this column of COLUMNS on held-out images over the ratios JUDGED."""
+    judged = {}
+    for strength in METHODS[method].strengths:
+        rows = Run(method, strength, SEEDS[0], folder).read("held_out")["accuracies"]["all"]
+        judged[strength] = fmean(row[COLUMNS.index(column)] for row in rows.values())
+    return judged
 
 
 def compare(options: argparse.Namespace) -> None:
     """Tune, train with three seeds, test, and write tables and pictures."""
-    folder, methods = options.output_dir, options.methods
+    folder, methods, column = options.output_dir, options.methods, options.tuned_for
     with ProcessPoolExecutor(
         options.jobs, multiprocessing.get_context("spawn"), prepare_worker, (options.threads,)
     ) as pool:
@@ -210,25 +202,27 @@ def compare(options: argparse.Namespace) -> None:
 
         strengths = [(m, strength) for m in methods for strength in METHODS[m].strengths]
         measure_all([Run(m, strength, SEEDS[0], folder) for m, strength in strengths], "held_out")
-        parts = [tuning_table({m: judgements(m, folder) for m in methods})]
+        judged = {m: judgements(m, folder, column) for m in methods}
+        parts = [tuning_table(judged, column)]
         print("\n" + parts[0], flush=True)
-        best = {m: best_strength(m, folder) for m in methods}
+        best = {m: max(means, key=means.get) for m, means in judged.items()}
         runs = {
             f"{m}, {strength:g}": [Run(m, strength, seed, folder) for seed in SEEDS]
             for m, strength in best.items()
         }
         measure_all([run for seeds in runs.values() for run in seeds], "test")
     results, pictures = folder / "saved_logs" / "proxy", {}
+    name = "proxy" if column == COLUMNS[1] else f"proxy_{column.replace(' ', '_')}"
     for scope, text in SCOPES.items():
         found = {
             label: [run.read("test")["accuracies"][scope] for run in seeds]
             for label, seeds in runs.items()
         }
-        parts.append(f"Removed from {text}; as pruned / recalibrated (range of three seeds):")
-        parts.append(test_table(found))
-        pictures[text] = results / f"proxy_{scope}.png"
+        parts.append(f"Removed from {text}; {' / '.join(COLUMNS)} (range, {column}):")
+        parts.append(test_table(found, column))
+        pictures[text] = results / f"{name}_{scope}.png"
         draw(pictures[text], found, f"{TITLE}, removed from {text}")
-    table = results / "proxy.md"
+    table = results / f"{name}.md"
     with atomic_write(table) as file:
         file.write("\n\n".join(parts) + "\n")
     print("\n" + "\n\n".join(parts))
@@ -284,6 +278,12 @@ def parser_of(description: str, methods: Sequence[str]) -> argparse.ArgumentPars
 
 def main(argv: list[str] | None = None) -> int:
     parser = parser_of(__doc__, COMPARED)
+    parser.add_argument(
+        "--tuned_for",
+        choices=COLUMNS,
+        default=COLUMNS[1],
+        help="the accuracies by which the strengths are chosen (default: %(default)s)",
+    )
     return exit_status(lambda: compare(parser.parse_args(argv)))
 
 

@@ -7,13 +7,14 @@ from statistics import fmean
 from utils.outputs.figures import new_figure, save_figure
 from utils.outputs.headings import Heading
 
-# By ratio, the accuracies in percent as pruned and recalibrated.
+# By ratio, the accuracies in percent that these columns name.
 Accuracies = dict[str, tuple[float, float]]
+COLUMNS = ("as pruned", "recalibrated")
 
 
-def tuning_table(judged: Mapping[str, Mapping[float, float]]) -> str:
+def tuning_table(judged: Mapping[str, Mapping[float, float]], column: str = COLUMNS[1]) -> str:
     """A row for each method: its strengths and how they were judged, the best one in bold."""
-    lines = ["| method | strength: mean recalibrated accuracy on held-out images |"]
+    lines = [f"| method | strength: mean accuracy on held-out images, {column} |"]
     lines.append("| --- | --- |")
     for method, judgements in judged.items():
         texts = {s: f"{s:g}: {judgement:.1f}" for s, judgement in judgements.items()}
@@ -23,17 +24,18 @@ def tuning_table(judged: Mapping[str, Mapping[float, float]]) -> str:
     return "\n".join(lines)
 
 
-def test_table(results: Mapping[str, Sequence[Accuracies]]) -> str:
-    """A row for each label: means over its runs, as pruned / recalibrated (range of the latter)."""
+def test_table(results: Mapping[str, Sequence[Accuracies]], column: str) -> str:
+    """A row for each label: means over its runs, and the range of this column."""
     ratios = _ratios(results)
     lines = ["| removed | " + " | ".join(f"{100 * float(ratio):g} %" for ratio in ratios) + " |"]
     lines.append("| --- |" + " --- |" * len(ratios))
     for label, runs in results.items():
         cells = []
         for ratio in ratios:
-            pruned, recalibrated = zip(*(run[ratio] for run in runs), strict=True)
-            spread = f"{min(recalibrated):.1f} to {max(recalibrated):.1f}"
-            cells.append(f"{fmean(pruned):.1f} / {fmean(recalibrated):.1f} ({spread})")
+            pairs = [run[ratio] for run in runs]
+            means = " / ".join(f"{fmean(values):.1f}" for values in zip(*pairs, strict=True))
+            spread = [pair[COLUMNS.index(column)] for pair in pairs]
+            cells.append(f"{means} ({min(spread):.1f} to {max(spread):.1f})")
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -48,7 +50,7 @@ def draw(path: Path, results: Mapping[str, Sequence[Accuracies]], title: str) ->
     ratios = _ratios(results)
     left = [100 * (1 - float(ratio)) for ratio in ratios]
     panels = figure.subplots(1, 2, sharey=True)
-    for i, (axes, name) in enumerate(zip(panels, ("as pruned", "recalibrated"), strict=True)):
+    for i, (axes, name) in enumerate(zip(panels, COLUMNS, strict=True)):
         axes.set_prop_cycle(styles)
         for label, runs in results.items():
             columns = [[run[ratio][i] for run in runs] for ratio in ratios]

@@ -71,36 +71,47 @@ def test_a_stopped_run_goes_on_bit_for_bit(method, small, monkeypatch):
         assert torch.equal(values, weights_of(stopped)[name]), name
 
 
-def test_the_strength_with_the_best_mean_on_held_out_images_is_chosen(small):
+def test_strengths_are_judged_by_the_accuracies_that_they_are_tuned_for(small):
     for strength in proxy.METHODS["SGD"].strengths:
         run = Run("SGD", strength, 0, small)
         run.result("held_out").parent.mkdir(parents=True, exist_ok=True)
-        # The best one is worst as pruned, which must not count.
+        # The best one is not the best as pruned.
         recalibrated = 50 if strength == 2e-3 else 40
         run.result("held_out").write_text(
             f'{{"accuracies": {{"all": {{"0.0": [{1000 * strength}, {recalibrated}]}}}}}}'
         )
-    assert proxy.best_strength("SGD", small) == 2e-3
+    judged = {column: proxy.judgements("SGD", small, column) for column in proxy.COLUMNS}
+    assert judged["recalibrated"] == {5e-4: 40, 1e-3: 40, 2e-3: 50, 5e-3: 40, 1e-2: 40}
+    assert judged["as pruned"] == {5e-4: 0.5, 1e-3: 1, 2e-3: 2, 5e-3: 5, 1e-2: 10}
 
 
-def test_finished_runs_are_summed_up_without_training(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("column", "best", "name", "judged", "tested"),
+    [
+        ("recalibrated", 2e-3, "proxy", "50.0", "20.0 / 51.0 (50.0 to 52.0)"),
+        ("as pruned", 1e-2, "proxy_as_pruned", "30.0", "31.0 / 40.0 (30.0 to 32.0)"),
+    ],
+)
+def test_finished_runs_are_summed_up_without_training(
+    column, best, name, judged, tested, tmp_path, capsys
+):
     for strength in proxy.METHODS["SGD"].strengths:
-        for images, seeds in (("held_out", [0]), ("test", proxy.SEEDS if strength == 2e-3 else [])):
+        for images, seeds in (("held_out", [0]), ("test", proxy.SEEDS if strength == best else [])):
             for seed in seeds:
-                recalibrated = (50 if strength == 2e-3 else 40) + seed
-                rows = {str(ratio): [10.0, recalibrated] for ratio in proxy.SHOWN}
+                row = {2e-3: [20, 50 + seed], 1e-2: [30 + seed, 40]}.get(strength, [10, 40])
+                rows = {str(ratio): row for ratio in proxy.SHOWN}
                 path = Run("SGD", strength, seed, tmp_path).result(images)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps({"accuracies": dict.fromkeys(proxy.SCOPES, rows)}))
     flags = f"--methods SGD --output_dir {tmp_path} --data_dir {tmp_path} --threads 1"
-    assert proxy.main(flags.split()) == 0
+    assert proxy.main([*flags.split(), "--tuned_for", column]) == 0
     folder = tmp_path / "saved_logs" / "proxy"
-    table = (folder / "proxy.md").read_text()
-    assert "| SGD | 0.0005: 40.0, 0.001: 40.0, **0.002: 50.0**, 0.005: 40.0, 0.01: 40.0 |" in table
-    assert table.count("| SGD, 0.002 | 10.0 / 51.0 (50.0 to 52.0) |") == 2
+    table = (folder / f"{name}.md").read_text()
+    assert f"**{best:g}: {judged}**" in table
+    assert table.count(f"| SGD, {best:g} | {tested} |") == 2
     out = capsys.readouterr().out
     for scope in proxy.SCOPES:
-        picture = folder / f"proxy_{scope}.png"
+        picture = folder / f"{name}_{scope}.png"
         assert picture.name in out
         assert picture.read_bytes().startswith(b"\x89PNG")
 

@@ -54,13 +54,13 @@ class PruneConfig:
         "all", "pruning", "what is pruned, and what a ratio is a fraction of. all: all parameters;"
         " weights: the weights alone, without biases and BatchNorm", choices=SCOPES)
     bn_recalibrate: int = setting(
-        0, "pruning", "re-estimate BatchNorm statistics on N training images, and test each pruned"
-        " network also with these; 1000 images are enough; 0 is off",
+        0, "pruning", "re-estimate BatchNorm statistics on N training images, for example"
+        " 1000, and test each pruned network also with these; 0 is off",
         type=int, allowed=Range(0, LARGEST_INT))
     repair: int = setting(
         0, "pruning", "for networks without BatchNorm: restore the mean and standard deviation of"
-        " each layer's outputs on N training images, and test each pruned network also with these;"
-        " 1000 images are enough; 0 is off",
+        " each layer's outputs on N training images, for example 1000, and test each pruned network"
+        " also with these; 0 is off",
         type=int, allowed=Range(0, LARGEST_INT))
     ratios: tuple[float, ...] | None = setting(
         None, "pruning", "ratios X, 0 <= X < 1: prune at these fractions of all entries (default:"

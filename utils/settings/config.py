@@ -80,8 +80,9 @@ class Config:
         type=float, allowed=POSITIVE)
     lr_scheme: str = setting(
         "dynamic_change", "training", "learning rate over time: decrease_3 divides it by 10 after"
-        " one and two thirds of the epochs, dynamic_change also follows the training loss, keep"
-        " leaves it, cosine and linear lower it to 0 with every step",
+        " one and two thirds of the epochs; dynamic_change does so, too, and from epoch 25 on"
+        " multiplies it every 5 epochs by 0.7 where the training loss rises, and by 1.06 where it"
+        " falls; keep leaves it; cosine and linear lower it to 0 with every step",
         choices=LR_SCHEMES)
     momentum: float = setting(
         0.9, "training", "momentum of the buffer m, given a gradient g: SFW averages,"
@@ -101,16 +102,16 @@ class Config:
     mode: str | None = setting(
         "initialization", "method", MODE_HELP, type=none_or_text, choices=MODES)
     rescale: str | None = setting(
-        "gradient", "method", "SFW's step is lr times ||m|| / ||theta - v|| (gradient),"
-        " 1 / diameter, or 1 (None)", type=none_or_text, choices=RESCALES)
+        "gradient", "method", "SFW's step size alpha, between 0 and 1, is lr times"
+        " ||m|| / ||theta - v|| (gradient), 1 / diameter, or 1 (None)", type=none_or_text, choices=RESCALES)
     color_channel: int | None = setting(
         None, "data", "1 turns colour to grey, 3 repeats grey; by default the data set's own",
         type=int, choices=(1, 3))
     image_size: int | None = setting(
         None, "data", "side of the images that the network takes: they are resized so that their"
         " shorter side has this length, and cropped to a square; by default the data set's own"
-        " side, 32 for images in folders, and 32 for ResNet18 and VGG16 on built-in data sets;"
-        " VGG16 takes no other", type=int, allowed=Range(1, LARGEST_SIDE))
+        " side, and 32 for tiny, for images in folders, and for ResNet18 and VGG16 on built-in"
+        " data sets; VGG16 takes no other", type=int, allowed=Range(1, LARGEST_SIDE))
     augment: str | None = setting(
         None, "data", "what happens to training images at random: crop_flip shifts them by up to 4"
         " pixels and flips them, resized_crop_flip takes a part of them that it resizes, and flips"

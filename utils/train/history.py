@@ -33,7 +33,7 @@ class Pace:
 
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """What it is done within."""
+        """The block whose duration is measured."""
         started = time.monotonic()
         yield
         self._done_at = time.monotonic()
@@ -43,10 +43,9 @@ class Pace:
 class History:
     """The epochs of a run so far.
 
-    `metrics` has a value for each epoch under each name, and is added to as the run goes on; what
-    is under other names is not in the table.
-    `seconds` is what each epoch took, which no two runs have in common. Of epochs before a resume
-    file of an earlier version some values are not known.
+    Each list of `metrics` gets a value for every epoch. Entries of other names are kept in the
+    model file, and not in the table. `seconds` is what each epoch took, which no two runs have in
+    common. Of epochs before a resume file of an earlier version some values are not known.
     """
 
     def __init__(self, config: Config) -> None:
