@@ -130,22 +130,36 @@ def _layer_norms(layer: nn.Module) -> dict[str, float]:
     initialise = _initialiser(layer)
     if initialise is None:
         return {name: _norm(name, p) for name, p in layer.named_parameters(recurse=False)}
-    replica = _replica(layer)
+    try:
+        return _drawn_norms(layer, initialise, keep="meta")
+    except RuntimeError:  # the initialiser may read a tensor that is no longer drawn
+        return _drawn_norms(layer, initialise, keep="cpu")
+
+
+def _drawn_norms(layer: nn.Module, initialise: str, keep: str) -> dict[str, float]:
+    """`_layer_norms` of a layer with this initialiser.
+
+    Tensors that have been drawn often enough are moved to the device `keep`. On "meta" it costs
+    nothing to draw them again, and they keep their shape, on which others may depend.
+    """
+    replica, own = _replica(layer), dict(layer.named_parameters(recurse=False))
     pending = dict(replica.named_parameters(recurse=False))
     first: dict[str, Tensor] = {}
     norms: dict[str, list[float]] = {name: [] for name in pending}
     while pending:
         getattr(replica, initialise)()
         for name, p in list(pending.items()):
+            if p.numel() and p.isnan().all():  # blank in the replica, and not drawn
+                norms[name] = [_norm(name, own[name])]
+                del pending[name]
+                continue
             constant = torch.equal(p, first.setdefault(name, p.clone()))
             norms[name].append(p.norm().item())
             count = len(norms[name])
             # After two draws a constant initialiser can be distinguished from a random one.
             if count >= MOST_DRAWS or (count >= 2 and count * p.numel() >= DRAWN_ENTRIES):
                 norms[name] = [_norm(name, p)] if constant else norms[name]
-                # A tensor on "meta" costs nothing to draw. Its shape is kept, since initialisers of
-                # other tensors may depend on it.
-                setattr(replica, name, nn.Parameter(p.to("meta"), requires_grad=False))
+                setattr(replica, name, nn.Parameter(p.to(keep), requires_grad=False))
                 del pending[name]
     return {name: fmean(values) for name, values in norms.items()}
 
@@ -170,8 +184,8 @@ def _norm(name: str, p: Tensor) -> float:
     """The L2 norm of the parameter, but 1 where all entries are equal."""
     if p.is_meta:
         raise ValueError(
-            f"a layer with a parameter {name!r} has no reset_parameters, and on the meta device no"
-            " values either: give it values first, or use mode 'radius' or 'diameter'"
+            f"no reset_parameters draws the parameter {name!r} of a layer, and on the meta device"
+            " it has no values either: give it values first, or use mode 'radius' or 'diameter'"
         )
     flat = (p.detach().full_tensor() if is_sharded(p) else p.detach()).flatten()
     return 1.0 if torch.equal(flat, flat[:1].expand_as(flat)) else flat.norm().item()
@@ -180,7 +194,7 @@ def _norm(name: str, p: Tensor) -> float:
 def _replica(layer: nn.Module) -> nn.Module:
     """A copy of the layer on the CPU whose parameters are whole, for `reset_parameters`.
 
-    What is sharded or on the meta device gets its shape, but not its values.
+    What is sharded or on the meta device gets its shape, and NaN for its values.
     """
     tensors = [*layer.parameters(), *layer.buffers()]
     kind = unsharded_class(layer)
@@ -188,8 +202,11 @@ def _replica(layer: nn.Module) -> nn.Module:
         return copy.deepcopy(layer).cpu().requires_grad_(False)
 
     def blank(x: Tensor | None) -> Tensor | None:
-        empty = None if x is None else torch.empty(x.shape, dtype=x.dtype, device="cpu")
-        return nn.Parameter(empty, requires_grad=False) if isinstance(x, nn.Parameter) else empty
+        if x is None:
+            return None
+        fill = math.nan if x.is_floating_point() else 0
+        values = torch.full(x.shape, fill, dtype=x.dtype, device="cpu")
+        return nn.Parameter(values, requires_grad=False) if isinstance(x, nn.Parameter) else values
 
     replica = kind.__new__(kind)
     replica.__dict__ |= layer.__dict__ | {

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from constraints.dtensor import entries, is_sharded, like, part_of, sharding_dims
 
+TINY = torch.finfo(torch.float64).tiny
+
 
 class Norm(NamedTuple):
     """Lp norms of a process's entries; it needs those of all entries.
@@ -164,7 +166,12 @@ def _finished(computation: Any) -> Computation:
 
 def norm_of(x: Tensor, p: float) -> Computation:
     """The Lp norm of all entries of `x`, a float64 tensor without dimensions."""
-    return (yield Norm(lp_norm(entries(x), p), p))
+    own = entries(x)
+    if not 2 < p < math.inf:
+        return (yield Norm(lp_norm(own, p), p))
+    # In units of the largest entry, whose powers could overflow, or all underflow.
+    largest = (yield Norm(lp_norm(own, math.inf), math.inf)).clamp(min=TINY)
+    return largest * (yield Norm(lp_norm(own.double() / largest, p), p))
 
 
 def lp_norm(x: Tensor, p: float) -> Tensor:

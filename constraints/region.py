@@ -109,10 +109,13 @@ class Region(ABC):
         return (yield from applied(self.lmo, g))
 
     def alike(self) -> tuple | None:
-        """A key that regions share if they differ only in their radius; None without `furthest`."""
-        if self.furthest is None:
-            return None
-        return tuple(value for key, value in self.describe().items() if key != "radius")
+        """A key that regions share if they differ only in their radius.
+
+        None without `furthest`, and for attributes that have no hash value.
+        """
+        own = [pair for pair in vars(self).items() if pair[0] not in ("radius", "diameter")]
+        key = type(self), *own
+        return key if self.furthest is not None and _is_hashable(key) else None
 
     @abstractmethod
     def shift_inside(self, x: Tensor) -> Tensor:
@@ -146,6 +149,14 @@ class Unconstrained(Region):
     def euclidean_project(self, x: Tensor) -> Tensor:
         self._check(x)
         return entries(x).clone()
+
+
+def _is_hashable(key: tuple) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
 
 
 def scale(x: Tensor, factor: Tensor) -> Tensor:

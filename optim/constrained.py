@@ -245,9 +245,9 @@ class ConstrainedOptimizer(Optimizer):
                 "a parameter and its momentum buffer are sharded in different ways: load the state"
                 " with torch.distributed.checkpoint.state_dict.set_optimizer_state_dict"
             )
-        if m.dtype != dtype:
-            m = state["momentum_buffer"] = m.to(dtype)
+        m = state["momentum_buffer"] = _laid_out_like(p, m.to(dtype))
         if theta is not p:
+            theta = state["master_param"] = _laid_out_like(p, theta)
             theta.copy_(torch.where(theta.to(p.dtype) == p, theta, p))
         if gradient.dtype != dtype:
             gradient = gradient.to(dtype)
@@ -255,6 +255,14 @@ class ConstrainedOptimizer(Optimizer):
             gradient = -gradient
         momentum = group["momentum"] if state["step"] else 0.0
         return TensorStep(p, theta, gradient, m, momentum, region, group)
+
+
+def _laid_out_like(p: Tensor, x: Tensor) -> Tensor:
+    """`x`, or a copy of it if `p` has another memory format; fused steps need the same."""
+    if is_sharded(p) or x.stride() == p.stride():
+        return x
+    copy = torch.empty_like(p, dtype=x.dtype).copy_(x)
+    return copy if copy.stride() == p.stride() else x  # parameters with gaps in memory
 
 
 def zero_or_nan(x: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def sfw_init(
     named = zip(model.named_parameters(), constraints, strict=True)
     learned = {name: (p, region) for (name, p), region in named if p.requires_grad}
     initial, regions = [p.detach() for p, _ in learned.values()], [r for _, r in learned.values()]
-    scales = torch.ones(len(initial), device=initial[0].device)
+    scales = torch.ones(len(initial), dtype=torch.float32, device=initial[0].device)
     least = torch.tensor([_least_scale(name) for name in learned], device=scales.device)
     adam = torch.optim.Adam([scales], lr=SCALE_LR)
     supply, losses = _endlessly(batches), []

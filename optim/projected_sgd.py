@@ -59,4 +59,4 @@ def _descend(s: TensorStep) -> None:
     theta, m, lr = s.theta, s.momentum_buffer, s.group["lr"]
     m.mul_(s.momentum).add_(s.decayed_gradient())
     # A tensor on a GPU cannot be an `alpha` without waiting for it.
-    theta.sub_(m * lr) if isinstance(lr, Tensor) else theta.add_(m, alpha=-lr)
+    theta.sub_(m * lr.reshape(())) if isinstance(lr, Tensor) else theta.add_(m, alpha=-lr)

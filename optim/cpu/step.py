@@ -10,6 +10,7 @@ Neither v nor theta - v is ever stored.
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import numba
@@ -46,6 +47,17 @@ class Settled(NamedTuple):
 THREADS = threading.Lock()
 
 
+@contextmanager
+def _threads_of_torch() -> Iterator[None]:
+    """Within it, Numba uses as many threads as PyTorch."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
 class CpuStep:
     """Takes the step of one tensor at a time, and keeps scratch space for the next one.
 
@@ -65,7 +77,7 @@ class CpuStep:
         if arrays is None:
             return False
         threads = torch.get_num_threads()
-        with THREADS:
+        with THREADS, _threads_of_torch() if s.theta.numel() >= PARALLEL_FROM else nullcontext():
             s.alpha = self._step(s, *arrays, gamma)
         if torch.get_num_threads() != threads:  # Numba's threads set OpenMP's number as they start
             torch.set_num_threads(threads)
@@ -88,8 +100,6 @@ class CpuStep:
         self, s: TensorStep, theta: np.ndarray, g: np.ndarray, m: np.ndarray, gamma: float | None
     ) -> float:
         parallel = theta.size >= PARALLEL_FROM
-        if parallel:
-            numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
         scalar, k = theta.dtype.type, s.region.vertex_entries
         radius = scalar(s.region.radius)
         settled = self._first_pass(theta, m, g, k, radius, s.momentum, s.group["weight_decay"])

@@ -20,7 +20,7 @@ MOST_ENTRIES = 2**31 - 2**16
 # Shapes of the tensors in the trial: the first has two blocks, the second is channels-last.
 SHAPES = ((33, 150), (8, 6, 3, 3))
 # With this momentum all sums are exact, so that entries tie in the fused step and in the plain one.
-MOMENTUM, STEPS, TOLERANCE = 0.5, 2, 1e-5
+TRIAL_MOMENTUM, STEPS, TOLERANCE = 0.5, 2, 1e-5
 
 
 def obstacle(device: torch.device, region: Region, tensors: Sequence[Tensor] = ()) -> str | None:
@@ -88,10 +88,12 @@ def _largest_difference(device: torch.device) -> float:
     """The largest difference of weights and momentum buffers between fused and plain steps."""
     from optim.cuda.step import CudaStep  # imports Triton
 
-    generator = torch.Generator().manual_seed(0)
+    on_host = {"dtype": torch.float32, "device": "cpu"}  # whatever a program's defaults are
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def draw(shape: tuple[int, ...]) -> Tensor:
-        x = torch.randn(shape, generator=generator).mul_(4).round_().div_(4)  # many entries tie
+        x = torch.randn(shape, generator=generator, **on_host)
+        x.mul_(4).round_().div_(4)  # many entries tie
         layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
         return x.to(device, memory_format=layout)
 
@@ -108,7 +110,7 @@ def _largest_difference(device: torch.device) -> float:
         plain_step(plain)
         for s, expected in zip(fused, plain, strict=True):
             s.gradient = expected.gradient = draw(s.theta.shape)
-            s.momentum = expected.momentum = MOMENTUM
+            s.momentum = expected.momentum = TRIAL_MOMENTUM
     differences = [
         (a - b).abs().max()
         for s, expected in zip(fused, plain, strict=True)

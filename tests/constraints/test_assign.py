@@ -142,6 +142,32 @@ def test_a_parameter_that_the_initialiser_leaves_counts_with_the_norm_it_has():
     assert norms["left"] == 1.0 and radii(Deferred())["drawn"] == 1.0
 
 
+def test_a_parameter_that_is_neither_drawn_nor_known_is_refused():
+    layer = Initialised().to("meta")
+    with pytest.raises(ValueError, match="'left'"):
+        radii(layer)
+
+
+class Normalised(nn.Module):
+    """Its initialiser computes a small parameter from a large one."""
+
+    def __init__(self):
+        super().__init__()
+        self.v, self.g = nn.Parameter(torch.empty(400, 300)), nn.Parameter(torch.empty(400))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        nn.init.normal_(self.v)
+        with torch.no_grad():
+            self.g.copy_(self.v.norm(dim=1))
+
+
+def test_an_initialiser_may_compute_one_parameter_from_another():
+    norms = radii(Normalised())
+    assert norms["v"] == pytest.approx(120_000**0.5, rel=0.01)
+    assert norms["g"] == pytest.approx(120_000**0.5, rel=0.01)
+
+
 def test_frozen_parameters_have_a_region_and_are_not_moved_into_it():
     model = nn.Linear(4, 4)
     model.weight.requires_grad_(False).fill_(100.0)

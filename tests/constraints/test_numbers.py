@@ -48,6 +48,15 @@ def test_a_shift_in_half_precision_is_that_of_float32_rounded(region, scale, dty
         assert torch.equal(smaller.shift_inside(x), smaller.shift_inside(x.float()).to(dtype))
 
 
+@pytest.mark.parametrize("value", [1e-6, 0.1, 2000.0])
+@pytest.mark.parametrize("p", [10, 100])
+def test_powers_of_an_lp_norm_neither_overflow_nor_underflow(p, value):
+    x = torch.full((400,), value, dtype=torch.float64)
+    ball = LpBall(400, p, radius=value * 400 ** (1 / p) / 2)
+    assert ball.gauge(x).item() == pytest.approx(2)
+    torch.testing.assert_close(ball.shift_inside(x), x / 2)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("region", REGIONS, ids=repr)

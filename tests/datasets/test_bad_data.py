@@ -110,6 +110,13 @@ def test_absent_data_are_named_with_what_to_do_and_nothing_is_written(name, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_file_of_svhn_that_is_absent_is_named(tmp_path):
+    (tmp_path / "train_32x32.mat").write_bytes(b"")
+    message = rf"test_32x32.mat is absent from --data_dir {tmp_path} .*put svhn.npz there"
+    with pytest.raises(UserError, match=message):
+        load_dataset("svhn", tmp_path)
+
+
 IMAGES = np.zeros((40, 32, 32, 3), np.uint8)
 
 

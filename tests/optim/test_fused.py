@@ -103,6 +103,17 @@ def test_parameters_of_any_type_and_layout_are_stepped(make):
     assert p.detach().flatten().tolist() == [0, 0, 0, 0, -1, -1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_state_follows_a_parameter_into_another_memory_format(dtype):
+    p = nn.Parameter(torch.zeros(2, 3, 2, 2, dtype=dtype))
+    optimizer = SFW([p], [KSparsePolytope(24, 2, radius=1.0)], rescale=None, fused=True)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        p.data = p.data.contiguous(memory_format=layout)
+        p.grad = torch.arange(24.0).view(2, 3, 2, 2).to(dtype, memory_format=layout)
+        optimizer.step()
+    assert p.detach().flatten().tolist() == [0] * 22 + [-1, -1]
+
+
 def test_gradients_laid_out_unlike_their_weights_are_taken():
     p = nn.Parameter(torch.zeros(2, 3, 2, 2).contiguous(memory_format=torch.channels_last))
     p.grad = torch.arange(24.0).view(2, 3, 2, 2).contiguous()

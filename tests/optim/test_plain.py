@@ -89,6 +89,25 @@ def test_only_regions_that_differ_in_their_radius_share_an_lmo(monkeypatch):
         assert torch.equal(region.lmo(g), point)
 
 
+class Towards(LpBall):
+    """A ball whose furthest point has one non-zero entry, of a given index."""
+
+    def __init__(self, index):
+        super().__init__(4, 2, radius=1.0)
+        self.index = index
+
+    def furthest(self, rows):
+        return torch.eye(4)[[self.index] * len(rows)]
+
+
+def test_regions_of_ones_own_that_differ_in_an_attribute_share_no_lmo():
+    params = [nn.Parameter(torch.zeros(4)) for _ in range(2)]
+    for p in params:
+        p.grad = torch.ones(4)
+    SFW(params, [Towards(1), Towards(3)], rescale=None).step()
+    assert [p.tolist() for p in params] == [[0, -1, 0, 0], [0, 0, 0, -1]]
+
+
 @pytest.mark.parametrize("rescale", RESCALES)
 def test_a_broken_tensor_leaves_the_others_alone(rescale):
     group = {"lr": 0.5, "weight_decay": 0.0, "rescale": rescale}

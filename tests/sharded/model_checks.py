@@ -109,20 +109,29 @@ class Scale(nn.Module):
         self.scale = nn.Parameter(torch.randn(7))
 
 
-def check_a_layer_without_initialiser_needs_values():
+class Scaled(nn.Linear):
+    """A layer whose initialiser leaves one of its parameters."""
+
+    def __init__(self):
+        super().__init__(4, 5)
+        self.scale = nn.Parameter(torch.randn(7))
+
+
+def check_parameters_that_no_initialiser_draws_need_values():
     def radii(model):
         return torch.tensor(
             [region.radius for region in build_constraints(model, "l2_constraints")]
         )
 
-    def network():
+    def network(layer):
         torch.manual_seed(0)
-        return nn.Sequential(nn.MultiheadAttention(6, 2), Scale(), nn.LayerNorm(3))
+        return nn.Sequential(nn.MultiheadAttention(6, 2), layer(), nn.LayerNorm(3))
 
-    torch.testing.assert_close(radii(shard(network())), radii(network()))
-    with torch.device("meta"):
-        meta = network()
-    refused(ValueError, "'scale' has no reset_parameters", lambda: radii(meta))
+    for layer in (Scale, Scaled):
+        torch.testing.assert_close(radii(shard(network(layer))), radii(network(layer)))
+        with torch.device("meta"):
+            meta = network(layer)
+        refused(ValueError, "draws the parameter 'scale'", lambda meta=meta: radii(meta))
 
 
 def check_gauges_of_sharded_parameters():

@@ -71,6 +71,15 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(loss):
         progress.advance()
 
 
+def test_the_bar_is_closed_when_the_last_losses_are_not_finite(monkeypatch):
+    progress = progress_of([[float("nan"), 0]], [2])
+    closed = []
+    monkeypatch.setattr(progress._bar, "close", lambda: closed.append(True))
+    with pytest.raises(RunError), progress:
+        progress.advance()
+    assert closed == [True]
+
+
 def test_a_loss_that_is_not_finite_is_seen_before_the_end_of_the_epoch(monkeypatch):
     monkeypatch.setattr("utils.train.progress.READ_BACK_SECONDS", -1)
     progress = progress_of([[float("nan"), 0], [0.5, 1]], [2, 2])

@@ -10,12 +10,12 @@ from utils.datasets.arrays import Arrays
 from utils.datasets.images import decode_exact, decoded_once, fingerprint
 from utils.process.errors import UserError
 
-# The file or folder that shows that torchvision has stored a data set.
+# The files or folders that torchvision stores a data set in.
 LAYOUTS = {
-    "cifar10": "cifar-10-batches-py",
-    "cifar100": "cifar-100-python",
-    "mnist": "MNIST",
-    "svhn": "train_32x32.mat",
+    "cifar10": ("cifar-10-batches-py",),
+    "cifar100": ("cifar-100-python",),
+    "mnist": ("MNIST",),
+    "svhn": ("train_32x32.mat", "test_32x32.mat"),
 }
 TINY_FOLDERS = ("tiny_imagenet_200", "tiny-imagenet-200")
 TINY_SIDE, TINY_CLASSES = 64, 200
@@ -24,8 +24,9 @@ DIGITS_TEST = 360
 
 def read_torchvision(name: str, data_dir: Path) -> Arrays:
     """Read the data set from torchvision's own layout, which torchvision downloads if absent."""
-    layout = data_dir / LAYOUTS[name]
-    if not layout.exists():
+    layout = [data_dir / part for part in LAYOUTS[name]]
+    absent = [path.name for path in layout if not path.exists()]
+    if len(absent) == len(layout):
         _refuse_class_folders(name, data_dir)
     from torchvision import datasets  # seconds to import, and .npz files do without it
 
@@ -35,7 +36,7 @@ def read_torchvision(name: str, data_dir: Path) -> Arrays:
         "mnist": lambda train: datasets.MNIST(data_dir, train, download=True),
         "svhn": lambda train: datasets.SVHN(data_dir, "train" if train else "test", download=True),
     }[name]
-    damaged, new = layout.exists(), _missing_folders(data_dir / "MNIST" / "raw")
+    new = _missing_folders(data_dir / "MNIST" / "raw")
     try:
         # torchvision reports its progress on standard output, which is for results.
         with contextlib.redirect_stdout(sys.stderr):
@@ -44,8 +45,12 @@ def read_torchvision(name: str, data_dir: Path) -> Arrays:
         for folder in new:
             with contextlib.suppress(OSError):
                 folder.rmdir()
-        state = f"{layout} is damaged" if damaged else f"absent from --data_dir {data_dir}"
-        way = f"delete {layout}" if damaged else f"put {name}.npz there"
+        if absent:
+            part = "" if len(absent) == len(layout) else f"{absent[0]} is "
+            state, way = f"{part}absent from --data_dir {data_dir}", f"put {name}.npz there"
+        else:
+            files = " or ".join(map(str, layout))
+            state, way = f"{files} is damaged or incomplete", f"delete {files}"
         raise UserError(
             f"--data {name}: {state} and could not be downloaded ({error}); {way} or connect to"
             " the internet"

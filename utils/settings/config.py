@@ -103,7 +103,8 @@ class Config:
         "initialization", "method", MODE_HELP, type=none_or_text, choices=MODES)
     rescale: str | None = setting(
         "gradient", "method", "SFW's step size alpha, between 0 and 1, is lr times"
-        " ||m|| / ||theta - v|| (gradient), 1 / diameter, or 1 (None)", type=none_or_text, choices=RESCALES)
+        " ||m|| / ||theta - v|| (gradient), 1 / diameter, or 1 (None)", type=none_or_text,
+        choices=RESCALES)
     color_channel: int | None = setting(
         None, "data", "1 turns colour to grey, 3 repeats grey; by default the data set's own",
         type=int, choices=(1, 3))

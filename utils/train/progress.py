@@ -59,9 +59,11 @@ class EpochProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self._read_back()
-        self._bar.close()
+        try:
+            if kind is None:
+                self._read_back()
+        finally:
+            self._bar.close()
 
     @property
     def complete(self) -> bool:

@@ -4,6 +4,7 @@ import itertools
 import operator
 import os
 import re
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,9 @@ class RunState:
                 if len({len(self.partial[k]) for k in ("losses", "accuracies", "sizes")}) > 1:
                     raise ValueError("these have an entry for each step")
             log_is_whole = self.log.restore(**saved["log"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
-            raise UserError(f"{path}: does not fit the network; {WAY_OUT}") from None
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+            raise UserError(f"{path}: does not fit the network ({reason}); {WAY_OUT}") from None
         if not log_is_whole:
             warn(f"{self.log.path}: is gone or changed; its lines up to this epoch are missing")
 
