@@ -32,7 +32,7 @@ from utils.train.distributed import World, launched
 from utils.train.progress import EpochProgress
 from utils.train.run import TrainingRun, training_run
 from utils.train.sfw_init import learn_initial_scales
-from utils.train.step import TrainingStep, check_last_batch, step_sparsities
+from utils.train.step import TrainingStep, check_last_batch, last_sparsities
 
 
 def train(config: Config, world: World | None = None) -> None:
@@ -55,11 +55,8 @@ def train(config: Config, world: World | None = None) -> None:
         parts = 1 if config.sync_bn else world.size
         check_last_batch(model, train_batches, config.image_shape, parts)
         if config.pruned_steps:
-            images, count = torch.ones(2, *config.image_shape, device=device), len(train_batches)
-            # If there are pruned steps, one is among the last two steps, and so in these epochs.
-            last = range(max(0, config.epoch_num - 2), config.epoch_num)
-            sparsities = [s for epoch in last for s in step_sparsities(config, epoch, count)]
-            check_pruned_steps(model, images, sparsities)
+            images = torch.ones(2, *config.image_shape, device=device)
+            check_pruned_steps(model, images, last_sparsities(config, len(train_batches)))
         size = evaluation_batch_size(model, dataset.test_images, config.test_batchsize)
         test_batches = dataset.test_batches(size, world.part(len(dataset.test_images)))
         regions = build_constraints(

@@ -1,4 +1,4 @@
-"""The group K-support ball: a region on trial, made for slicing, which enters if it wins."""
+"""The group K-support ball, a region made for slicing, which sliced.py compares with others."""
 
 import torch
 from torch import Tensor, nn

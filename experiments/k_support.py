@@ -1,4 +1,4 @@
-"""The K-support ball: a region on trial, which enters the product only if it wins."""
+"""The K-support ball, a region that the proxy compares with those of the product."""
 
 import torch
 from torch import Tensor

@@ -158,7 +158,7 @@ METHODS = {
     "SFW as in the paper": Method(sfw, (15.0,), scheme="dynamic_change"),
 }
 COMPARED = tuple(METHODS)
-# On trial for slicing. With a k_frac of 1 they would be "SFW L2".
+# For slicing. With a k_frac of 1 they would be "SFW L2".
 METHODS |= {
     f"SFW group K-support {k_frac:g}": Method(partial(group_sfw, k_frac=k_frac), TAUS[:3])
     for k_frac in (0.3, 0.5, 0.75)

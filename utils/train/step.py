@@ -71,6 +71,15 @@ def step_sparsities(config: Config, epoch: int, steps: int) -> list[float]:
     return [s if i >= start and i % 2 else 0.0 for i, s in zip(numbers, drawn, strict=True)]
 
 
+def last_sparsities(config: Config, steps: int) -> list[float]:
+    """`step_sparsities` of the last two epochs, or of the only one.
+
+    If there are pruned steps, one is among the last two steps, and so in these epochs.
+    """
+    epochs = range(max(0, config.epoch_num - 2), config.epoch_num)
+    return [sparsity for epoch in epochs for sparsity in step_sparsities(config, epoch, steps)]
+
+
 class TrainingStep:
     """Draws the next batch of an epoch, trains on it, and records its loss and accuracy.
 
