@@ -120,7 +120,7 @@ def test_a_pruned_network_is_loaded(quick, trained, monkeypatch):
     assert status == 0, err
     monkeypatch.chdir(trained)
     names = {}
-    exec(LOADING, names)
+    exec(LOADING.replace("data=mnist", "data=digits"), names)
     parameters = dict(names["model"].named_parameters())
     assert all(torch.equal(names["state"][name], p) for name, p in parameters.items())
     zeros = sum(int((p == 0).sum()) for p in parameters.values())
