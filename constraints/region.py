@@ -115,7 +115,11 @@ class Region(ABC):
         """
         own = [pair for pair in vars(self).items() if pair[0] not in ("radius", "diameter")]
         key = type(self), *own
-        return key if self.furthest is not None and _is_hashable(key) else None
+        try:
+            hash(key)
+        except TypeError:
+            return None
+        return None if self.furthest is None else key
 
     @abstractmethod
     def shift_inside(self, x: Tensor) -> Tensor:
@@ -149,14 +153,6 @@ class Unconstrained(Region):
     def euclidean_project(self, x: Tensor) -> Tensor:
         self._check(x)
         return entries(x).clone()
-
-
-def _is_hashable(key: tuple) -> bool:
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True
 
 
 def scale(x: Tensor, factor: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 
 CIFAR-10, the first 15,000 training images, a ResNet18 with 16 channels in its first stage, 12
 epochs, cosine schedule. Every method's one regularisation strength is tuned with seed 0 on 5,000
-training images that are held out. Then the best strength is trained with three seeds and tested on
-all test images. Runs that have results are not repeated. Writes tables, pictures, and one JSON file
-for each run, to saved_logs/proxy/.
+training images that are held out, by the accuracies that --tuned_for names. Then the best strength
+is trained with three seeds and tested on all test images. Runs that have results are not repeated.
+Writes tables, pictures, and one JSON file for each run, to saved_logs/proxy/.
 """
 
 import argparse
@@ -25,7 +25,14 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from experiments.methods import COMPARED, METHODS, Position
-from experiments.proxy_report import COLUMNS, Accuracies, draw, test_table, tuning_table
+from experiments.proxy_report import (
+    COLUMNS,
+    RECALIBRATED,
+    Accuracies,
+    draw,
+    test_table,
+    tuning_table,
+)
 from models import ResNet18
 from optim import LR_SCHEMES
 from utils.compute.device import autocast, keep_freed_memory, placed
@@ -212,7 +219,7 @@ def compare(options: argparse.Namespace) -> None:
         }
         measure_all([run for seeds in runs.values() for run in seeds], "test")
     results, pictures = folder / "saved_logs" / "proxy", {}
-    name = "proxy" if column == COLUMNS[1] else f"proxy_{column.replace(' ', '_')}"
+    name = "proxy" if column == RECALIBRATED else f"proxy_{column.replace(' ', '_')}"
     for scope, text in SCOPES.items():
         found = {
             label: [run.read("test")["accuracies"][scope] for run in seeds]
@@ -281,7 +288,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--tuned_for",
         choices=COLUMNS,
-        default=COLUMNS[1],
+        default=RECALIBRATED,
         help="the accuracies by which the strengths are chosen (default: %(default)s)",
     )
     return exit_status(lambda: compare(parser.parse_args(argv)))

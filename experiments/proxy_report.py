@@ -9,10 +9,10 @@ from utils.outputs.headings import Heading
 
 # By ratio, the accuracies in percent that these columns name.
 Accuracies = dict[str, tuple[float, float]]
-COLUMNS = ("as pruned", "recalibrated")
+COLUMNS = AS_PRUNED, RECALIBRATED = "as pruned", "recalibrated"
 
 
-def tuning_table(judged: Mapping[str, Mapping[float, float]], column: str = COLUMNS[1]) -> str:
+def tuning_table(judged: Mapping[str, Mapping[float, float]], column: str = RECALIBRATED) -> str:
     """A row for each method: its strengths and how they were judged, the best one in bold."""
     lines = [f"| method | strength: mean accuracy on held-out images, {column} |"]
     lines.append("| --- | --- |")

@@ -126,7 +126,8 @@ class SFW(ConstrainedOptimizer):
         shares = [n / total for n, a in self._alphas if isinstance(a, Tensor)]
         alphas = [a.float() for _, a in self._alphas if isinstance(a, Tensor)]
         if not alphas:
-            return torch.tensor(known, dtype=torch.float32)
+            device = next(p.device for group in self.param_groups for p in group["params"])
+            return torch.full((), float(known), dtype=torch.float32, device=device)
         alphas = [a.to(alphas[0].device, non_blocking=True) for a in alphas]
         return torch.stack(torch._foreach_mul(alphas, shares)).sum() + known
 

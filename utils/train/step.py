@@ -171,8 +171,6 @@ class TrainingStep:
         correct = (logits.argmax(1) == targets).sum()
         sfw = isinstance(self.optimizer, SFW)
         alpha = self.optimizer.mean_alpha() if sfw else torch.zeros_like(loss, dtype=torch.float32)
-        # A step that moves nothing has its alpha, 0, on the CPU.
-        alpha = alpha.to(loss.device)
         result = self.world.weigh(torch.stack([loss.float(), correct.float(), alpha]))
         self.results.index_copy_(0, index, result.view(1, 3))
         self.next.add_(1)
