@@ -10,11 +10,9 @@ Writes tables, pictures, and one JSON file for each run, to saved_logs/proxy/.
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -33,9 +31,10 @@ from experiments.proxy_report import (
     test_table,
     tuning_table,
 )
+from experiments.workers import workers
 from models import ResNet18
 from optim import LR_SCHEMES
-from utils.compute.device import autocast, keep_freed_memory, placed
+from utils.compute.device import autocast, placed
 from utils.compute.measure import evaluate
 from utils.datasets import Dataset, load_dataset
 from utils.outputs.model_file import versions, write_contents
@@ -199,13 +198,10 @@ def judgements(method: str, folder: Path, column: str) -> dict[float, float]:
 def compare(options: argparse.Namespace) -> None:
     """Tune, train with three seeds, test, and write tables and pictures."""
     folder, methods, column = options.output_dir, options.methods, options.tuned_for
-    with ProcessPoolExecutor(
-        options.jobs, multiprocessing.get_context("spawn"), prepare_worker, (options.threads,)
-    ) as pool:
+    with workers(options.jobs, options.threads) as run_all:
 
         def measure_all(runs: Iterable[Run], images: str) -> None:
-            for done in [pool.submit(measure, run, images, options.data_dir) for run in runs]:
-                done.result()
+            run_all(measure, [(run, images, options.data_dir) for run in runs])
 
         strengths = [(m, strength) for m in methods for strength in METHODS[m].strengths]
         measure_all([Run(m, strength, SEEDS[0], folder) for m, strength in strengths], "held_out")
@@ -234,11 +230,6 @@ def compare(options: argparse.Namespace) -> None:
         file.write("\n\n".join(parts) + "\n")
     print("\n" + "\n\n".join(parts))
     print("\n" + results_line(table=table, **pictures))
-
-
-def prepare_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-    keep_freed_memory()
 
 
 def add_data_dir(parser: argparse.ArgumentParser) -> None:

@@ -12,10 +12,8 @@ tables, and one JSON file a run, to saved_logs/sliced/.
 import argparse
 import itertools
 import json
-import multiprocessing
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -29,6 +27,7 @@ from experiments import proxy
 from experiments.methods import METHODS
 from experiments.proxy import Run
 from experiments.proxy_report import tuning_table
+from experiments.workers import RunAll, workers
 from utils.compute.measure import evaluate
 from utils.datasets import Dataset
 from utils.process.errors import exit_status
@@ -194,10 +193,6 @@ def cell(rows: Sequence[dict]) -> str:
     return f"{fmean(accuracies):.1f} ({spread}; {millions:.1f} M, {thousands:.0f} k)"
 
 
-# Runs a task for each of these arguments, and returns when all have ended.
-RunAll = Callable[[Callable[..., None], Iterable[tuple]], None]
-
-
 def train_smaller(
     smaller: Choice, folder: Path, data_dir: Path, run_all: RunAll
 ) -> tuple[dict[float, float], str, list[dict]]:
@@ -223,17 +218,7 @@ def compare(options: argparse.Namespace) -> None:
     """Choose, test with three seeds, train the smaller network, and write the tables."""
     require("experiments/sliced.py", "torch_pruning")
     folder, methods, data_dir = options.output_dir, options.methods, options.data_dir
-    with ProcessPoolExecutor(
-        options.jobs,
-        multiprocessing.get_context("spawn"),
-        proxy.prepare_worker,
-        (options.threads,),
-    ) as pool:
-
-        def run_all(task: Callable[..., None], arguments: Iterable[tuple]) -> None:
-            for done in [pool.submit(task, *one) for one in arguments]:
-                done.result()
-
+    with workers(options.jobs, options.threads) as run_all:
         pairs = [(m, strength) for m in methods for strength in METHODS[m].strengths]
         first = proxy.SEEDS[0]
         run_all(measure, [(Run(*pair, first, folder), "held_out", data_dir) for pair in pairs])

@@ -1,6 +1,7 @@
 """Slicing the proxy's networks: choice, tests, and the smaller network from scratch."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -61,7 +62,7 @@ def small_proxy(tmp_path, monkeypatch):
     for name, value in (small | {"CALIBRATION_IMAGES": 16, "PRECISION": "fp32"}).items():
         monkeypatch.setattr(proxy, name, value)
     monkeypatch.setattr(sliced, "RATIOS", (0.0, 0.5))
-    monkeypatch.setattr(sliced, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(sliced, "workers", in_this_process)
     for method in ("SGD", "SFW K-sparse", "SFW L2"):
         one = sliced.METHODS[method].strengths[:1]
         monkeypatch.setitem(sliced.METHODS, method, replace(sliced.METHODS[method], strengths=one))
@@ -124,18 +125,7 @@ def test_a_network_from_scratch_starts_as_its_seed_draws_it(small_proxy, monkeyp
         assert torch.equal(weight, fresh)
 
 
-class InThisProcess:
-    """A pool that runs its tasks at once."""
-
-    def __init__(self, *_):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, task, *arguments):
-        result = task(*arguments)
-        return type("Done", (), {"result": lambda self: result})()
+@contextmanager
+def in_this_process(processes, threads):
+    """Runs tasks one after another."""
+    yield lambda task, arguments: [task(*one) for one in arguments]
