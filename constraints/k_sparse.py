@@ -26,7 +26,11 @@ class KSparsePolytope(Region):
         if not min(n, 1) <= k <= n:
             raise ValueError(f"k must be between 1 and n = {n}, not {k}")
         self._set_size(n, radius, diameter, 2 * math.sqrt(max(k, 1)))
-        self.k = self.vertex_entries = int(k)
+        self.k = int(k)
+
+    @property
+    def vertex_entries(self) -> int:
+        return self.k
 
     def __repr__(self) -> str:
         return f"KSparsePolytope({self.n}, {self.k}, radius={self.radius:g})"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from constraints.dtensor import entries
-from constraints.parts import Computation, Norm, alone, in_parts, norm_of
+from constraints.parts import Computation, Norm, alone, furthest_in_ball, in_parts, norm_of
 from constraints.projection import project_capped_l1_ball
 from constraints.region import Region, scale
 
@@ -28,7 +28,11 @@ class LpBall(Region):
             raise ValueError(f"p must be 1, or 2 or more, not {p}")
         self._set_size(n, radius, diameter, 2 * max(n, 1) ** max(0.5 - 1 / p, 0))
         self.p = float(p)
-        self.vertex_entries = {1: 1, math.inf: n}.get(p)
+        self.vertex_norm = 2 if p == 2 else math.inf
+
+    @property
+    def vertex_entries(self) -> int | None:
+        return {1: 1, 2: self.n, math.inf: self.n}.get(self.p)
 
     def __repr__(self) -> str:
         return f"LpBall({self.n}, {self.p:g}, radius={self.radius:g})"
@@ -51,18 +55,7 @@ class LpBall(Region):
 
     def furthest_in_parts(self, rows: Tensor) -> Computation:
         """`furthest` for 1 < p < infinity."""
-        # Entries are divided by the largest magnitude, so that their powers neither overflow nor
-        # all underflow. Norms of half-precision gradients need more digits than their entries have.
-        dtype = torch.promote_types(rows.dtype, torch.float32)
-        tiny = torch.finfo(dtype).tiny
-        some = rows.shape[-1] > 0
-        largest = rows.abs().amax(-1, keepdim=True) if some else rows.new_zeros(len(rows), 1)
-        largest = yield Norm(largest.to(dtype), math.inf)
-        scaled = rows.to(dtype) / largest.clamp(min=tiny)
-        q = self.p / (self.p - 1)
-        norm = yield Norm(torch.linalg.vector_norm(scaled, q, dim=-1, keepdim=True), q)
-        scaled /= norm.clamp(min=tiny)
-        return scaled if q == 2 else scaled.abs().pow_(q - 1).mul_(scaled.sign())
+        return furthest_in_ball(rows, self.p)
 
     @in_parts
     def shift_inside(self, x: Tensor) -> Computation:

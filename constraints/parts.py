@@ -179,3 +179,23 @@ def lp_norm(x: Tensor, p: float) -> Tensor:
     if not x.numel():
         return x.new_zeros((), dtype=torch.float64)
     return torch.linalg.vector_norm(x, p, dtype=torch.float64)
+
+
+def furthest_in_ball(rows: Tensor, p: float) -> Computation:
+    """The point of the unit ball of the Lp norm, 1 < p < infinity, furthest along each row g.
+
+    It is sign(g_i) |g_i|^(q-1) / ||g||_q^(q-1), 1/p + 1/q = 1; 0 where g is all 0. It has at least
+    the precision of float32.
+    """
+    # Entries are divided by the largest magnitude, so that their powers neither overflow nor all
+    # underflow. Norms of half-precision gradients need more digits than their entries have.
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    tiny = torch.finfo(dtype).tiny
+    some = rows.shape[-1] > 0
+    largest = rows.abs().amax(-1, keepdim=True) if some else rows.new_zeros(len(rows), 1)
+    largest = yield Norm(largest.to(dtype), math.inf)
+    scaled = rows.to(dtype) / largest.clamp(min=tiny)
+    q = p / (p - 1)
+    norm = yield Norm(torch.linalg.vector_norm(scaled, q, dim=-1, keepdim=True), q)
+    scaled /= norm.clamp(min=tiny)
+    return scaled if q == 2 else scaled.abs().pow_(q - 1).mul_(scaled.sign())

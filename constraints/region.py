@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from constraints.dtensor import entries, is_sharded, like, positions
-from constraints.parts import Computation, applied, in_parts, norm_of, together
+from constraints.parts import Computation, applied, furthest_in_ball, in_parts, norm_of, together
 from constraints.selection import key_bits, magnitude_keys, smallest
 
 
@@ -26,10 +26,13 @@ class Region(ABC):
     n: int
     radius: float
     diameter: float
-    # If the vertices are vectors in which some entries are +radius or -radius and all others are 0,
-    # the number of those entries. Optimizers may then find the vertex without calling `lmo`. None
-    # for other regions, and for subclasses that change `lmo`.
+    # If the vertex that `lmo(g)` returns is 0 but for the K entries of g of largest magnitude, K.
+    # Optimizers may then find it without calling `lmo`. None for other regions, and for a subclass
+    # that changes `lmo` or `furthest`, unless it says otherwise.
     vertex_entries: int | None = None
+    # What such a vertex is at these entries: -radius sign(g) for infinity; for 2 it is a negative
+    # multiple of g, whose L2 norm is the radius.
+    vertex_norm: float = math.inf
     # Optional: `furthest(rows)` takes gradients of n entries as the rows of a matrix. It returns a
     # new matrix whose rows are the points of the region of radius 1 that are furthest in these
     # directions; for a row with NaN they may be anything. A region that defines it inherits `lmo`,
@@ -42,6 +45,10 @@ class Region(ABC):
     # how much of the region x fills. A float64 scalar tensor. None for other regions, of which
     # nothing is reported.
     gauge: Callable[[Tensor], Tensor] | None = None
+
+    def __init_subclass__(cls) -> None:
+        if not {"lmo", "furthest"}.isdisjoint(vars(cls)) and "vertex_entries" not in vars(cls):
+            cls.vertex_entries = None
 
     def _set_size(
         self, n: int, radius: float | None, diameter: float | None, diameter_per_radius: float
@@ -91,7 +98,8 @@ class Region(ABC):
         """
         own = entries(g)
         if self.vertex_entries is not None:
-            v, keys = own.sign(), functools.partial(magnitude_keys, own, largest_first=True)
+            v = own.sign() if self.vertex_norm == math.inf else own.clone()
+            keys = functools.partial(magnitude_keys, own, largest_first=True)
             if self.vertex_entries < self.n:
                 (chosen,) = yield from smallest(
                     [keys],
@@ -102,6 +110,8 @@ class Region(ABC):
                     ties_at=(1 << key_bits(own.dtype)) - 1,  # zeros, at which v is 0 anyway
                 )
                 v *= chosen.view(own.shape)
+            if self.vertex_norm == 2:
+                v = (yield from furthest_in_ball(v.reshape(1, -1), 2)).view(v.shape)
             return v.mul_(-self.radius)
         if self.furthest_in_parts is not None:
             v = yield from self.furthest_in_parts(own.reshape(1, -1))

@@ -28,13 +28,18 @@ def plain_step(steps: Iterable[TensorStep]) -> None:
     """Advance each momentum buffer and move each `theta`, in place."""
     for alike in stepped_together(steps):
         advance(alike)
-        m = [s.momentum_buffer for s in alike]
-        v = vertices([s.region for s in alike], m)
-        sizes = distances = None
-        if any(rescaling(s) is None for s in alike):
-            sizes = torch._foreach_norm(m)
-            distances = torch._foreach_norm(torch._foreach_sub([s.theta for s in alike], v))
-        move(alike, v, torch._foreach_mul(torch._foreach_norm(m, torch.inf), 0.0), sizes, distances)
+        move_to_vertices(alike)
+
+
+def move_to_vertices(steps: Sequence[TensorStep]) -> None:
+    """Move each `theta` in place, when the momentum buffers have been advanced."""
+    m = [s.momentum_buffer for s in steps]
+    v = vertices([s.region for s in steps], m)
+    sizes = distances = None
+    if any(rescaling(s) is None for s in steps):
+        sizes = torch._foreach_norm(m)
+        distances = torch._foreach_norm(torch._foreach_sub([s.theta for s in steps], v))
+    move(steps, v, torch._foreach_mul(torch._foreach_norm(m, torch.inf), 0.0), sizes, distances)
 
 
 def stepped_together(steps: Iterable[TensorStep]) -> Iterable[list[TensorStep]]:

@@ -35,14 +35,14 @@ class SFW(ConstrainedOptimizer):
     rounding. `weight_decay` times theta is added to g; `maximize` negates g.
 
     `fused` chooses between two implementations. The plain one is written in PyTorch's operations,
-    for any device and region. The fused one takes a few passes over memory. It is for regions whose
-    vertices are sparse sign vectors: on the CPU, compiled by Numba, for float32 and float64
-    parameters, and on NVIDIA GPUs, compiled by Triton, for float32 parameters; on both also for
-    parameters of half precision, which have float32 copies. None, the default, takes the fused step
-    for each parameter for which it can be taken. True requires it for all, and raises an error that
-    says why it cannot be taken. False never takes it. On a GPU the first step tries the fused step
-    on small tensors, and warns if it fails; so a first step cannot be captured in a CUDA graph.
-    Sharded parameters (DTensors) have a step of their own; see `optim.sharded`.
+    for any device and region. The fused one takes a few passes over memory. It is for regions with
+    `vertex_entries`: on the CPU, compiled by Numba, for float32 and float64 parameters, and on
+    NVIDIA GPUs, compiled by Triton, for float32 parameters and a `vertex_norm` of infinity; on both
+    also for parameters of half precision, which have float32 copies. None, the default, takes the
+    fused step for each parameter for which it can be taken. True requires it for all, and raises an
+    error that says why it cannot be taken. False never takes it. On a GPU the first step tries the
+    fused step on small tensors, and warns if it fails; so a first step cannot be captured in a CUDA
+    graph. Sharded parameters (DTensors) have a step of their own; see `optim.sharded`.
 
     `params` and `constraints`, and what all types of parameters have in common, are described in
     ConstrainedOptimizer. Raises ValueError for a value that does not fit and for a region that has

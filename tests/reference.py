@@ -12,6 +12,15 @@ def k_sparse_lmo(g, k, radius):
     return v.view(g.shape)
 
 
+def k_support_lmo(g, k, radius):
+    """-radius g_S / ||g_S||_2, where S are the entries at which `k_sparse_lmo` is not 0."""
+    chosen = g * (k_sparse_lmo(g, k, 1.0) != 0)
+    largest = chosen.abs().max()
+    if largest > 0:
+        chosen = chosen / largest
+    return -radius * chosen / chosen.norm().clamp(min=1)
+
+
 def sfw_step(theta, g, m, region, *, lr, momentum=0.0, rescale, weight_decay=0.0, lmo=None):
     """theta and m after a step of stochastic Frank-Wolfe (Miao et al., ICLR 2022, algorithm 1).
 

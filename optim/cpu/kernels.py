@@ -32,21 +32,22 @@ def sample(theta, m, g, momentum, gain, decay, magnitudes):
 
 
 @njit(**OPTIONS)
-def advance(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
+def advance(theta, m, g, momentum, gain, decay, radius, low, high, along, candidates):
     """Advance m, sum it up, and collect the candidates: entries of magnitude low ... high.
 
     m <- momentum m + gain (g + decay theta), where gain is 1 - momentum. m and theta of the
     candidates are copied to the front of the two rows of `candidates`, as far as there is room. If
     a row has fewer columns than m has entries, its last column is overwritten by what has no room.
-    Returns ||m||^2; ||theta - v||^2 without the candidates; the number of entries above `high`; and
-    the number of candidates.
+    Returns ||m||^2; ||theta - v||^2 without the candidates, for v = -radius sign(m) above `high`;
+    if `along`, also ||m||^2 and <theta, m> over the entries above `high`; the number of these
+    entries; and the number of candidates.
     """
     last = candidates.shape[1] - 1
     one, zero = theta.dtype.type(1), theta.dtype.type(0)
     words = np.empty(BLOCK // 8, np.uint64)  # eight flags each
     flags = words.view(np.uint8)
     hits = np.empty(BLOCK // 8, np.int64)
-    square, distance, above, found = 0.0, 0.0, 0, 0
+    square, distance, top, product, above, found = 0.0, 0.0, 0.0, 0.0, 0, 0
     for j in range(0, m.size, BLOCK):
         theta_, m_, g_ = theta[j : j + BLOCK], m[j : j + BLOCK], g[j : j + BLOCK]
         block_square, block_distance, block_above = zero, zero, zero
@@ -65,6 +66,14 @@ def advance(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
         square += block_square
         distance += block_distance
         above += int(block_above)
+        if along:
+            block_top, block_product = zero, zero
+            for i in range(m_.size):
+                x = m_[i] if abs(m_[i]) > high else zero
+                block_top += x * x
+                block_product += x * theta_[i]
+            top += block_top
+            product += block_product
         # Appending needs no branch: an item that does not count is overwritten by the next one.
         count = 0
         for w in range((m_.size + 7) // 8):
@@ -75,20 +84,20 @@ def advance(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
                 place = min(found, last)
                 candidates[0, place], candidates[1, place] = m_[i], theta_[i]
                 found += flags[i]
-    return square, distance, above, found
+    return square, distance, top, product, above, found
 
 
 @njit(parallel=True, **OPTIONS)
-def advance_chunks(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
+def advance_chunks(theta, m, g, momentum, gain, decay, radius, low, high, along, candidates):
     """`advance` with chunks on several threads; sums do not depend on the number of threads.
 
     Returns -1 as the number of candidates if a chunk had no room for its candidates.
     """
     chunks = (m.size + CHUNK - 1) // CHUNK
-    sums, counts = np.empty((chunks, 2)), np.empty((chunks, 2), np.int64)
+    sums, counts = np.empty((chunks, 4)), np.empty((chunks, 2), np.int64)
     for c in prange(chunks):
         a, b = c * CHUNK, min(m.size, (c + 1) * CHUNK)
-        sums[c, 0], sums[c, 1], counts[c, 0], counts[c, 1] = advance(
+        sums[c, 0], sums[c, 1], sums[c, 2], sums[c, 3], counts[c, 0], counts[c, 1] = advance(
             theta[a:b],
             m[a:b],
             g[a:b],
@@ -98,20 +107,23 @@ def advance_chunks(theta, m, g, momentum, gain, decay, radius, low, high, candid
             radius,
             low,
             high,
+            along,
             candidates[:, a // ROOM : (b + ROOM - 1) // ROOM],
         )
-    square, distance, above, found = 0.0, 0.0, 0, 0
+    square, distance, top, product, above, found = 0.0, 0.0, 0.0, 0.0, 0, 0
     for c in range(chunks):
         square += sums[c, 0]
         distance += sums[c, 1]
+        top += sums[c, 2]
+        product += sums[c, 3]
         above += counts[c, 0]
         start = c * CHUNK // ROOM
         if counts[c, 1] >= (min(m.size - c * CHUNK, CHUNK) + ROOM - 1) // ROOM:
-            return square, distance, above, -1
+            return square, distance, top, product, above, -1
         for i in range(start, start + counts[c, 1]):
             candidates[0, found], candidates[1, found] = candidates[0, i], candidates[1, i]
             found += 1
-    return square, distance, above, found
+    return square, distance, top, product, above, found
 
 
 @njit(**OPTIONS)
@@ -127,20 +139,23 @@ def candidates_distance(candidates, count, threshold, radius):
 
 
 @njit(**OPTIONS)
-def move(theta, m, threshold, stay, step):
-    """theta <- stay theta - step sign(m) where |m| is at least the threshold, else stay theta."""
+def move(theta, m, threshold, stay, step, along):
+    """theta <- stay theta - step sign(m) where |m| is at least the threshold, else stay theta.
+
+    If `along`, step m takes the place of step sign(m).
+    """
     zero = theta.dtype.type(0)
     for i in range(m.size):
         x = m[i]
-        towards = -step if x > zero else (step if x < zero else zero)
+        towards = -step * x if along else (-step if x > zero else (step if x < zero else zero))
         theta[i] = stay * theta[i] + (towards if abs(x) >= threshold else zero)
 
 
 @njit(parallel=True, **OPTIONS)
-def move_chunks(theta, m, threshold, stay, step):
+def move_chunks(theta, m, threshold, stay, step, along):
     """`move` with chunks on several threads, the last first: `advance` left it in the caches."""
     chunks = (m.size + CHUNK - 1) // CHUNK
     for c in prange(chunks):
         a = (chunks - 1 - c) * CHUNK
         b = min(m.size, a + CHUNK)
-        move(theta[a:b], m[a:b], threshold, stay, step)
+        move(theta[a:b], m[a:b], threshold, stay, step, along)

@@ -1,10 +1,11 @@
 """SFW's step on the CPU in two passes over memory.
 
-It is for regions whose vertices are sparse sign vectors. A sample of the entries gives a bracket,
-which very likely holds the K-th largest magnitude of the momentum buffer m. The first pass advances
-m, and sums up all entries whose magnitude is outside the bracket. The few others are candidates,
-among which the K-th largest magnitude is selected exactly. The second pass moves the weights theta.
-Neither v nor theta - v is ever stored.
+It is for regions whose vertex v is 0 but for the K entries of largest magnitude of the momentum
+buffer m; there it is a multiple of sign(m), or of m itself. A sample of the entries gives a
+bracket, which very likely holds the K-th largest magnitude. The first pass advances m, and sums up
+all entries whose magnitude is outside the bracket. The few others are candidates, among which the
+K-th largest magnitude is selected exactly. The second pass moves the weights theta. Neither v nor
+theta - v is ever stored.
 """
 
 import math
@@ -22,6 +23,7 @@ from constraints import Region
 from constraints.dtensor import is_local
 from optim.constrained import TensorStep
 from optim.cpu import kernels
+from optim.plain import move_to_vertices
 
 # For smaller tensors a second thread, or a sample, costs more time than it saves.
 PARALLEL_FROM, SAMPLE_FROM = 1 << 18, 1 << 13
@@ -31,6 +33,10 @@ SAMPLE_LEAST, SAMPLE_MOST, SAMPLE_EVERY = 1 << 11, 1 << 13, 1 << 5
 # of independent entries. Neighbouring entries are not independent, so that the bracket fails more
 # often than that suggests; the K-th magnitude is then selected from all entries.
 DEVIATIONS = 4.0
+# Where v is a multiple of m, sums of float32 numbers give ||m||^2 at the chosen entries, and they
+# give ||theta - v||^2 as a difference. They are trusted if the first is in this range, and if the
+# second is not a smaller part of ||theta||^2 + ||v||^2 than LEAST_LEFT.
+SMALLEST, LARGEST, LEAST_LEFT = 1e-25, 1e30, 1e-2
 
 
 class Settled(NamedTuple):
@@ -38,6 +44,8 @@ class Settled(NamedTuple):
 
     square: float
     distance: float
+    top: float
+    product: float
     above: int
     count: int  # of candidates
     tie: np.floating | None = None  # if all candidates have one magnitude: it; they are not stored
@@ -88,7 +96,7 @@ class CpuStep:
     def obstacle(region: Region, tensors: Sequence[Tensor]) -> str | None:
         """Why the step cannot be taken with this region and these tensors; None if it can be."""
         if region.vertex_entries is None:
-            return f"the vertices of {region!r} are not sparse sign vectors"
+            return f"there is none for {region!r}, which has no vertex_entries"
         if tensors and _flat_arrays(tensors) is None:
             return (
                 "parameter, gradient and momentum buffer are not plain tensors that lie in memory"
@@ -98,28 +106,37 @@ class CpuStep:
 
     def _step(
         self, s: TensorStep, theta: np.ndarray, g: np.ndarray, m: np.ndarray, gamma: float | None
-    ) -> float:
-        parallel = theta.size >= PARALLEL_FROM
+    ) -> float | Tensor:
         scalar, k = theta.dtype.type, s.region.vertex_entries
-        radius = scalar(s.region.radius)
-        settled = self._first_pass(theta, m, g, k, radius, s.momentum, s.group["weight_decay"])
+        along = s.region.vertex_norm == 2  # v is a multiple of m
+        unit = scalar(0 if along else s.region.radius)  # v is -unit sign(m), or -unit m
+        decay = s.group["weight_decay"]
+        settled = self._first_pass(theta, m, g, k, unit, s.momentum, decay, along)
         if not math.isfinite(settled.square) and not np.isfinite(m).all():
             theta.fill(math.nan)
             return math.nan
         threshold, tied = self._select(m, k, settled, s.theta)
-        if gamma is None:
-            distance = settled.distance + self._rest(theta, m, settled, threshold, radius)
+        distance = 0.0
+        if along:
+            unit, distance = self._multiple(settled, threshold, s.region.radius)
+            if not unit or tied.size:
+                move_to_vertices([s])
+                return s.alpha
+        elif gamma is None:
+            distance = settled.distance + self._rest(theta, m, settled, threshold, unit)
             if tied.size:
-                moved = theta[tied] + radius * np.sign(m[tied])
+                moved = theta[tied] + unit * np.sign(m[tied])
                 distance += float(np.sum(moved**2 - theta[tied] ** 2))
+        if gamma is None:
             gamma = _ratio(settled.square, distance)
         lr = float(s.group["lr"])
         # A product of 0 and infinity, at a vertex, is 0.
         alpha = min(lr * gamma, 1.0) if not (lr <= 0 or gamma == 0) else 0.0
-        move = kernels.move_chunks if parallel else kernels.move
-        move(theta, m, threshold, scalar(1 - alpha), scalar(alpha) * radius)
+        move = kernels.move_chunks if theta.size >= PARALLEL_FROM else kernels.move
+        step = scalar(alpha) * scalar(unit)
+        move(theta, m, threshold, scalar(1 - alpha), step, along)
         if tied.size:
-            theta[tied] -= scalar(alpha) * radius * np.sign(m[tied])
+            theta[tied] -= step * np.sign(m[tied])
         return alpha
 
     def _first_pass(
@@ -131,6 +148,7 @@ class CpuStep:
         radius: np.floating,
         momentum: float,
         decay: float,
+        along: bool,
     ) -> Settled:
         n, scalar = theta.size, theta.dtype.type
         advance = kernels.advance_chunks if n >= PARALLEL_FROM else kernels.advance
@@ -144,8 +162,8 @@ class CpuStep:
             low, high = np.maximum(_bracket(magnitudes, k / n), tiny)
             room = n // kernels.ROOM + 1
         self._make_room(room, theta.dtype)
-        result = advance(theta, m, g, *weights, radius, low, high, self.scratch)
-        above, found = result[2:]
+        result = advance(theta, m, g, *weights, radius, low, high, along, self.scratch)
+        above, found = result[-2:]
         complete = above < k and (above + found >= k or low == tiny)
         if complete and 0 <= found < room:  # the scratch space of a larger tensor has more room
             return Settled(*result)
@@ -156,9 +174,9 @@ class CpuStep:
         exact, magnitudes = np.maximum(magnitudes[n - k], tiny), None
         self._make_room(room, theta.dtype)
         same = scalar(1), scalar(0), scalar(0)
-        square, distance, above, _ = advance(theta, m, g, *same, radius, exact, exact, self.scratch)
+        sums = advance(theta, m, g, *same, radius, exact, exact, along, self.scratch)[:-1]
         ties = sum(np.count_nonzero(np.abs(piece) == exact) for _, piece in _pieces(m))
-        return Settled(square, distance, above, ties, exact)
+        return Settled(*sums, ties, exact)
 
     def _make_room(self, room: int, dtype: np.dtype) -> None:
         if self.scratch.shape[1] < room or self.scratch.dtype != dtype:
@@ -206,6 +224,26 @@ class CpuStep:
             difference = theta[start : start + piece.size][tied] + step * np.sign(piece[tied])
             distance += float(np.sum(difference.astype(np.float64) ** 2))
         return distance
+
+    def _multiple(
+        self, settled: Settled, threshold: np.floating, radius: float
+    ) -> tuple[float, float]:
+        """c for which -c m, where |m| is at least the threshold, has norm r; and ||theta - v||^2.
+
+        c is 0 if that cannot be told accurately from the sums.
+        """
+        if settled.tie is not None:
+            return 0.0, 0.0
+        m, theta = self.scratch[:, : settled.count].astype(np.float64)
+        chosen = np.abs(m) >= threshold
+        top = settled.top + float(np.sum(m[chosen] ** 2))
+        if not SMALLEST < top < LARGEST:
+            return 0.0, 0.0
+        c = radius / math.sqrt(top)
+        product = settled.product + float(np.sum(m[chosen] * theta[chosen]))
+        squares = settled.distance + float(np.sum(theta**2)) + radius**2
+        distance = squares + 2 * c * product
+        return (c, distance) if distance > LEAST_LEFT * squares else (0.0, 0.0)
 
 
 def _pieces(m: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -1,6 +1,7 @@
 """Whether the step can be taken: for which tensors, and, by one trial, on which devices."""
 
 import functools
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ def obstacle(device: torch.device, region: Region, tensors: Sequence[Tensor] = (
 
     None if it can be. `tensors` are a parameter's weights, gradient and momentum buffer.
     """
-    if region.vertex_entries is None:
+    if region.vertex_entries is None or region.vertex_norm != math.inf:
         return f"the vertices of {region!r} are not sparse sign vectors"
     if region.n > MOST_ENTRIES:
         return f"there is a tensor of more than {MOST_ENTRIES} entries"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import k_sparse_lmo, sfw_step
+from reference import k_sparse_lmo, k_support_lmo, sfw_step
 from runs import ROOT
 from torch import nn
 
@@ -35,7 +35,8 @@ def check_steps(shape, region, dtype, rescale, levels, channels_last, decay=0.0,
     p = nn.Parameter(region.shift_inside(draw()))
     options = dict(lr=0.5, rescale=rescale, weight_decay=decay)
     optimizer = SFW([p], [region], fused=True, **options)
-    lmo = partial(k_sparse_lmo, k=region.vertex_entries, radius=region.radius)
+    lmo = {math.inf: k_sparse_lmo, 2: k_support_lmo}[region.vertex_norm]
+    lmo = partial(lmo, k=region.vertex_entries, radius=region.radius)
     m = None
     for _ in range(steps):
         before, p.grad = p.detach().clone(), draw()
@@ -66,7 +67,7 @@ def small_limits(monkeypatch):
         [(1,), (2,), (7,), (64,), (33, 41), (8, 6, 3, 3), (20, 16, 3, 3), (3, 1, 1, 1)]
     ),
     fraction=st.floats(0, 1),
-    kind=st.sampled_from(["k_sparse", "l1", "linf"]),
+    kind=st.sampled_from(["k_sparse", "l1", "l2", "linf"]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     rescale=st.sampled_from(RESCALES),
     levels=st.sampled_from([0, 1, 2, 8]),
@@ -92,6 +93,7 @@ def test_every_step_is_the_algorithms(
     region = {
         "k_sparse": lambda: KSparsePolytope(n, max(1, round(fraction * n)), radius=0.7),
         "l1": lambda: LpBall(n, 1, radius=3.0),
+        "l2": lambda: LpBall(n, 2, radius=0.8 * math.sqrt(n)),
         "linf": lambda: LpBall(n, math.inf, radius=0.4),
     }[kind]()
     with pytest.MonkeyPatch.context() as patch:
@@ -106,6 +108,40 @@ def test_every_step_is_the_algorithms(
             decay,
             seed=seed,
         )
+
+
+@pytest.mark.parametrize("n", [9000, 300_000, 2_000_001])
+def test_a_vertex_along_the_momentum_buffer_is_not_stored(n, monkeypatch):
+    monkeypatch.setattr(step, "move_to_vertices", None)
+    radius = math.sqrt(n)
+    check_steps((n,), LpBall(n, 2, radius=radius), torch.float32, "gradient", 0, False)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("size", [1e-40, 1e-21, 1e21, 1e38])
+def test_the_vertex_of_a_tiny_or_huge_gradient_has_the_balls_radius(fused, size):
+    p = nn.Parameter(torch.zeros(9000))
+    p.grad = torch.linspace(-size, size, 9000)
+    SFW([p], [LpBall(9000, 2, radius=3.0)], rescale=None, fused=fused).step()
+    torch.testing.assert_close(p.norm(), torch.tensor(3.0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("nearness", [1e-2, 1e-4])
+def test_a_step_close_to_its_vertex_is_the_algorithms(nearness):
+    """The difference theta - v must not be lost in the rounding of sums."""
+    n, generator = 9000, torch.Generator().manual_seed(0)
+    g, away = (torch.randn(n, generator=generator) for _ in range(2))
+    region = LpBall(n, 2, radius=1.0)
+    p = nn.Parameter(region.lmo(g) * (1 - nearness) + nearness * away / away.norm())
+    p.grad = g * nearness / 1000
+    expected, _ = sfw_step(
+        p.detach().double(), p.grad.double(), None, region, lr=0.5, rescale="gradient"
+    )
+    before = p.detach().clone()
+    SFW([p], [region], lr=0.5, fused=True).step()
+    torch.testing.assert_close(
+        (p - before).norm().double(), (expected - before.double()).norm(), rtol=0.05, atol=0
+    )
 
 
 @pytest.mark.parametrize("levels", [0, 4])

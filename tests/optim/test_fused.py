@@ -28,7 +28,9 @@ def test_plain_and_fused_steps_agree(rescale, maximize):
 
 
 @pytest.mark.parametrize(
-    "region", [KSparsePolytope(5000, 250, radius=1.0), LpBall(5000, 1, radius=1.0)], ids=repr
+    "region",
+    [KSparsePolytope(5000, 250, radius=1.0), *(LpBall(5000, p, radius=1.0) for p in (1, 2))],
+    ids=repr,
 )
 def test_the_fused_step_is_taken_by_itself_where_it_can_be(region, monkeypatch):
     calls, move = [], kernels.move
@@ -55,8 +57,8 @@ POLYTOPE = KSparsePolytope(6, 2, radius=1.0)
     [
         (
             lambda: nn.Parameter(torch.zeros(6)),
-            LpBall(6, 2, radius=1.0),
-            "LpBall.* not sparse sign",
+            LpBall(6, 3, radius=1.0),
+            "there is none for LpBall.6, 3",
         ),
         (lambda: nn.Parameter(torch.zeros(6, device="meta")), POLYTOPE, "no fused step on meta"),
         (strided_gradient, POLYTOPE, "lie in memory alike"),
