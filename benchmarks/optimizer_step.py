@@ -63,12 +63,14 @@ def main() -> None:
 
 
 def networks(device: str, seconds: float) -> None:
-    print("| network | parameters | SGD, ms | SFW / SGD | projected SGD / SGD | plain SFW / SGD |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    columns = "SFW / SGD", "SFW, L2 ball / SGD", "projected SGD / SGD", "plain SFW / SGD"
+    print(f"| network | parameters | SGD, ms | {' | '.join(columns)} |")
+    print("| --- | --- | --- |" + " --- |" * len(columns))
     for name, build in NETWORKS.items():
         model = build().to(device)
-        regions = build_constraints(
-            model, "k_sparse_constraints", k_frac=SPARSITY, tau=30.0, mode="diameter"
+        regions, balls = (
+            build_constraints(model, kind, k_frac=SPARSITY, tau=30.0, mode="diameter")
+            for kind in ("k_sparse_constraints", "l2_constraints")
         )
         make_feasible(model, regions)
         parameters = list(model.parameters())
@@ -78,6 +80,7 @@ def networks(device: str, seconds: float) -> None:
         steps = [
             torch.optim.SGD(parameters, lr=1e-9, momentum=0.9).step,
             SFW(parameters, regions, lr=1e-6).step,
+            SFW(parameters, balls, lr=1e-6).step,
             ProjectedSGD(parameters, regions, lr=1e-9).step,
             SFW(parameters, regions, lr=1e-6, fused=False).step,
         ]
