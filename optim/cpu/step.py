@@ -48,7 +48,6 @@ class Settled(NamedTuple):
     product: float
     above: int
     count: int  # of candidates
-    tie: np.floating | None = None  # if all candidates have one magnitude: it; they are not stored
 
 
 # Numba's threads cannot be used by two threads of Python at a time.
@@ -69,8 +68,8 @@ def _threads_of_torch() -> Iterator[None]:
 class CpuStep:
     """Takes the step of one tensor at a time, and keeps scratch space for the next one.
 
-    The scratch space is half as large as the largest tensor. A step whose bracket fails needs as
-    much as one whole tensor instead.
+    The scratch space is half as large as the largest tensor. Where the bracket fails, or more
+    entries tie than v has room for, the plain step moves theta; it needs room for three tensors.
     """
 
     def __init__(self) -> None:
@@ -107,164 +106,84 @@ class CpuStep:
     def _step(
         self, s: TensorStep, theta: np.ndarray, g: np.ndarray, m: np.ndarray, gamma: float | None
     ) -> float | Tensor:
-        scalar, k = theta.dtype.type, s.region.vertex_entries
-        along = s.region.vertex_norm == 2  # v is a multiple of m
-        unit = scalar(0 if along else s.region.radius)  # v is -unit sign(m), or -unit m
-        decay = s.group["weight_decay"]
-        settled = self._first_pass(theta, m, g, k, unit, s.momentum, decay, along)
-        if not math.isfinite(settled.square) and not np.isfinite(m).all():
-            theta.fill(math.nan)
-            return math.nan
-        threshold, tied = self._select(m, k, settled, s.theta)
-        distance = 0.0
-        if along:
-            unit, distance = self._multiple(settled, threshold, s.region.radius)
-            if not unit or tied.size:
-                move_to_vertices([s])
-                return s.alpha
-        elif gamma is None:
-            distance = settled.distance + self._rest(theta, m, settled, threshold, unit)
-            if tied.size:
-                moved = theta[tied] + unit * np.sign(m[tied])
-                distance += float(np.sum(moved**2 - theta[tied] ** 2))
+        settled = self._first_pass(s, theta, g, m)
+        vertex = None if settled is None else self._vertex(settled, s.region)
+        if vertex is None:
+            move_to_vertices([s])
+            return s.alpha
+        threshold, unit, distance = vertex
         if gamma is None:
             gamma = _ratio(settled.square, distance)
-        lr = float(s.group["lr"])
+        lr, scalar = float(s.group["lr"]), theta.dtype.type
         # A product of 0 and infinity, at a vertex, is 0.
         alpha = min(lr * gamma, 1.0) if not (lr <= 0 or gamma == 0) else 0.0
         move = kernels.move_chunks if theta.size >= PARALLEL_FROM else kernels.move
         step = scalar(alpha) * scalar(unit)
-        move(theta, m, threshold, scalar(1 - alpha), step, along)
-        if tied.size:
-            theta[tied] -= step * np.sign(m[tied])
+        move(theta, m, threshold, scalar(1 - alpha), step, _is_along(s.region))
         return alpha
 
     def _first_pass(
-        self,
-        theta: np.ndarray,
-        m: np.ndarray,
-        g: np.ndarray,
-        k: int,
-        radius: np.floating,
-        momentum: float,
-        decay: float,
-        along: bool,
-    ) -> Settled:
-        n, scalar = theta.size, theta.dtype.type
+        self, s: TensorStep, theta: np.ndarray, g: np.ndarray, m: np.ndarray
+    ) -> Settled | None:
+        """Advance m; None if the bracket does not hold the K-th magnitude, or holds too many."""
+        n, k, scalar = theta.size, s.region.vertex_entries, theta.dtype.type
         advance = kernels.advance_chunks if n >= PARALLEL_FROM else kernels.advance
-        weights = scalar(momentum), scalar(1 - momentum), scalar(decay)
-        tiny = np.nextafter(scalar(0), scalar(1))  # v is 0 where m is: nothing to choose there
-        low, high, room = tiny, scalar(math.inf), n + 1
+        weights = scalar(s.momentum), scalar(1 - s.momentum), scalar(s.group["weight_decay"])
+        low, high, room = _least(m), scalar(math.inf), n + 1
         if n >= SAMPLE_FROM:
             size = min(max(n // SAMPLE_EVERY, SAMPLE_LEAST), SAMPLE_MOST)
             magnitudes = np.empty(size // kernels.RUN * kernels.RUN, theta.dtype)
             kernels.sample(theta, m, g, *weights, magnitudes)
-            low, high = np.maximum(_bracket(magnitudes, k / n), tiny)
+            low, high = np.maximum(_bracket(magnitudes, k / n), low)
             room = n // kernels.ROOM + 1
-        self._make_room(room, theta.dtype)
-        result = advance(theta, m, g, *weights, radius, low, high, along, self.scratch)
-        above, found = result[-2:]
-        complete = above < k and (above + found >= k or low == tiny)
-        if complete and 0 <= found < room:  # the scratch space of a larger tensor has more room
-            return Settled(*result)
-        # The bracket does not hold the K-th magnitude, or holds too many: select from all entries.
-        self.scratch = np.empty((2, 0))
-        magnitudes = np.abs(m)
-        magnitudes.partition(n - k)
-        exact, magnitudes = np.maximum(magnitudes[n - k], tiny), None
-        self._make_room(room, theta.dtype)
-        same = scalar(1), scalar(0), scalar(0)
-        sums = advance(theta, m, g, *same, radius, exact, exact, along, self.scratch)[:-1]
-        ties = sum(np.count_nonzero(np.abs(piece) == exact) for _, piece in _pieces(m))
-        return Settled(*sums, ties, exact)
+        if self.scratch.shape[1] < room or self.scratch.dtype != theta.dtype:
+            self.scratch = np.empty((2, room), theta.dtype)
+        along = _is_along(s.region)
+        radius = scalar(0 if along else s.region.radius)
+        settled = Settled(*advance(theta, m, g, *weights, radius, low, high, along, self.scratch))
+        complete = settled.above + settled.count >= k or low == _least(m)
+        # The scratch space of a larger tensor has more room.
+        fits = settled.above < k and complete and 0 <= settled.count < room
+        return settled if fits and math.isfinite(settled.square) else None
 
-    def _make_room(self, room: int, dtype: np.dtype) -> None:
-        if self.scratch.shape[1] < room or self.scratch.dtype != dtype:
-            self.scratch = np.empty((2, room), dtype)
+    def _vertex(self, settled: Settled, region: Region) -> tuple[np.floating, float, float] | None:
+        """A threshold, a unit, and ||theta - v||^2.
 
-    def _select(
-        self, m: np.ndarray, k: int, settled: Settled, p: Tensor
-    ) -> tuple[np.floating, np.ndarray]:
-        """A threshold, and the indices of further entries: v is not 0 at these, nor from it on.
-
-        There are further entries only if more entries tie at the K-th magnitude than v can have:
-        they are the first of these in the tensor's order, whatever its memory format.
+        v is -unit sign(m), or -unit m, where |m| is at least the threshold. None if more entries
+        tie at the K-th magnitude than v has room for, or if the sums are not accurate enough.
         """
-        none, scalar = np.empty(0, np.int64), m.dtype.type
-        wanted = k - settled.above
-        threshold, surplus = settled.tie, settled.count - wanted
-        if surplus < 0:  # fewer than K entries are not 0
-            return np.nextafter(scalar(0), scalar(1)), none
-        if threshold is None:
-            magnitudes = np.abs(self.scratch[0, : settled.count])
+        m, theta = self.scratch[:, : settled.count]
+        threshold, surplus = _least(m), settled.count - (region.vertex_entries - settled.above)
+        if surplus >= 0:  # else fewer than K entries are not 0
+            magnitudes = np.abs(m)
             magnitudes.partition(surplus)
             threshold = magnitudes[surplus]
-            wanted -= np.count_nonzero(magnitudes > threshold)
-            surplus = np.count_nonzero(magnitudes[:surplus] == threshold)
-        if surplus == 0:
-            return threshold, none
-        # No magnitude is at least NaN: as a threshold it excludes infinity, too.
-        above = np.nextafter(threshold, scalar(math.inf)) if threshold < math.inf else math.nan
-        return scalar(above), _first_tied(m, threshold, wanted, p)
-
-    def _rest(
-        self,
-        theta: np.ndarray,
-        m: np.ndarray,
-        settled: Settled,
-        threshold: np.floating,
-        radius: np.floating,
-    ) -> float:
-        """||theta - v||^2 over the candidates; v is not 0 where |m| is at least the threshold."""
-        if settled.tie is None:
-            return kernels.candidates_distance(self.scratch, settled.count, threshold, radius)
-        distance, step = 0.0, radius if settled.tie >= threshold else 0
-        for start, piece in _pieces(m):
-            tied = np.abs(piece) == settled.tie
-            difference = theta[start : start + piece.size][tied] + step * np.sign(piece[tied])
-            distance += float(np.sum(difference.astype(np.float64) ** 2))
-        return distance
-
-    def _multiple(
-        self, settled: Settled, threshold: np.floating, radius: float
-    ) -> tuple[float, float]:
-        """c for which -c m, where |m| is at least the threshold, has norm r; and ||theta - v||^2.
-
-        c is 0 if that cannot be told accurately from the sums.
-        """
-        if settled.tie is not None:
-            return 0.0, 0.0
-        m, theta = self.scratch[:, : settled.count].astype(np.float64)
+            if np.any(magnitudes[:surplus] == threshold):
+                return None
+        if not _is_along(region):
+            radius = m.dtype.type(region.radius)
+            rest = kernels.candidates_distance(self.scratch, settled.count, threshold, radius)
+            return threshold, region.radius, settled.distance + rest
+        m, theta = m.astype(np.float64), theta.astype(np.float64)
         chosen = np.abs(m) >= threshold
         top = settled.top + float(np.sum(m[chosen] ** 2))
         if not SMALLEST < top < LARGEST:
-            return 0.0, 0.0
-        c = radius / math.sqrt(top)
+            return None
+        unit = region.radius / math.sqrt(top)
         product = settled.product + float(np.sum(m[chosen] * theta[chosen]))
-        squares = settled.distance + float(np.sum(theta**2)) + radius**2
-        distance = squares + 2 * c * product
-        return (c, distance) if distance > LEAST_LEFT * squares else (0.0, 0.0)
+        squares = settled.distance + float(np.sum(theta**2)) + region.radius**2
+        distance = squares + 2 * unit * product
+        return (threshold, unit, distance) if distance > LEAST_LEFT * squares else None
 
 
-def _pieces(m: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """The array in small pieces, each with its start, so that temporaries stay small."""
-    for start in range(0, m.size, kernels.CHUNK):
-        yield start, m[start : start + kernels.CHUNK]
+def _is_along(region: Region) -> bool:
+    """Whether v is a multiple of m, and not of sign(m), where it is not 0."""
+    return region.vertex_norm == 2
 
 
-def _first_tied(m: np.ndarray, threshold: np.floating, count: int, p: Tensor) -> np.ndarray:
-    """Where in m the first `count` entries of magnitude `threshold` are, in the order of `p`."""
-    found, total = [], 0
-    for start, piece in _pieces(m):
-        found.append(start + np.flatnonzero(np.abs(piece) == threshold))
-        total += found[-1].size
-        if p.is_contiguous() and total >= count:
-            break
-    tied = np.concatenate(found)
-    if not p.is_contiguous():
-        order = np.arange(p.numel()).reshape(p.shape).transpose(0, 2, 3, 1).reshape(-1)
-        tied = tied[np.argsort(order[tied])]
-    return tied[:count]
+def _least(m: np.ndarray) -> np.floating:
+    """The smallest positive magnitude: where m is 0, v is 0, and there is nothing to choose."""
+    return np.nextafter(m.dtype.type(0), m.dtype.type(1))
 
 
 def _flat_arrays(tensors: Sequence[Tensor]) -> list[np.ndarray] | None:

@@ -224,7 +224,7 @@ def test_a_learning_rate_may_be_a_tensor_with_one_dimension(optimizer_class):
     p = nn.Parameter(torch.tensor(0.5))
     p.grad = torch.tensor(1.0)
     optimizer_class([p], [LpBall(1, 2, radius=1.0)], lr=torch.tensor([0.25])).step()
-    assert p.shape == () and p.item() == 0.25
+    assert p.shape == () and p.item() == pytest.approx(0.25)
 
 
 def test_pytorch_schedulers_drive_it():
