@@ -23,6 +23,7 @@ from constraints import Region, build_constraints, make_feasible
 from optim import LR_SCHEMES, SFW, ProjectedSGD
 from utils.compute.device import autocast, check_compiler, compiled, pick_device, placed
 from utils.compute.measure import evaluation_batch_size
+from utils.datasets.batches import Batches
 from utils.outputs.model_file import new_model
 from utils.process.errors import exit_status
 from utils.prune.steps import check_pruned_steps, pruned
@@ -51,12 +52,7 @@ def train(config: Config, world: World | None = None) -> None:
         generator = torch.Generator(device).manual_seed(config.seed)
         train_batches = dataset.train_batches(config.train_batchsize, generator)
 
-        model = placed(new_model(config), device, config.image_shape)
-        parts = 1 if config.sync_bn else world.size
-        check_last_batch(model, train_batches, config.image_shape, parts)
-        if config.pruned_steps:
-            images = torch.ones(2, *config.image_shape, device=device)
-            check_pruned_steps(model, images, last_sparsities(config, len(train_batches)))
+        model = trainable_model(config, train_batches, parts=1 if config.sync_bn else world.size)
         size = evaluation_batch_size(model, dataset.test_images, config.test_batchsize)
         test_batches = dataset.test_batches(size, world.part(len(dataset.test_images)))
         regions = build_constraints(
@@ -88,6 +84,20 @@ def train(config: Config, world: World | None = None) -> None:
                 accuracy = world.accuracy(model, test_batches, config.precision)
                 run.record(progress, accuracy, config.lr * rates[-1])
         run.finish()
+
+
+def trainable_model(config: Config, batches: Batches, parts: int) -> nn.Module:
+    """The network, on the device of these batches, each of which is shared in `parts`.
+
+    Raises UserError where it cannot be trained on them with these settings.
+    """
+    device, shape = batches.images.device, config.image_shape
+    model = placed(new_model(config), device, shape)
+    check_last_batch(model, batches, shape, parts)
+    if config.pruned_steps:
+        images = torch.ones(2, *shape, device=device)
+        check_pruned_steps(model, images, last_sparsities(config, len(batches)))
+    return model
 
 
 def train_epoch(run: TrainingRun, step: TrainingStep, rates: Sequence[float]) -> EpochProgress:
