@@ -168,6 +168,16 @@ def test_an_initialiser_may_compute_one_parameter_from_another():
     assert norms["g"] == pytest.approx(120_000**0.5, rel=0.01)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_a_layer_whose_weight_a_hook_computes_counts_with_the_norms_it_has():
+    layer = torch.nn.utils.weight_norm(nn.Linear(30, 20))
+    before = layer.weight.clone()
+    norms = radii(layer)
+    assert torch.equal(layer.weight, before)
+    for name in ("weight_g", "weight_v"):
+        assert norms[name] == pytest.approx(getattr(layer, name).norm().item())
+
+
 def test_frozen_parameters_have_a_region_and_are_not_moved_into_it():
     model = nn.Linear(4, 4)
     model.weight.requires_grad_(False).fill_(100.0)
