@@ -28,11 +28,14 @@ class LpBall(Region):
             raise ValueError(f"p must be 1, or 2 or more, not {p}")
         self._set_size(n, radius, diameter, 2 * max(n, 1) ** max(0.5 - 1 / p, 0))
         self.p = float(p)
-        self.vertex_norm = 2 if p == 2 else math.inf
 
     @property
     def vertex_entries(self) -> int | None:
         return {1: 1, 2: self.n, math.inf: self.n}.get(self.p)
+
+    @property
+    def vertex_along_gradient(self) -> bool:
+        return self.p == 2
 
     def __repr__(self) -> str:
         return f"LpBall({self.n}, {self.p:g}, radius={self.radius:g})"
@@ -51,7 +54,7 @@ class LpBall(Region):
         if self.p == 1:
             largest = rows.abs().argmax(-1, keepdim=True)
             return torch.zeros_like(rows).scatter_(-1, largest, rows.gather(-1, largest).sign())
-        return alone(self.furthest_in_parts(rows))
+        return alone(furthest_in_ball(rows, self.p))
 
     def furthest_in_parts(self, rows: Tensor) -> Computation:
         """`furthest` for 1 < p < infinity."""

@@ -4,6 +4,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,12 +28,11 @@ class Region(ABC):
     radius: float
     diameter: float
     # If the vertex that `lmo(g)` returns is 0 but for the K entries of g of largest magnitude, K.
-    # Optimizers may then find it without calling `lmo`. None for other regions, and for a subclass
-    # that changes `lmo` or `furthest`, unless it says otherwise.
+    # Optimizers may then find it without calling `lmo`. None for other regions.
     vertex_entries: int | None = None
-    # What such a vertex is at these entries: -radius sign(g) for infinity; for 2 it is a negative
-    # multiple of g, whose L2 norm is the radius.
-    vertex_norm: float = math.inf
+    # Whether such a vertex is a multiple of g at these entries, one of L2 norm `radius`. Else it is
+    # -radius sign(g) there.
+    vertex_along_gradient: bool = False
     # Optional: `furthest(rows)` takes gradients of n entries as the rows of a matrix. It returns a
     # new matrix whose rows are the points of the region of radius 1 that are furthest in these
     # directions; for a row with NaN they may be anything. A region that defines it inherits `lmo`,
@@ -46,9 +46,17 @@ class Region(ABC):
     # nothing is reported.
     gauge: Callable[[Tensor], Tensor] | None = None
 
-    def __init_subclass__(cls) -> None:
-        if not {"lmo", "furthest"}.isdisjoint(vars(cls)) and "vertex_entries" not in vars(cls):
-            cls.vertex_entries = None
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A class that changes the vertex does not inherit short cuts to that of its base class."""
+        super().__init_subclass__(**options)
+
+        def distance(name: str) -> int:
+            return next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
+
+        ways = ["lmo", "furthest", "furthest_in_parts", "vertex_entries"]
+        for i, short_cut in enumerate(ways[2:], 2):
+            if any(distance(way) < distance(short_cut) for way in ways[:i]):
+                setattr(cls, short_cut, None)
 
     def _set_size(
         self, n: int, radius: float | None, diameter: float | None, diameter_per_radius: float
@@ -98,7 +106,7 @@ class Region(ABC):
         """
         own = entries(g)
         if self.vertex_entries is not None:
-            v = own.sign() if self.vertex_norm == math.inf else own.clone()
+            v = own if self.vertex_along_gradient else own.sign()
             keys = functools.partial(magnitude_keys, own, largest_first=True)
             if self.vertex_entries < self.n:
                 (chosen,) = yield from smallest(
@@ -109,8 +117,8 @@ class Region(ABC):
                     self.n,
                     ties_at=(1 << key_bits(own.dtype)) - 1,  # zeros, at which v is 0 anyway
                 )
-                v *= chosen.view(own.shape)
-            if self.vertex_norm == 2:
+                v = v * chosen.view(own.shape)
+            if self.vertex_along_gradient:
                 v = (yield from furthest_in_ball(v.reshape(1, -1), 2)).view(v.shape)
             return v.mul_(-self.radius)
         if self.furthest_in_parts is not None:
@@ -119,17 +127,19 @@ class Region(ABC):
         return (yield from applied(self.lmo, g))
 
     def alike(self) -> tuple | None:
-        """A key that regions share if they differ only in their radius.
+        """A key that regions share if they differ only in their radius, and `furthest` is one call.
 
-        None without `furthest`, and for attributes that have no hash value.
+        None for regions that have an `lmo` of their own, and for attributes without a hash value.
         """
+        if self.furthest is None or type(self).lmo is not Region.lmo:
+            return None
         own = [pair for pair in vars(self).items() if pair[0] not in ("radius", "diameter")]
         key = type(self), *own
         try:
             hash(key)
         except TypeError:
             return None
-        return None if self.furthest is None else key
+        return key
 
     @abstractmethod
     def shift_inside(self, x: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from constraints import KSparsePolytope, Region
+from constraints import Region
+from constraints.k_sparse import largest_entries
+from constraints.parts import alone, furthest_in_ball
 
 
 class NormBall(Region):
@@ -41,24 +43,22 @@ class KSupportBall(NormBall):
             raise ValueError(f"k must be between 1 and n = {n}, not {k}")
         self._set_size(n, radius, diameter, 2)
         self.k = k
-        self._polytope = KSparsePolytope(n, k, radius=1.0)  # its vertices show which K are largest
+
+    @property
+    def vertex_entries(self) -> int:
+        return self.k
+
+    vertex_along_gradient = True
 
     def __repr__(self) -> str:
         return f"KSupportBall({self.n}, {self.k}, radius={self.radius:g})"
 
-    def lmo(self, g: Tensor) -> Tensor:
-        """-r g_S / ||g_S||_2 on the K entries of largest magnitude, 0 elsewhere.
+    def furthest(self, rows: Tensor) -> Tensor:
+        """g_S / ||g_S||_2 for each row g, where S are its K entries of largest magnitude.
 
-        Entries that tie at the K-th magnitude are taken in the tensor's order; 0 where g is all 0.
+        Of entries that tie at the K-th magnitude, the first are taken. 0 where g is all 0.
         """
-        self._check(g)
-        chosen = self._polytope.lmo(g).abs()
-        # Divided by the largest magnitude, squares neither overflow nor all vanish, and the norm is
-        # at least 1, unless g is all 0.
-        largest = g.abs().max()
-        scaled = g / (largest + (largest == 0)) * chosen
-        norm = torch.linalg.vector_norm(scaled, dtype=torch.float64).clamp(min=1)
-        return scaled.mul_((-self.radius / norm).to(g.dtype))
+        return alone(furthest_in_ball(rows * largest_entries(rows.abs(), self.k), 2))
 
     def norm(self, x: Tensor) -> Tensor:
         """The K-support norm of `x`, a float64 scalar tensor; the region is where it is at most r.

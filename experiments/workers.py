@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 
 import torch
@@ -21,14 +21,19 @@ def workers(processes: int, threads: int) -> Iterator[RunAll]:
 
     If a task fails, or the command is stopped, the other tasks are ended at once.
     """
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, spawn, prepare_worker, (threads,))
+    with StopSignals() as signals:
+        spawn = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(processes, spawn, prepare_worker, (threads,))
 
-    def run_all(task: Callable[..., None], arguments: Iterable[tuple]) -> None:
-        for done in as_completed([pool.submit(task, *one) for one in arguments]):
-            done.result()
+        def run_all(task: Callable[..., None], arguments: Iterable[tuple]) -> None:
+            with signals.deferred():  # processes start here, and must not be left half started
+                pending = {pool.submit(task, *one) for one in arguments}
+            while pending:
+                # A signal that comes just before a wait is seen only after it.
+                done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+                for one in done:
+                    one.result()
 
-    with StopSignals():
         try:
             yield run_all
         except BaseException:

@@ -106,10 +106,10 @@ def vertices(regions: Sequence[Region], gradients: Sequence[Tensor]) -> list[Ten
     v: list[Tensor] = [None] * len(regions)
     together = defaultdict(list)
     for i, (region, g) in enumerate(zip(regions, gradients, strict=True)):
-        if region.furthest is None:
+        if (key := region.alike()) is None:
             v[i] = region.lmo(g)
         else:
-            together[region.alike(), g.shape].append(i)
+            together[key, g.shape].append(i)
     for (_, shape), places in together.items():
         first, *others = (gradients[i] for i in places)
         rows = torch.stack([first, *others]) if others else first  # which need not be copied

@@ -37,7 +37,7 @@ class SFW(ConstrainedOptimizer):
     `fused` chooses between two implementations. The plain one is written in PyTorch's operations,
     for any device and region. The fused one takes a few passes over memory. It is for regions with
     `vertex_entries`: on the CPU, compiled by Numba, for float32 and float64 parameters, and on
-    NVIDIA GPUs, compiled by Triton, for float32 parameters and a `vertex_norm` of infinity; on both
+    NVIDIA GPUs, compiled by Triton, for float32 parameters without `vertex_along_gradient`; on both
     also for parameters of half precision, which have float32 copies. None, the default, takes the
     fused step for each parameter for which it can be taken. True requires it for all, and raises an
     error that says why it cannot be taken. False never takes it. On a GPU the first step tries the
@@ -126,7 +126,8 @@ class SFW(ConstrainedOptimizer):
         shares = [n / total for n, a in self._alphas if isinstance(a, Tensor)]
         alphas = [a.float() for _, a in self._alphas if isinstance(a, Tensor)]
         if not alphas:
-            device = next(p.device for group in self.param_groups for p in group["params"])
+            parameters = (p for group in self.param_groups for p in group["params"])
+            device = next((p.device for p in parameters), None)
             return torch.full((), float(known), dtype=torch.float32, device=device)
         alphas = [a.to(alphas[0].device, non_blocking=True) for a in alphas]
         return torch.stack(torch._foreach_mul(alphas, shares)).sum() + known

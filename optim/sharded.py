@@ -2,8 +2,8 @@
 
 Every process moves the entries that it has. What depends on whole tensors are a few numbers, for
 which processes send each other messages, one in each round for all parameters that are sharded over
-the same processes. SFW on regions with sparse vertices takes four rounds: three counts of digits,
-by which the K-th largest magnitude is found exactly, and the norms. Where more entries tie at that
+the same processes. SFW on K-sparse polytopes takes four rounds: three counts of digits, by which
+the K-th largest magnitude is found exactly, and the norms. Where more entries tie at that
 magnitude than a vertex has room for, counts of their positions follow, so that the first ones in
 the tensor's order are chosen however it is sharded.
 """

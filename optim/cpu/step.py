@@ -31,12 +31,12 @@ PARALLEL_FROM, SAMPLE_FROM = 1 << 18, 1 << 13
 SAMPLE_LEAST, SAMPLE_MOST, SAMPLE_EVERY = 1 << 11, 1 << 13, 1 << 5
 # The bracket extends to either side by this many standard deviations of the K-th rank in a sample
 # of independent entries. Neighbouring entries are not independent, so that the bracket fails more
-# often than that suggests; the K-th magnitude is then selected from all entries.
+# often than that suggests; the plain step then finds v.
 DEVIATIONS = 4.0
 # Where v is a multiple of m, sums of float32 numbers give ||m||^2 at the chosen entries, and they
-# give ||theta - v||^2 as a difference. They are trusted if the first is in this range, and if the
-# second is not a smaller part of ||theta||^2 + ||v||^2 than LEAST_LEFT.
-SMALLEST, LARGEST, LEAST_LEFT = 1e-25, 1e30, 1e-2
+# give ||theta - v||^2 as a difference. They are trusted if the first is more than SMALLEST, and the
+# second more than LEAST_LEFT times ||theta||^2 + ||v||^2.
+SMALLEST, LEAST_LEFT = 1e-25, 1e-2
 
 
 class Settled(NamedTuple):
@@ -48,6 +48,7 @@ class Settled(NamedTuple):
     product: float
     above: int
     count: int  # of candidates
+    low: np.floating  # the smallest magnitude that a candidate may have
 
 
 # Numba's threads cannot be used by two threads of Python at a time.
@@ -119,7 +120,7 @@ class CpuStep:
         alpha = min(lr * gamma, 1.0) if not (lr <= 0 or gamma == 0) else 0.0
         move = kernels.move_chunks if theta.size >= PARALLEL_FROM else kernels.move
         step = scalar(alpha) * scalar(unit)
-        move(theta, m, threshold, scalar(1 - alpha), step, _is_along(s.region))
+        move(theta, m, threshold, scalar(1 - alpha), step, s.region.vertex_along_gradient)
         return alpha
 
     def _first_pass(
@@ -130,7 +131,9 @@ class CpuStep:
         advance = kernels.advance_chunks if n >= PARALLEL_FROM else kernels.advance
         weights = scalar(s.momentum), scalar(1 - s.momentum), scalar(s.group["weight_decay"])
         low, high, room = _least(m), scalar(math.inf), n + 1
-        if n >= SAMPLE_FROM:
+        if k == n:  # all that are not 0
+            high, room = low, n // kernels.ROOM + 1
+        elif n >= SAMPLE_FROM:
             size = min(max(n // SAMPLE_EVERY, SAMPLE_LEAST), SAMPLE_MOST)
             magnitudes = np.empty(size // kernels.RUN * kernels.RUN, theta.dtype)
             kernels.sample(theta, m, g, *weights, magnitudes)
@@ -138,12 +141,13 @@ class CpuStep:
             room = n // kernels.ROOM + 1
         if self.scratch.shape[1] < room or self.scratch.dtype != theta.dtype:
             self.scratch = np.empty((2, room), theta.dtype)
-        along = _is_along(s.region)
+        along = s.region.vertex_along_gradient
         radius = scalar(0 if along else s.region.radius)
-        settled = Settled(*advance(theta, m, g, *weights, radius, low, high, along, self.scratch))
+        sums = advance(theta, m, g, *weights, radius, low, high, along, self.scratch)
+        settled = Settled(*sums, low)
         complete = settled.above + settled.count >= k or low == _least(m)
         # The scratch space of a larger tensor has more room.
-        fits = settled.above < k and complete and 0 <= settled.count < room
+        fits = (settled.above < k or k == n) and complete and 0 <= settled.count < room
         return settled if fits and math.isfinite(settled.square) else None
 
     def _vertex(self, settled: Settled, region: Region) -> tuple[np.floating, float, float] | None:
@@ -153,32 +157,27 @@ class CpuStep:
         tie at the K-th magnitude than v has room for, or if the sums are not accurate enough.
         """
         m, theta = self.scratch[:, : settled.count]
-        threshold, surplus = _least(m), settled.count - (region.vertex_entries - settled.above)
-        if surplus >= 0:  # else fewer than K entries are not 0
+        threshold, surplus = settled.low, settled.count - (region.vertex_entries - settled.above)
+        if surplus > 0:
             magnitudes = np.abs(m)
             magnitudes.partition(surplus)
             threshold = magnitudes[surplus]
             if np.any(magnitudes[:surplus] == threshold):
                 return None
-        if not _is_along(region):
+        if not region.vertex_along_gradient:
             radius = m.dtype.type(region.radius)
             rest = kernels.candidates_distance(self.scratch, settled.count, threshold, radius)
             return threshold, region.radius, settled.distance + rest
         m, theta = m.astype(np.float64), theta.astype(np.float64)
         chosen = np.abs(m) >= threshold
         top = settled.top + float(np.sum(m[chosen] ** 2))
-        if not SMALLEST < top < LARGEST:
+        if not SMALLEST < top < math.inf:
             return None
         unit = region.radius / math.sqrt(top)
         product = settled.product + float(np.sum(m[chosen] * theta[chosen]))
         squares = settled.distance + float(np.sum(theta**2)) + region.radius**2
         distance = squares + 2 * unit * product
         return (threshold, unit, distance) if distance > LEAST_LEFT * squares else None
-
-
-def _is_along(region: Region) -> bool:
-    """Whether v is a multiple of m, and not of sign(m), where it is not 0."""
-    return region.vertex_norm == 2
 
 
 def _least(m: np.ndarray) -> np.floating:

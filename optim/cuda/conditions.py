@@ -1,7 +1,6 @@
 """Whether the step can be taken: for which tensors, and, by one trial, on which devices."""
 
 import functools
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ def obstacle(device: torch.device, region: Region, tensors: Sequence[Tensor] = (
 
     None if it can be. `tensors` are a parameter's weights, gradient and momentum buffer.
     """
-    if region.vertex_entries is None or region.vertex_norm != math.inf:
+    if region.vertex_entries is None or region.vertex_along_gradient:
         return f"the vertices of {region!r} are not sparse sign vectors"
     if region.n > MOST_ENTRIES:
         return f"there is a tensor of more than {MOST_ENTRIES} entries"

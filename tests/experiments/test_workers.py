@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from subprocess import PIPE
 
 import pytest
 
@@ -24,6 +25,7 @@ def task(file, fails):
 def main():
     files = [Path(name) for name in sys.argv[2:]]
     with workers(2, 1) as run_all:
+        print("begun", flush=True)
         run_all(task, [(file, file.name == sys.argv[1]) for file in files])
 
 if __name__ == "__main__":
@@ -38,7 +40,7 @@ def started(tmp_path, fails=""):
     command = [sys.executable, script, fails, *files]
     environment = {"PYTHONPATH": ".", "PATH": ""}
     process = subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, env=environment, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True
     )
     return process, files
 
@@ -49,6 +51,16 @@ def assert_group_is_empty(process):
         while time.monotonic() < deadline:
             os.killpg(process.pid, 0)
             time.sleep(0.05)
+
+
+def test_a_signal_ends_processes_that_are_about_to_start(tmp_path):
+    process, _ = started(tmp_path)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=50)
+    assert process.returncode == 143
+    assert errors.splitlines() == ["error: stopped by SIGTERM; the same command starts again"]
+    assert_group_is_empty(process)
 
 
 @pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False)])

@@ -15,6 +15,7 @@ from runs import ROOT
 from torch import nn
 
 from constraints import KSparsePolytope, LpBall
+from experiments.k_support import KSupportBall
 from optim import SFW
 from optim.cpu import kernels, step
 
@@ -35,7 +36,7 @@ def check_steps(shape, region, dtype, rescale, levels, channels_last, decay=0.0,
     p = nn.Parameter(region.shift_inside(draw()))
     options = dict(lr=0.5, rescale=rescale, weight_decay=decay)
     optimizer = SFW([p], [region], fused=True, **options)
-    lmo = {math.inf: k_sparse_lmo, 2: k_support_lmo}[region.vertex_norm]
+    lmo = k_support_lmo if region.vertex_along_gradient else k_sparse_lmo
     lmo = partial(lmo, k=region.vertex_entries, radius=region.radius)
     m = None
     for _ in range(steps):
@@ -67,7 +68,7 @@ def small_limits(monkeypatch):
         [(1,), (2,), (7,), (64,), (33, 41), (8, 6, 3, 3), (20, 16, 3, 3), (3, 1, 1, 1)]
     ),
     fraction=st.floats(0, 1),
-    kind=st.sampled_from(["k_sparse", "l1", "l2", "linf"]),
+    kind=st.sampled_from(["k_sparse", "k_support", "l1", "l2", "linf"]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     rescale=st.sampled_from(RESCALES),
     levels=st.sampled_from([0, 1, 2, 8]),
@@ -92,6 +93,7 @@ def test_every_step_is_the_algorithms(
     n = math.prod(shape)
     region = {
         "k_sparse": lambda: KSparsePolytope(n, max(1, round(fraction * n)), radius=0.7),
+        "k_support": lambda: KSupportBall(n, max(1, round(fraction * n)), radius=2.0),
         "l1": lambda: LpBall(n, 1, radius=3.0),
         "l2": lambda: LpBall(n, 2, radius=0.8 * math.sqrt(n)),
         "linf": lambda: LpBall(n, math.inf, radius=0.4),
@@ -111,10 +113,11 @@ def test_every_step_is_the_algorithms(
 
 
 @pytest.mark.parametrize("n", [9000, 300_000, 2_000_001])
-def test_a_vertex_along_the_momentum_buffer_is_not_stored(n, monkeypatch):
+@pytest.mark.parametrize("share", [0.05, 1])
+def test_a_vertex_along_the_momentum_buffer_is_not_stored(n, share, monkeypatch):
     monkeypatch.setattr(step, "move_to_vertices", None)
-    radius = math.sqrt(n)
-    check_steps((n,), LpBall(n, 2, radius=radius), torch.float32, "gradient", 0, False)
+    region = KSupportBall(n, int(share * n), radius=math.sqrt(n))
+    check_steps((n,), region, torch.float32, "gradient", 0, False)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -152,11 +155,12 @@ def test_large_tensors_step_like_small_ones(n, k, levels):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("count", [5000, 300_000])
-def test_a_broken_gradient_neither_hangs_nor_crashes_and_shows(value, count, small_limits):
+@pytest.mark.parametrize("kind", [KSparsePolytope, KSupportBall])
+def test_a_broken_gradient_neither_hangs_nor_crashes_and_shows(kind, value, count, small_limits):
     p = nn.Parameter(torch.zeros(count))
     p.grad = torch.randn(count)
     p.grad[::7] = value
-    optimizer = SFW([p], [KSparsePolytope(count, count // 20, radius=1.0)], fused=True)
+    optimizer = SFW([p], [kind(count, count // 20, radius=1.0)], fused=True)
     for _ in range(2):
         optimizer.step()
         assert p.isnan().all()
@@ -177,10 +181,11 @@ def test_a_gradient_whose_norm_overflows_is_a_large_one(fused, rescale):
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_learning_rate_of_zero_keeps_a_vertex(fused):
+@pytest.mark.parametrize("kind", [KSparsePolytope, KSupportBall])
+def test_a_learning_rate_of_zero_keeps_a_vertex(kind, fused):
     p = nn.Parameter(torch.zeros(1))
     p.grad = torch.full((1,), 100.0)
-    optimizer = SFW([p], [KSparsePolytope(1, 1, radius=1.0)], fused=fused)
+    optimizer = SFW([p], [kind(1, 1, radius=1.0)], fused=fused)
     optimizer.step()
     assert p.tolist() == [-1.0]
     optimizer.param_groups[0]["lr"] = 0.0  # as at the end of a cosine schedule

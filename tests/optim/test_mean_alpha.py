@@ -42,7 +42,7 @@ def test_each_tensors_alpha_counts_as_often_as_it_has_entries(fused):
 
 
 def test_tensors_whose_steps_are_taken_in_different_ways_count_alike():
-    kinds = {300: KSparsePolytope(300, 30, radius=2.0), 20: LpBall(20, 2, radius=2.0)}
+    kinds = {300: KSparsePolytope(300, 30, radius=2.0), 20: LpBall(20, 3, radius=2.0)}
     optimizer, (first, second) = steps_of(kinds.get, None)
     expected = (300 * first + 20 * second) / 320
     assert optimizer.mean_alpha().item() == pytest.approx(expected, rel=1e-4)
@@ -55,6 +55,12 @@ def test_it_is_0_before_a_step_and_not_part_of_the_state():
     other.load_state_dict(optimizer.state_dict())
     fresh = SFW([nn.Parameter(torch.ones(3))], [LpBall(3, 2, radius=1.0)])
     assert fresh.mean_alpha() == 0
+
+
+def test_before_a_step_it_is_where_the_parameters_are():
+    p = nn.Parameter(torch.ones(3, device="meta"))
+    assert SFW([p], [LpBall(3, 2, radius=1.0)]).mean_alpha().is_meta
+    assert SFW([{"params": []}], []).mean_alpha() == 0
 
 
 @pytest.mark.parametrize("fused", [True, False])
