@@ -53,23 +53,14 @@ def assert_group_is_empty(process):
             time.sleep(0.05)
 
 
-def test_a_signal_ends_processes_that_are_about_to_start(tmp_path):
-    process, _ = started(tmp_path)
-    assert process.stdout.readline() == "begun\n"
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=50)
-    assert process.returncode == 143
-    assert errors.splitlines() == ["error: stopped by SIGTERM; the same command starts again"]
-    assert_group_is_empty(process)
-
-
-@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
-def test_a_signal_ends_all_tasks_at_once(tmp_path, number, to_all):
+@pytest.mark.parametrize(("number", "at_work"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_a_signal_ends_all_processes_at_once(tmp_path, number, at_work):
     process, files = started(tmp_path)
-    while not all(file.exists() for file in files[:2]):
+    assert process.stdout.readline() == "begun\n"  # the processes are about to start
+    while at_work and not all(file.exists() for file in files[:2]):
         assert process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, number) if to_all else process.send_signal(number)
+    os.killpg(process.pid, number) if at_work else process.send_signal(number)
     _, errors = process.communicate(timeout=50)
     assert process.returncode == 128 + number
     assert errors.splitlines() == [

@@ -58,9 +58,9 @@ def regions(n):
     ks = {1, max(1, n // 3), n}
     return [
         *(KSparsePolytope(n, k, radius=0.5) for k in ks),
-        *(Sparse(n, k) for k in ks),
         *(LpBall(n, p, radius=0.5) for p in (1, 2, 3, math.inf)),
-        *(Opposite(n, p, radius=0.5) for p in (1, 2)),
+        Sparse(n, max(1, n // 3)),
+        Opposite(n, 1, radius=0.5),
         Cube(n, 1, radius=0.4),
     ]
 

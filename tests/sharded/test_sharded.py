@@ -1,6 +1,7 @@
 """Sharded parameters, in groups of processes; the checks stand in the other files here."""
 
 import ast
+import fcntl
 import json
 import os
 import subprocess
@@ -31,16 +32,26 @@ GROUPS = {2: NAMES, 3: NAMES, 4: ON_GRIDS}
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """What the checks' processes have left: their files, and what they printed."""
-    folder = tmp_path_factory.mktemp("sharded")
-    done = subprocess.run(
-        [sys.executable, str(CHECKS), str(folder), json.dumps(GROUPS)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    return folder, done.stderr
+    """What the checks' processes have left: their files, and what they printed.
+
+    They run once, for all workers of pytest-xdist.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    printed = folder / "sharded.txt"
+    with (folder / "sharded.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            done = subprocess.run(
+                [sys.executable, str(CHECKS), str(folder), json.dumps(GROUPS)],
+                env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                capture_output=True,
+                text=True,
+                timeout=400,
+            )
+            printed.write_text(done.stderr)
+    return folder, printed.read_text()
 
 
 @pytest.mark.parametrize(
