@@ -199,7 +199,7 @@ def _replica(layer: nn.Module) -> nn.Module:
     tensors = [*layer.parameters(), *layer.buffers()]
     kind = unsharded_class(layer)
     if kind is type(layer) and not any(x.is_meta or is_sharded(x) for x in tensors):
-        # What a hook has computed, like that of weight_norm, refuses to be copied.
+        # A weight that a hook computes, as weight_norm does, cannot be copied by deepcopy.
         computed = [x for m in layer.modules() for x in vars(m).values() if isinstance(x, Tensor)]
         copies = {id(x): x.detach().clone() for x in computed}
         return copy.deepcopy(layer, copies).cpu().requires_grad_(False)

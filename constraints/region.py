@@ -13,6 +13,12 @@ from constraints.dtensor import entries, is_sharded, like, positions
 from constraints.parts import Computation, applied, furthest_in_ball, in_parts, norm_of, together
 from constraints.selection import key_bits, magnitude_keys, smallest
 
+# Attributes that tell the vertex in a faster way, and those that it must agree with.
+SHORT_CUTS = {
+    "furthest_in_parts": ("lmo", "furthest"),
+    "vertex_entries": ("lmo", "furthest", "furthest_in_parts"),
+}
+
 
 class Region(ABC):
     """A convex region of tensors with `n` entries, centred on the origin; `n` may be 0.
@@ -53,9 +59,8 @@ class Region(ABC):
         def distance(name: str) -> int:
             return next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
 
-        ways = ["lmo", "furthest", "furthest_in_parts", "vertex_entries"]
-        for i, short_cut in enumerate(ways[2:], 2):
-            if any(distance(way) < distance(short_cut) for way in ways[:i]):
+        for short_cut, ways in SHORT_CUTS.items():
+            if min(map(distance, ways)) < distance(short_cut):
                 setattr(cls, short_cut, None)
 
     def _set_size(
@@ -127,7 +132,7 @@ class Region(ABC):
         return (yield from applied(self.lmo, g))
 
     def alike(self) -> tuple | None:
-        """A key that regions share if they differ only in their radius, and `furthest` is one call.
+        """A key that regions share if they differ only in their radius: `furthest` serves them all.
 
         None for regions that have an `lmo` of their own, and for attributes without a hash value.
         """

@@ -2,6 +2,7 @@
 
 The functions take slices and loop over them from 0 to their size: if an index could be negative,
 Numba would check each access, and the loop would not be vectorised. Scalars have the arrays' type.
+`along` says that the vertex v is a multiple of m where it is not 0; else it is one of sign(m).
 """
 
 import numpy as np

@@ -44,7 +44,7 @@ class Settled(NamedTuple):
 
     square: float
     distance: float
-    top: float
+    top: float  # ||m||^2 above the bracket, and <theta, m> there
     product: float
     above: int
     count: int  # of candidates
