@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from reference import sfw_init_scales
 from torch import nn
-from torch.func import functional_call
 
 from constraints import LpBall, Unconstrained, build_constraints, make_feasible
 from models import build_model
@@ -53,40 +53,6 @@ def mlp(*extra):
     return feasible(nn.Sequential(nn.Linear(12, 8), *extra, nn.ReLU(), nn.Linear(8, 3)))
 
 
-def plain_scales(model, batches, regions, lr, iterations):
-    """The formula for any network, differentiated as it stands, with Adam written out."""
-    model = copy.deepcopy(model).train()
-    learned = [name for name, p in model.named_parameters() if p.requires_grad]
-    weights = [p.detach().clone() for p in model.parameters() if p.requires_grad]
-    regions = [r for r, p in zip(regions, model.parameters(), strict=True) if p.requires_grad]
-    scales = torch.ones(len(weights), dtype=weights[0].dtype)
-    floor = torch.tensor([0.0 if name.endswith("bias") else 0.01 for name in learned]).to(scales)
-    first, second = torch.zeros_like(scales), torch.zeros_like(scales)
-
-    def loss_at(parameters, a, b):
-        x, y = torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])
-        return F.cross_entropy(
-            functional_call(model, dict(zip(learned, parameters, strict=True)), (x,)), y
-        )
-
-    for t in range(iterations):
-        shared, one, other = (batches[(3 * t + i) % len(batches)] for i in range(3))
-        s = scales.clone().requires_grad_()
-        theta = [s[i] * w for i, w in enumerate(weights)]
-        g = torch.autograd.grad(loss_at(theta, shared, one), theta, create_graph=True)
-        moved = []
-        for x, gradient, region in zip(theta, g, regions, strict=True):
-            v = region.lmo(gradient.detach())
-            alpha = torch.clamp(lr * gradient.norm() / (x - v).norm(), max=1)
-            moved.append((1 - alpha) * x + alpha * v)
-        (loss_at(moved, shared, other) / lr).backward()
-        gradient = s.grad.clamp(-1, 1)
-        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
-        step = first / (1 - 0.9 ** (t + 1)) / ((second / (1 - 0.999 ** (t + 1))).sqrt() + 1e-8)
-        scales = torch.maximum(scales - 1e-3 * step, floor)
-    return dict(zip(learned, scales.tolist(), strict=True))
-
-
 def test_scales_are_the_authors(golden):
     file = np.load(golden("sfw_init_mlp.npz"))
     model = GoldenMlp()
@@ -106,14 +72,14 @@ def test_first_iterations_are_the_formula(lr, tau):
     model, batches = mlp(), some_batches()
     regions = regions_of(model, tau)
     make_feasible(model, regions)
-    expected = plain_scales(model, batches, regions, lr, 5)
+    expected = sfw_init_scales(model, batches, regions, lr, 5)
     assert sfw_init(model, batches, regions, lr=lr, iterations=5) == pytest.approx(expected, 1e-5)
 
 
 def test_slopes_are_cut_to_1_in_magnitude():
     """Divided by a small learning rate, they are far greater, and differ from step to step."""
     model, batches = mlp().double(), [(x.double(), y) for x, y in some_batches()]
-    expected = plain_scales(model, batches, regions_of(model), 0.01, 10)
+    expected = sfw_init_scales(model, batches, regions_of(model), 0.01, 10)
     scales = sfw_init(model, batches, regions_of(model), lr=0.01, iterations=10)
     assert scales == pytest.approx(expected, rel=1e-6)
 
@@ -131,7 +97,7 @@ def test_scales_of_convolutions_and_batch_norms_are_the_formula():
     feasible(model)
     model[5].weight.requires_grad_(False)
     batches = [(torch.randn(4, 1, 5, 5, dtype=torch.float64), y) for _, y in some_batches()]
-    expected = plain_scales(model, batches, regions_of(model), 1.0, 20)
+    expected = sfw_init_scales(model, batches, regions_of(model), 1.0, 20)
     scales = sfw_init(model, batches, regions_of(model), iterations=20)
     for name in expected.keys() - {"0.bias"}:  # BatchNorm cancels it: its gradient is rounding
         assert scales[name] == pytest.approx(expected[name]), name
