@@ -43,7 +43,7 @@ def sfw_step(theta, g, m, region, *, lr, momentum=0.0, rescale, weight_decay=0.0
 
 
 def sfw_init_scales(model, batches, regions, lr, iterations):
-    """The scales of SFW-Init (algorithm 3), differentiated as they stand, with Adam written out."""
+    """The scales that SFW-Init learns (algorithm 3), by plain autograd, with Adam written out."""
     model = copy.deepcopy(model).train()
     learned = [name for name, p in model.named_parameters() if p.requires_grad]
     weights = [p.detach().clone() for p in model.parameters() if p.requires_grad]

@@ -47,7 +47,7 @@ DIVERGED = 1.5
 
 @contextmanager
 def training_run(config: Config, world: World) -> Iterator["TrainingRun"]:
-    """The run of these settings, while no other process, or others than those of `world`, train it.
+    """The run of these settings. Its lock keeps processes outside `world` from training it, too.
 
     SIGINT and SIGTERM raise Stopped, whose advice says from where the run goes on. Raises UserError
     when a file of the run cannot be written, others train it or a requirement is missing.
