@@ -238,7 +238,7 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
         type=path,
         default=Config.data_dir,
         metavar="FOLDER",
-        help="folder of cifar10.npz or torchvision's CIFAR-10 (default: %(default)s)",
+        help="folder of the data set: cifar10.npz or torchvision's files (default: %(default)s)",
     )
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What the settings of long runs are tuned on: held-out images, and a network that trains faster.
+"""What settings are tuned on: held-out images and, for long runs, a network that trains faster.
 
-Writes cifar10_held_out.npz to the folder of CIFAR-10: its training images, of which the last 5,000
-are for testing. train_prune.py and test_prune.py take it as a data set of one's own, and the
-network by --arch experiments.tuning:narrow_resnet18.
+Writes cifar10_held_out.npz to the folder of CIFAR-10, or mnist_held_out.npz to that of MNIST: its
+training images, of which the last 5,000 are for testing. train_prune.py and test_prune.py take it
+as a data set of one's own, and the network by --arch experiments.tuning:narrow_resnet18.
 """
 
 import argparse
@@ -27,12 +27,12 @@ def narrow_resnet18(num_classes: int, color_channel: int, image_size: int) -> nn
     return ResNet18(num_classes, color_channel, image_size, width=WIDTH)
 
 
-def hold_out(data_dir: Path) -> Path:
+def hold_out(name: str, data_dir: Path) -> Path:
     """Write the data set with the held-out images to this folder; returns its path."""
-    data = load_dataset("cifar10", data_dir)
+    data = load_dataset(name, data_dir)
     images = data.train_images.permute(0, 2, 3, 1).numpy()
     labels, count = data.train_labels.numpy(), len(images) - HELD_OUT_IMAGES
-    file_path = data_dir / "cifar10_held_out.npz"
+    file_path = data_dir / f"{name}_held_out.npz"
     with atomic_write(file_path, "wb") as file:
         np.savez(
             file,
@@ -46,8 +46,15 @@ def hold_out(data_dir: Path) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--data",
+        choices=("cifar10", "mnist"),
+        default="cifar10",
+        help="whose training images are held out (default: %(default)s)",
+    )
     add_data_dir(parser)
-    return exit_status(lambda: print(hold_out(parser.parse_args(argv).data_dir)))
+    args = parser.parse_args(argv)
+    return exit_status(lambda: print(hold_out(args.data, args.data_dir)))
 
 
 if __name__ == "__main__":
