@@ -152,6 +152,7 @@ METHODS = {
     "CrAM+ equal compute": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient, epochs=0.5),
     "CrAM+ equal epochs": Method(sgd, WEIGHT_DECAYS[1:], cram_plus_gradient),
     "SGD, pruned steps": Method(sgd, WEIGHT_DECAYS[1:], gradient_with_pruned_steps),
+    "SFW K-sparse, pruned steps": Method(sfw, TAUS, gradient_with_pruned_steps),
     "SFW L2, pruned steps": Method(
         partial(sfw, kind="l2_constraints"), TAUS[:3], gradient_with_pruned_steps
     ),
