@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from constraints import Region, build_constraints, make_feasible
-from optim import LR_SCHEMES, SFW, ProjectedSGD
+from optim import LR_SCHEMES, SFW, ProjectedSGD, warm_up
 from utils.compute.device import autocast, check_compiler, compiled, pick_device, placed
 from utils.compute.measure import evaluation_batch_size
 from utils.datasets.batches import Batches
@@ -79,6 +79,7 @@ def train(config: Config, world: World | None = None) -> None:
             rates = LR_SCHEMES[config.lr_scheme](
                 epoch, config.epoch_num, len(train_batches), run.metrics["train_loss"]
             )
+            rates = warm_up(rates, epoch * len(train_batches), config.warmup_steps)
             with run.saved_epoch():
                 progress = train_epoch(run, step, [config.lr * rate for rate in rates])
                 accuracy = world.accuracy(model, test_batches, config.precision)

@@ -2,7 +2,7 @@
 
 from optim.initialisation import sfw_init
 from optim.projected_sgd import ProjectedSGD
-from optim.schemes import LR_SCHEMES
+from optim.schemes import LR_SCHEMES, warm_up
 from optim.sfw import RESCALES, SFW
 
-__all__ = ["LR_SCHEMES", "RESCALES", "SFW", "ProjectedSGD", "sfw_init"]
+__all__ = ["LR_SCHEMES", "RESCALES", "SFW", "ProjectedSGD", "sfw_init", "warm_up"]

@@ -54,6 +54,17 @@ def _progress(epoch: int, epochs: int, steps: int) -> list[float]:
     return [(epoch * steps + step) / (epochs * steps) for step in range(steps)]
 
 
+def warm_up(rates: Sequence[float], first: int, warmup_steps: int) -> list[float]:
+    """The rates of successive steps, raised linearly over the first `warmup_steps` of a training.
+
+    `first` is the number of steps before them. Step i, counting from 1, has i / warmup_steps of its
+    rate, until i reaches warmup_steps (Goyal et al., arXiv 1706.02677, section 2.2).
+    """
+    return [
+        rate * min(1.0, step / max(1, warmup_steps)) for step, rate in enumerate(rates, first + 1)
+    ]
+
+
 LR_SCHEMES: dict[str, Scheme] = {
     "dynamic_change": dynamic_change,
     "decrease_3": decrease_3,
