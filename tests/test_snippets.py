@@ -109,7 +109,7 @@ def test_additions_of_ones_own_train_and_are_pruned(tmp_path):
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "saved_models").glob("*.pt")
     model = torch.load(path, weights_only=True)
-    assert "constraint=box_constraints" in path.name and "lr_scheme=warm_up" in path.name
+    assert "constraint=box_constraints" in path.name and "lr_scheme=square_root" in path.name
     assert model["metrics"]["test_accuracy"][-1] > 80
     assert len(list((tmp_path / "saved_logs" / "SFW_prune_test").glob("*.png"))) == 1
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from optim import LR_SCHEMES
+from optim import LR_SCHEMES, warm_up
 
 
 def learning_rates(name, epochs, losses, steps=1):
@@ -81,3 +81,26 @@ def test_linear_falls_by_the_same_amount_at_every_step_and_reaches_zero_after_th
     rates = learning_rates("linear", 4, [1.0] * 4, steps=8)
     assert rates == pytest.approx([1 - step / 32 for step in range(32)])
     assert not math.isclose(rates[-1], 0)
+
+
+@pytest.mark.parametrize("warmup_steps", [2, 7, 100])
+def test_warm_up_is_pytorchs_linear_one_whatever_the_epochs_are(warmup_steps):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    peer = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup_steps, 1, warmup_steps - 1)
+    rates, expected = [], []
+    for first in range(0, 20, 5):
+        rates += warm_up([1.0] * 5, first, warmup_steps)
+    for _ in rates:
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        peer.step()
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 1])
+def test_without_a_warm_up_the_rates_of_the_scheme_stay(warmup_steps):
+    assert warm_up([1.0, 0.5, 0.25], 0, warmup_steps) == [1.0, 0.5, 0.25]
+
+
+def test_a_warm_up_multiplies_the_rates_of_the_scheme():
+    assert warm_up([1.0, 0.5, 0.1], 1, 4) == pytest.approx([0.5, 0.375, 0.1])

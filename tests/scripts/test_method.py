@@ -79,14 +79,14 @@ def written_out(config):
     batches = dataset.train_batches(config.train_batchsize, torch.Generator().manual_seed(3))
     options = dict(momentum=config.momentum, weight_decay=config.weight_decay)
     sgd = torch.optim.SGD(model.parameters(), **options)
-    momenta, means = [None] * len(regions), []
+    momenta, means, step = [None] * len(regions), [], 0
     model.train()
     for epoch in range(config.epoch_num):
         losses = []
         rates = LR_SCHEMES[config.lr_scheme](epoch, config.epoch_num, len(batches), means)
         drawn = step_sparsities(config, epoch, len(batches))
         for (inputs, targets), rate, s in zip(batches, rates, drawn, strict=True):
-            lr = config.lr * rate
+            lr = config.lr * rate * min(1, (step := step + 1) / max(1, config.warmup_steps))
             loss = leave_gradients(model, inputs, targets, s)
             losses += [] if s else [loss]
             if config.optimizer == "SGD":
@@ -109,8 +109,9 @@ def written_out(config):
         SFW_OPTIONS | dict(sfw_init=1, sfw_init_iters=3),
         SGD_OPTIONS,
         SFW_OPTIONS | dict(pruned_steps=0.7),
+        SFW_OPTIONS | dict(warmup_steps=7),
     ],
-    ids=["SFW", "SFW-Init", "SGD", "pruned steps"],
+    ids=["SFW", "SFW-Init", "SGD", "pruned steps", "warm-up"],
 )
 def test_a_run_is_the_algorithm_written_out(options, quick, tmp_path):
     settings = METHOD | options

@@ -23,6 +23,7 @@ SETTINGS = {
     "constraint": st.sampled_from(list(CONSTRAINTS)),
     "lr": st.floats(1e-300, 1e9),
     "lr_scheme": st.sampled_from(list(LR_SCHEMES)),
+    "warmup_steps": st.integers(0, 2**31 - 1),
     "momentum": st.floats(0, 1, exclude_max=True),
     "weight_decay": st.floats(0, 1e9),
     "k_sparseness": st.integers(1, 2**31 - 1),
