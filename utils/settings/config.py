@@ -85,8 +85,8 @@ class Config:
         " falls; keep leaves it; cosine and linear lower it to 0 with every step",
         choices=LR_SCHEMES)
     warmup_steps: int = setting(
-        0, "training", "number of steps over which the learning rate rises linearly at the start;"
-        " VGG16 with SGD needs some hundred of them", type=int, allowed=Range(0, LARGEST_INT))
+        0, "training", "the learning rate rises linearly over this number of first steps; 400 are"
+        " enough for VGG16 with SGD", type=int, allowed=Range(0, LARGEST_INT))
     momentum: float = setting(
         0.9, "training", "momentum of the buffer m, given a gradient g: SFW averages,"
         " m = momentum m + (1 - momentum) g; SGD sums, m = momentum m + g", type=float,
