@@ -1,5 +1,6 @@
 """Slicing: which channels go together, how many go, and what is left."""
 
+import copy
 from itertools import pairwise
 
 import pytest
@@ -16,6 +17,7 @@ from sliceable import (
 from torch import nn
 
 from models import ResNet18, build_model
+from utils.compute.device import placed
 from utils.compute.measure import channels_by_layer, multiply_adds
 from utils.process.errors import UserError
 from utils.prune.channel_graph import coupled_groups, cut_out
@@ -175,11 +177,17 @@ def test_layer_norm_keeps_the_order_of_its_channels():
     assert sliced[2].weight.tolist() == [0, 333, 666]
 
 
-def test_the_memory_format_stays():
-    model, images = network("ResNet18")
-    model.to(memory_format=torch.channels_last)
-    weight = ChannelRanking(model, images).slice(0.5)[0].layer1[0].conv1.weight
-    assert weight.is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("start", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize(("width", "ratio"), [(4, 0.5), (64, 0.5), (32, 0.9)])
+def test_the_memory_format_is_that_of_the_loaded_network(width, ratio, start):
+    model = ResNet18(5, 3, 8, width=width).eval()
+    ranking = ChannelRanking(model.to(memory_format=start), torch.randn(2, 3, 8, 8))
+    sliced, _ = ranking.slice(ratio)
+    loaded = copy.deepcopy(sliced).to(memory_format=torch.contiguous_format)
+    if start is torch.channels_last:
+        loaded = placed(loaded, torch.device("cpu"))
+    for one, other in zip(sliced.parameters(), loaded.parameters(), strict=True):
+        assert one.stride() == other.stride()
 
 
 def test_channels_whose_number_the_code_fixes_stay(capsys):

@@ -19,6 +19,9 @@ from utils.process.errors import RunError, UserError
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
+# oneDNN's block of channels with AVX-512; with AVX2 it is 8.
+CHANNEL_BLOCK = 16
+
 
 def process_count() -> int:
     """How many processes of this script torchrun has started, on all machines; 1 without it."""
@@ -79,7 +82,10 @@ def placed(
     With `image_shape` (channels, height, width) it is tried on such images, and keeps PyTorch's
     ordinary format if it fails: networks that flatten with `view` need that.
     """
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device)
+    if not trains_in_channels_last(model):
+        return model.to(memory_format=torch.contiguous_format)
+    model.to(memory_format=torch.channels_last)
     if image_shape is not None:
         images, training = torch.zeros(2, *image_shape, device=device), model.training
         try:
@@ -89,6 +95,20 @@ def placed(
             model.to(memory_format=torch.contiguous_format)
         model.train(training)
     return model
+
+
+def trains_in_channels_last(model: nn.Module) -> bool:
+    """False on the CPU for a strided 1x1 convolution of fewer channels than oneDNN's block.
+
+    There oneDNN's fp32 gradient of the kernel is wrong, or the process crashes or hangs
+    (github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    return next(model.parameters()).is_cuda or not any(
+        isinstance(layer, nn.Conv2d)
+        and max(layer.kernel_size) == 1 < max(layer.stride)
+        and layer.in_channels < CHANNEL_BLOCK
+        for layer in model.modules()
+    )
 
 
 def network_generator(device: torch.device) -> torch.Generator:
@@ -122,7 +142,9 @@ def compiled(model: nn.Module, batch_size: int) -> Callable[[Tensor], Tensor]:
     raises RunError when the compiler fails.
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA: no news
-    fast = torch.compile(model, dynamic=False)
+    # Without this option the compiler makes all convolutions of a CPU channels_last.
+    layout = {"layout_optimization": trains_in_channels_last(model)}
+    fast = torch.compile(model, dynamic=False, options=layout)
 
     def forward(inputs: Tensor) -> Tensor:
         if len(inputs) != batch_size:

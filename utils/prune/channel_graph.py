@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from utils.compute.device import placed
 from utils.process.errors import UserError
 
 
@@ -141,7 +142,7 @@ def _labels(count: int, links: Sequence[Link]) -> list[int]:
 
 @torch.no_grad()
 def cut_out(model: nn.Module, units: Iterable[Unit]) -> nn.Module:
-    """A copy of `model`, in the same memory format, without these units."""
+    """A copy of `model` without these units, channels_last if `model` is and the copy can be."""
     sliced = copy.deepcopy(model)
     removed: Unit = {}
     for unit in units:
@@ -149,10 +150,10 @@ def cut_out(model: nn.Module, units: Iterable[Unit]) -> nn.Module:
             removed.setdefault(dimension, []).extend(channels)
     for dimension, channels in removed.items():
         _cut(sliced, dimension, sorted(channels))
-    # All at once, as `placed` does it: a tensor with dimensions of size 1 has either format, and by
-    # its strides a kernel may be chosen whose last bits differ from those of the loaded network.
+    # All tensors at once, as for the loaded network: one with dimensions of size 1 has either
+    # format, and by its strides a kernel may be chosen whose last bits differ.
     if any(p.dim() == 4 and not p.is_contiguous() for p in model.parameters()):
-        sliced.to(memory_format=torch.channels_last)
+        placed(sliced, next(model.parameters()).device)
     return sliced
 
 
