@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from experiments import proxy, sliced
 from experiments.proxy import Run
@@ -51,14 +52,33 @@ def test_a_choice_can_be_made_for_one_ratio(tmp_path):
     assert sliced.choose(["SGD"], tmp_path, [0.5]).strength == 5e-3
 
 
+class TwoConvolutions(nn.Sequential):
+    """A network that is sliced much faster than ResNet18."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 128, 3, stride=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(128)
+        self.relu = nn.ReLU()
+        self.conv2 = nn.Conv2d(128, 64, 3)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(4096, 10)
+
+
 @pytest.fixture
 def small_proxy(tmp_path, monkeypatch):
-    """Two methods with one strength, few images and one epoch; the flags of a comparison."""
+    """Three methods with one strength, a small network, few images; a comparison's flags."""
     draw = np.random.default_rng(0).integers
     arrays = {f"x_{s}": draw(256, size=(40, 32, 32, 3), dtype=np.uint8) for s in ("train", "test")}
     arrays |= {f"y_{s}": np.arange(40) % 10 for s in ("train", "test")}
     np.savez(tmp_path / "cifar10.npz", **arrays)
-    small = {"WIDTH": 4, "EPOCHS": 1, "TRAIN_IMAGES": 24, "HELD_OUT_IMAGES": 16, "SEEDS": (0, 1)}
+    small = {
+        "new_network": TwoConvolutions,
+        "EPOCHS": 1,
+        "TRAIN_IMAGES": 24,
+        "HELD_OUT_IMAGES": 16,
+        "SEEDS": (0, 1),
+    }
     for name, value in (small | {"CALIBRATION_IMAGES": 16, "PRECISION": "fp32"}).items():
         monkeypatch.setattr(proxy, name, value)
     monkeypatch.setattr(sliced, "RATIOS", (0.0, 0.5))
@@ -121,7 +141,7 @@ def test_a_network_from_scratch_starts_as_its_seed_draws_it(small_proxy, monkeyp
     assert {seed for seed, _ in starts} == {0, 1}
     for seed, weight in starts:
         torch.manual_seed(seed)
-        fresh = torch.nn.Conv2d(3, len(weight), weight.shape[2:], bias=False).weight
+        fresh = nn.Conv2d(3, len(weight), weight.shape[2:], bias=False).weight
         assert torch.equal(weight, fresh)
 
 

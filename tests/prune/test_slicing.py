@@ -178,7 +178,7 @@ def test_layer_norm_keeps_the_order_of_its_channels():
 
 
 @pytest.mark.parametrize("start", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize(("width", "ratio"), [(4, 0.5), (64, 0.5), (32, 0.9)])
+@pytest.mark.parametrize(("width", "ratio"), [(32, 0.1), (32, 0.9)])
 def test_the_memory_format_is_that_of_the_loaded_network(width, ratio, start):
     model = ResNet18(5, 3, 8, width=width).eval()
     ranking = ChannelRanking(model.to(memory_format=start), torch.randn(2, 3, 8, 8))

@@ -153,7 +153,7 @@ def test_a_run_killed_as_it_saves_ends_as_if_it_had_not_been(
     assert outcome(tmp_path) == uninterrupted
 
 
-LONG = SETTINGS | {"epoch_num": 25, "train_batchsize": 16, "sfw_init_iters": 30}
+LONG = SETTINGS | {"epoch_num": 16, "train_batchsize": 16, "sfw_init_iters": 30}
 LONG_FLAGS = flags_of(LONG)
 
 
