@@ -80,7 +80,8 @@ def placed(
     """The model on the device, in the memory format in which convolutions are fastest.
 
     With `image_shape` (channels, height, width) it is tried on such images, and keeps PyTorch's
-    ordinary format if it fails: networks that flatten with `view` need that.
+    ordinary format if it fails: networks that flatten with `view` need that. So do those of which
+    `trains_in_channels_last` is False.
     """
     model.to(device)
     if not trains_in_channels_last(model):
@@ -98,9 +99,9 @@ def placed(
 
 
 def trains_in_channels_last(model: nn.Module) -> bool:
-    """False on the CPU for a strided 1x1 convolution of fewer channels than oneDNN's block.
+    """False on the CPU if a strided 1x1 convolution has fewer input channels than oneDNN's block.
 
-    There oneDNN's fp32 gradient of the kernel is wrong, or the process crashes or hangs
+    Its fp32 gradient would be wrong in channels_last, or the process would crash or hang
     (github.com/uxlfoundation/oneDNN/issues/6035).
     """
     return next(model.parameters()).is_cuda or not any(
@@ -142,7 +143,7 @@ def compiled(model: nn.Module, batch_size: int) -> Callable[[Tensor], Tensor]:
     raises RunError when the compiler fails.
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA: no news
-    # Without this option the compiler makes all convolutions of a CPU channels_last.
+    # The compiler makes all convolutions on a CPU channels_last, unless this option is False.
     layout = {"layout_optimization": trains_in_channels_last(model)}
     fast = torch.compile(model, dynamic=False, options=layout)
 
