@@ -31,7 +31,6 @@ test: $(VENV)/installed-dev  ## lint, then run the tests
 
 bench: $(VENV)/installed-dev  ## time steps and training against their peers, about ten minutes
 	@$(BIN)/python benchmarks/optimizer_step.py
-	@$(BIN)/python benchmarks/sharded_step.py
 	@$(BIN)/python benchmarks/training.py --gpu $(GPU)
 	@$(BIN)/python benchmarks/pruned_file.py
 	@$(BIN)/python benchmarks/sliced.py

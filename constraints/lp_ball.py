@@ -1,17 +1,14 @@
 """Balls of the Lp norms."""
 
+import functools
 import math
 
 import torch
 from torch import Tensor
 
-from constraints.dtensor import entries
-from constraints.parts import Computation, Norm, alone, furthest_in_ball, in_parts, norm_of
 from constraints.projection import project_capped_l1_ball
-from constraints.region import Region, scale
-
-BISECTIONS = 60
-NEWTON_STEPS = 10
+from constraints.region import GradientVertex, Region, SignVertex
+from constraints.tensors import furthest_in_ball, lp_norm, scale
 
 
 class LpBall(Region):
@@ -29,91 +26,70 @@ class LpBall(Region):
         self._set_size(n, radius, diameter, 2 * max(n, 1) ** max(0.5 - 1 / p, 0))
         self.p = float(p)
 
-    @property
-    def vertex_entries(self) -> int | None:
-        return {1: 1, 2: self.n, math.inf: self.n}.get(self.p)
-
-    @property
-    def vertex_along_gradient(self) -> bool:
-        return self.p == 2
-
     def __repr__(self) -> str:
         return f"LpBall({self.n}, {self.p:g}, radius={self.radius:g})"
 
     def describe(self) -> dict[str, str | int | float]:
         return super().describe() | {"p": self.p}
 
-    def furthest(self, rows: Tensor) -> Tensor:
-        """sign(g_i) |g_i|^(q-1) / ||g||_q^(q-1) for each row g, 1/p + 1/q = 1; 0 where g is all 0.
+    @property
+    def vertex(self) -> SignVertex | GradientVertex | None:
+        if self.p == 2:
+            return GradientVertex()
+        return {1: SignVertex(min(self.n, 1)), math.inf: SignVertex(self.n)}.get(self.p)
 
-        For p = 1 it has one non-zero entry, the first of largest magnitude. For 2 <= p < infinity
-        the result has at least the precision of float32.
+    def lmo(self, g: Tensor) -> Tensor:
+        """-r sign(g_i) |g_i|^(q-1) / ||g||_q^(q-1), with 1/p + 1/q = 1; 0 where g is all 0.
+
+        For p = 1 it has one non-zero entry, the first of largest magnitude; for p = infinity it is
+        -r sign(g).
         """
-        if self.p == math.inf:
-            return rows.sign()
-        if self.p == 1:
-            largest = rows.abs().argmax(-1, keepdim=True)
-            return torch.zeros_like(rows).scatter_(-1, largest, rows.gather(-1, largest).sign())
-        return alone(furthest_in_ball(rows, self.p))
+        vertex = self.vertex
+        furthest = vertex.furthest if vertex else functools.partial(furthest_in_ball, p=self.p)
+        return self._opposite(g, furthest)
 
-    def furthest_in_parts(self, rows: Tensor) -> Computation:
-        """`furthest` for 1 < p < infinity."""
-        return furthest_in_ball(rows, self.p)
-
-    @in_parts
-    def shift_inside(self, x: Tensor) -> Computation:
+    def shift_inside(self, x: Tensor) -> Tensor:
         """`x`, or, if it is outside, `x` scaled to the ball's surface."""
         self._check(x)
-        return self._scaled_inside(x)
+        return scale(x, (self.radius / lp_norm(x, self.p)).clamp(max=1))
 
-    def _scaled_inside(self, x: Tensor) -> Computation:
-        norm = yield from norm_of(x, self.p)
-        return scale(entries(x), (self.radius / norm).clamp(max=1))
-
-    @in_parts
-    def gauge(self, x: Tensor) -> Computation:
-        """||x||_p / r."""
-        self._check(x)
-        return (yield from norm_of(x, self.p)) / self.radius
-
-    @in_parts
-    def euclidean_project(self, x: Tensor) -> Tensor | Computation:
+    def euclidean_project(self, x: Tensor) -> Tensor:
         self._check(x)
         if not self.n:
-            return entries(x).clone()
+            return x.clone()
         if self.p == 1:
             return project_capped_l1_ball(x, total=self.radius)
         if self.p == 2:
-            return self._scaled_inside(x)
+            return self.shift_inside(x)
         if self.p == math.inf:
-            return entries(x).clamp(-self.radius, self.radius)
-        return self._project_smooth(entries(x).detach())
+            return x.clamp(-self.radius, self.radius)
+        return self._project_smooth(x.detach())
 
-    def _project_smooth(self, x: Tensor) -> Computation:
+    def gauge(self, x: Tensor) -> Tensor:
+        """||x||_p / r."""
+        self._check(x)
+        return lp_norm(x, self.p) / self.radius
+
+    def _project_smooth(self, x: Tensor) -> Tensor:
         """The projection for 2 < p < infinity.
 
-        In units of the radius, the optimality conditions are y_i + c y_i^(p-1) = |x_i| and
-        sum y_i^p = 1 for one c >= 0. log c is found by bisection, and for each c the y_i by
-        Newton's method. It starts at the upper bound min(|x_i|, (|x_i| / c)^(1/(p-1))), from which
-        it decreases to the root, since the left side is convex in y_i.
+        In units of the radius y_i + c y_i^(p-1) = |x_i| and sum y_i^p = 1 for one c >= 0. log c is
+        found by bisection, and the y_i by Newton's method from min(|x_i|, (|x_i| / c)^(1/(p-1))),
+        an upper bound from which it decreases to the root, as the left side is convex.
         """
-        a = x.abs().double() / self.radius
-        largest = (yield from norm_of(a, math.inf)).clamp(min=1)
+        p, a = self.p, x.abs().double() / self.radius
 
         def candidate(c: Tensor) -> Tensor:
-            y = torch.minimum(a, (a / c) ** (1 / (self.p - 1)))
-            for _ in range(NEWTON_STEPS):
-                slope = 1 + c * (self.p - 1) * y ** (self.p - 2)
-                y = y - (y + c * y ** (self.p - 1) - a) / slope
+            y = torch.minimum(a, (a / c) ** (1 / (p - 1)))
+            for _ in range(10):
+                y = y - (y + c * y ** (p - 1) - a) / (1 + c * (p - 1) * y ** (p - 2))
             return y
 
-        # At the upper bound even n entries of the largest magnitude have norm at most 1.
-        low = torch.full_like(largest, -80.0)
-        high = (largest * self.n).log() * self.p
-        for _ in range(BISECTIONS):
+        high = (a.max().clamp(min=1) * self.n).log() * p  # there even n such entries are inside
+        low = torch.full_like(high, -80.0)
+        for _ in range(60):
             middle = (low + high) / 2
-            outside = (yield Norm((candidate(middle.exp()) ** self.p).sum())) > 1
+            outside = (candidate(middle.exp()) ** p).sum() > 1
             low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
-        inside = (yield Norm((a**self.p).sum())) <= 1
-        y = torch.where(inside, a, candidate(high.exp())) * self.radius
+        y = torch.where((a**p).sum() <= 1, a, candidate(high.exp())) * self.radius
         return y.to(x.dtype).copysign_(x)

@@ -5,8 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from constraints.dtensor import entries, is_local, is_sharded
-from constraints.parts import Computation, Norm, lp_norm
+from constraints.tensors import is_local, lp_norm
 
 # The number of entries that the CPU works on at a time: temporaries of this size stay in its
 # caches, and PyTorch computes them on one thread.
@@ -16,21 +15,20 @@ PIECE = 1 << 15
 MOST_STEPS, TOLERANCE = 200, 1e-13
 
 
-def project_capped_l1_ball(x: Tensor, total: float, cap: float = math.inf) -> Computation:
+def project_capped_l1_ball(x: Tensor, total: float, cap: float = math.inf) -> Tensor:
     """The point nearest to `x` with ||y||_1 <= total and ||y||_inf <= cap; shaped like `x`.
 
     By the optimality conditions y_i = sign(x_i) clip(|x_i| - shift, 0, cap) with the smallest
     shift >= 0 at which ||y||_1 <= total. That norm is a decreasing, piecewise linear function of
     the shift. (For cap = infinity this is Duchi et al., ICML 2008.) On the CPU the shift is found
     in a few passes over `x`. On a GPU, where a loop that depends on values would wait for the
-    device, it is found by sorting; but not for sharded tensors, whose processes wait for each
-    other's messages in any case.
+    device, it is found by sorting.
     """
-    own = entries(x).detach()
-    flat = own.reshape(-1)
-    if is_local(own) or is_sharded(x):
-        pieces = flat.split(PIECE if own.is_cpu else max(flat.numel(), 1))
-        shift = yield from shift_by_newton(pieces, total, cap)
+    x = x.detach()
+    flat = x.reshape(-1)
+    if is_local(x):
+        pieces = flat.split(PIECE)
+        shift = shift_by_newton(pieces, total, cap)
         projected = torch.empty_like(flat)
         for piece, out in zip(pieces, projected.split(pieces[0].numel() or 1), strict=True):
             out.copy_(_shrunk(piece, shift, cap))
@@ -38,8 +36,8 @@ def project_capped_l1_ball(x: Tensor, total: float, cap: float = math.inf) -> Co
         projected = _shrunk(flat, shift_by_sorting(flat, total, cap), cap).to(x.dtype)
     else:
         projected = flat.clone()
-    projected = projected.view(own.shape)
-    return projected if own.is_contiguous() else torch.empty_like(own).copy_(projected)
+    projected = projected.view(x.shape)
+    return projected if x.is_contiguous() else torch.empty_like(x).copy_(projected)
 
 
 def _shrunk(x: Tensor, shift: float | Tensor, cap: float) -> Tensor:
@@ -47,15 +45,14 @@ def _shrunk(x: Tensor, shift: float | Tensor, cap: float) -> Tensor:
     return (x.abs().double() - shift).clamp_(0, cap).copysign_(x)
 
 
-def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> Computation:
+def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> float:
     """The shift, by Newton's method; NaN if an entry is NaN.
 
     The method is exact once it is on the linear piece of the norm that holds the root. A step that
     leaves the bracket of the root is replaced by a bisection. Entries that are 0, or at the cap,
     for every shift in the bracket are left out of further steps.
     """
-    (largest,) = yield Norm((max(lp_norm(piece, math.inf).item() for piece in pieces),), math.inf)
-    shift, low, high = 0.0, 0.0, largest
+    shift, low, high = 0.0, 0.0, max(lp_norm(piece, math.inf).item() for piece in pieces)
     size = pieces[0].numel() or 1
     settled = 0.0  # the sum of the entries left out, which are at the cap
     for _ in range(MOST_STEPS):
@@ -64,7 +61,6 @@ def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> Com
             clipped = (piece.abs().double() - shift).clamp_(0, cap)
             norm += clipped.sum().item()
             free += ((clipped > 0) & (clipped < cap)).sum().item()
-        norm, free = yield Norm((norm, free))
         if math.isnan(norm):
             return norm
         if abs(norm - total) <= TOLERANCE * total or (shift == 0 and norm <= total):

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from constraints import Region
-from constraints.k_sparse import largest_entries
-from constraints.parts import alone, furthest_in_ball
+from constraints.tensors import furthest_in_ball, largest_entries
 
 
 class NormBall(Region):
@@ -44,21 +43,19 @@ class KSupportBall(NormBall):
         self._set_size(n, radius, diameter, 2)
         self.k = k
 
-    @property
-    def vertex_entries(self) -> int:
-        return self.k
-
-    vertex_along_gradient = True
-
     def __repr__(self) -> str:
         return f"KSupportBall({self.n}, {self.k}, radius={self.radius:g})"
 
-    def furthest(self, rows: Tensor) -> Tensor:
-        """g_S / ||g_S||_2 for each row g, where S are its K entries of largest magnitude.
+    def lmo(self, g: Tensor) -> Tensor:
+        """-r g_S / ||g_S||_2, where S are the K entries of largest magnitude; 0 where g is all 0.
 
-        Of entries that tie at the K-th magnitude, the first are taken. 0 where g is all 0.
+        Of entries that tie at the K-th magnitude, the first are taken.
         """
-        return alone(furthest_in_ball(rows * largest_entries(rows.abs(), self.k), 2))
+
+        def furthest(rows: Tensor) -> Tensor:
+            return furthest_in_ball(rows * largest_entries(rows.abs(), self.k), 2)
+
+        return self._opposite(g, furthest)
 
     def norm(self, x: Tensor) -> Tensor:
         """The K-support norm of `x`, a float64 scalar tensor; the region is where it is at most r.

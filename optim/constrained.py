@@ -6,7 +6,7 @@ import math
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from constraints import Region
-from constraints.dtensor import is_sharded, redistributed, refuse_flattened
+from constraints.sharding import assign, is_sharded, refuse_unknown, whole
 
 # Radii with a smaller relative difference count as equal: they are computed from initial norms,
 # which other machines round differently.
@@ -71,8 +71,9 @@ class ConstrainedOptimizer(Optimizer):
     - Parameters without entries are not changed. Complex parameters and sparse gradients are
       refused.
     - Parameters may be sharded: DTensors of FSDP2 or of tensor parallelism. A region's `n` counts
-      the entries of the whole tensor. All processes must take a step together, with gradients for
-      the same parameters. FSDP1's flat parameters and ZeroRedundancyOptimizer are refused.
+      the entries of the whole tensor. Each process gathers one parameter at a time, takes its step
+      and keeps its own part. All processes must take a step together, with gradients for the same
+      parameters. FSDP1's flat parameters and ZeroRedundancyOptimizer are refused.
 
     `state_dict()` holds each region's kind and sizes, and `load_state_dict` raises ValueError for
     a state of other regions. State dicts of earlier versions, which hold no regions, load.
@@ -156,7 +157,7 @@ class ConstrainedOptimizer(Optimizer):
                     f"{len(regions)} constraints for {len(params)} parameters{_zero_redundancy()}"
                 )
             added["constraints"] = regions[: len(params)]
-            refuse_flattened(params)
+            refuse_unknown(params)
             for i, (p, region) in enumerate(zip(params, regions, strict=False), first):
                 if not p.is_floating_point():
                     raise ValueError(f"parameter {i} is {p.dtype}: regions hold real numbers only")
@@ -208,22 +209,38 @@ class ConstrainedOptimizer(Optimizer):
         ]
         # Until its first step a parameter stays where it is.
         steps = [s for s in steps if self.state[s.param]["step"] or not _is_zero(s.group["lr"])]
-        self._take([s for s in steps if s.theta.numel()])
+        self._move([s for s in steps if s.theta.numel()])
         for s in steps:
             self.state[s.param]["step"] += 1
             if s.theta is not s.param:
                 s.param.copy_(s.theta)
         return loss
 
+    def _move(self, steps: Sequence[TensorStep]) -> None:
+        """Take the steps: first all on plain tensors together, then one by one what is sharded."""
+        self._take([s for s in steps if not is_sharded(s.theta)])
+        for s in steps:
+            if is_sharded(s.theta):
+                self._take_gathered(s)
+
+    def _take_gathered(self, s: TensorStep) -> None:
+        """The step on whole tensors, of which this process keeps its part."""
+        theta, gradient, m = map(whole, s.tensors)
+        gathered = replace(s, theta=theta, gradient=gradient, momentum_buffer=m)
+        self._take([gathered])
+        assign(s.theta, theta)
+        assign(s.momentum_buffer, m)
+        s.alpha = gathered.alpha
+
     @abstractmethod
     def _take(self, steps: Sequence[TensorStep]) -> None:
-        """Advance each momentum buffer and move each `theta`, in place."""
+        """Advance each momentum buffer and move each `theta`, plain tensors, in place."""
 
     def _tensor_step(self, p: Tensor, region: Region, group: dict[str, Any]) -> TensorStep:
         """The step to take on `p`. Creates its state, or converts it to the current type of `p`."""
         gradient, state, dtype = p.grad, self.state[p], _working_type(p.dtype)
-        if is_sharded(p):
-            gradient = redistributed(gradient, p)
+        if is_sharded(p) and not is_sharded(gradient):
+            raise RuntimeError("the gradient of a sharded parameter must be a DTensor, too")
         if gradient.layout != torch.strided:
             raise RuntimeError(
                 f"{type(self).__name__} needs dense gradients, not {gradient.layout}"

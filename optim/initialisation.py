@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from constraints import Region
-from constraints.dtensor import is_sharded
+from constraints.sharding import is_sharded
 
 REPORT_EVERY = 10
 SCALE_LR = 1e-3

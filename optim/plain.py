@@ -1,7 +1,7 @@
 """SFW's step in PyTorch's own operations, on any device, for any type of tensor and any region.
 
 Tensors with the same options are stepped together, as lists, by PyTorch's `_foreach_` functions.
-Tensors of one shape whose regions differ only in their radius share one call of the LMO. So a step
+Tensors of one shape whose vertices look alike are rows of one matrix. So a step
 of ResNet18 dispatches a few operations for each of its 17 shapes, instead of for each of its 62
 tensors. Nothing waits for a device.
 """
@@ -106,14 +106,14 @@ def vertices(regions: Sequence[Region], gradients: Sequence[Tensor]) -> list[Ten
     v: list[Tensor] = [None] * len(regions)
     together = defaultdict(list)
     for i, (region, g) in enumerate(zip(regions, gradients, strict=True)):
-        if (key := region.alike()) is None:
+        if region.vertex is None:
             v[i] = region.lmo(g)
         else:
-            together[key, g.shape].append(i)
-    for (_, shape), places in together.items():
+            together[region.vertex, g.shape].append(i)
+    for (vertex, shape), places in together.items():
         first, *others = (gradients[i] for i in places)
         rows = torch.stack([first, *others]) if others else first  # which need not be copied
-        found = regions[places[0]].furthest(rows.reshape(len(places), -1))
+        found = vertex.furthest(rows.reshape(len(places), -1))
         points = found.view(-1, *shape).unbind() if others else [found.view(shape)]
         for i, point in zip(places, points, strict=True):
             v[i] = point

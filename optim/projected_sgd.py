@@ -6,8 +6,6 @@ from typing import Any
 from torch import Tensor
 
 from constraints import Region
-from constraints.dtensor import is_sharded
-from optim import sharded
 from optim.constrained import ConstrainedOptimizer, TensorStep, zero_or_nan
 
 
@@ -43,15 +41,10 @@ class ProjectedSGD(ConstrainedOptimizer):
         super().__init__(params, constraints, defaults)
 
     def _take(self, steps: Sequence[TensorStep]) -> None:
-        parts = [s for s in steps if is_sharded(s.theta)]
-        for s in parts:
-            _descend(sharded.own_entries(s))
-        sharded.project(parts)
         for s in steps:
-            if not is_sharded(s.theta):
-                _descend(s)
-                projected = s.region.euclidean_project(s.theta)
-                s.theta.copy_(projected.add_(zero_or_nan(s.momentum_buffer)))
+            _descend(s)
+            projected = s.region.euclidean_project(s.theta)
+            s.theta.copy_(projected.add_(zero_or_nan(s.momentum_buffer)))
 
 
 def _descend(s: TensorStep) -> None:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from constraints import Region
-from constraints.dtensor import is_sharded
-from optim import cuda, sharded
+from optim import cuda
 from optim.constrained import ConstrainedOptimizer, TensorStep
 from optim.plain import plain_step, rescaling
 
@@ -36,13 +35,13 @@ class SFW(ConstrainedOptimizer):
 
     `fused` chooses between two implementations. The plain one is written in PyTorch's operations,
     for any device and region. The fused one takes a few passes over memory. It is for regions with
-    `vertex_entries`: on the CPU, compiled by Numba, for float32 and float64 parameters, and on
-    NVIDIA GPUs, compiled by Triton, for float32 parameters without `vertex_along_gradient`; on both
-    also for parameters of half precision, which have float32 copies. None, the default, takes the
+    a known `vertex`: on the CPU, compiled by Numba, for float32 and float64 parameters, and on
+    NVIDIA GPUs, compiled by Triton, for float32 parameters and a SignVertex; on both also for
+    parameters of half precision, which have float32 copies. None, the default, takes the
     fused step for each parameter for which it can be taken. True requires it for all, and raises an
     error that says why it cannot be taken. False never takes it. On a GPU the first step tries the
     fused step on small tensors, and warns if it fails; so a first step cannot be captured in a CUDA
-    graph. Sharded parameters (DTensors) have a step of their own; see `optim.sharded`.
+    graph.
 
     `params` and `constraints`, and what all types of parameters have in common, are described in
     ConstrainedOptimizer. Raises ValueError for a value that does not fit and for a region that has
@@ -96,11 +95,9 @@ class SFW(ConstrainedOptimizer):
         for s in steps:
             if s.group["fused"]:
                 self._require_fused(s.theta, s.region, s.tensors)
-        on_gpu, parts, plain = [], [], []
+        on_gpu, plain = [], []
         for s in steps:
-            if is_sharded(s.theta):
-                parts.append(s)
-            elif s.group["fused"] is False:
+            if s.group["fused"] is False:
                 plain.append(s)
             elif s.theta.is_cuda and cuda.obstacle(s.theta.device, s.region, s.tensors) is None:
                 on_gpu.append(s)
@@ -109,8 +106,9 @@ class SFW(ConstrainedOptimizer):
         if on_gpu:
             self._cuda_step(on_gpu)
         plain_step(plain)
-        if parts:
-            sharded.sfw_step(parts)
+
+    def _move(self, steps: Sequence[TensorStep]) -> None:
+        super()._move(steps)
         self._alphas = [(s.theta.numel(), s.alpha) for s in steps]
 
     @torch.no_grad()
@@ -151,9 +149,7 @@ class SFW(ConstrainedOptimizer):
     def _require_fused(self, p: Tensor, region: Region, tensors: Sequence[Tensor] = ()) -> None:
         """Raise RuntimeError, with the reason, where there is no fused step on `p`."""
         device = p.device
-        if is_sharded(p):
-            obstacle = "the parameter is a DTensor, whose step sends messages between processes"
-        elif device.type == "cuda":
+        if device.type == "cuda":
             obstacle = cuda.obstacle(device, region, tensors)
         elif device.type != "cpu":
             obstacle = f"there is no fused step on {device}"

@@ -9,7 +9,6 @@ import torch
 from pages import PAGES, blocks
 from runs import DIGITS, ROOT
 
-from constraints import LpBall
 from utils.datasets import DATASETS, describe_own
 
 (NPZ,) = blocks(PAGES["docs/own_data.md"], "python")
@@ -18,7 +17,7 @@ from utils.datasets import DATASETS, describe_own
 (TRAINING_LOOP,) = blocks(PAGES["README.md"], "python")
 (LOADING,) = blocks(PAGES["docs/pruning.md"], "python")
 (FORMATS,) = blocks(PAGES["docs/deployment.md"], "python")
-SHARDED, REGION_IN_PARTS = blocks(PAGES["docs/sharded.md"], "python")
+(SHARDED,) = blocks(PAGES["docs/sharded.md"], "python")
 
 
 def test_the_npz_of_ones_own_is_a_data_set(tmp_path, monkeypatch):
@@ -30,7 +29,7 @@ def test_the_npz_of_ones_own_is_a_data_set(tmp_path, monkeypatch):
 
 
 def test_every_snippet_is_run_by_a_test():
-    run = {NPZ, NETWORK, ADDITIONS, TRAINING_LOOP, LOADING, FORMATS, SHARDED, REGION_IN_PARTS}
+    run = {NPZ, NETWORK, ADDITIONS, TRAINING_LOOP, LOADING, FORMATS, SHARDED}
     assert {block for page in PAGES.values() for block in blocks(page, "python")} == run
 
 
@@ -47,15 +46,6 @@ def test_a_program_with_sharded_parameters_runs(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert 0 < float(done.stdout.split()[-1]) < 2
-
-
-def test_a_region_of_ones_own_in_parts_takes_whole_tensors_too():
-    names = {}
-    exec(REGION_IN_PARTS, names)
-    ball, expected = names["Ball"](6, 1, radius=0.5), LpBall(6, 2, radius=0.5)
-    x = torch.arange(6.0)
-    for method in ("lmo", "shift_inside", "euclidean_project"):
-        torch.testing.assert_close(getattr(ball, method)(x), getattr(expected, method)(x))
 
 
 def test_the_network_of_ones_own_in_the_docs_is_trained(quick, tmp_path, monkeypatch):

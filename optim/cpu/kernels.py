@@ -2,7 +2,6 @@
 
 The functions take slices and loop over them from 0 to their size: if an index could be negative,
 Numba would check each access, and the loop would not be vectorised. Scalars have the arrays' type.
-`along` says that the vertex v is a multiple of m where it is not 0; else it is one of sign(m).
 """
 
 import numpy as np
@@ -33,22 +32,21 @@ def sample(theta, m, g, momentum, gain, decay, magnitudes):
 
 
 @njit(**OPTIONS)
-def advance(theta, m, g, momentum, gain, decay, radius, low, high, along, candidates):
+def advance(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
     """Advance m, sum it up, and collect the candidates: entries of magnitude low ... high.
 
     m <- momentum m + gain (g + decay theta), where gain is 1 - momentum. m and theta of the
     candidates are copied to the front of the two rows of `candidates`, as far as there is room. If
     a row has fewer columns than m has entries, its last column is overwritten by what has no room.
     Returns ||m||^2; ||theta - v||^2 without the candidates, for v = -radius sign(m) above `high`;
-    if `along`, also ||m||^2 and <theta, m> over the entries above `high`; the number of these
-    entries; and the number of candidates.
+    the number of entries above `high`; and the number of candidates.
     """
     last = candidates.shape[1] - 1
     one, zero = theta.dtype.type(1), theta.dtype.type(0)
     words = np.empty(BLOCK // 8, np.uint64)  # eight flags each
     flags = words.view(np.uint8)
     hits = np.empty(BLOCK // 8, np.int64)
-    square, distance, top, product, above, found = 0.0, 0.0, 0.0, 0.0, 0, 0
+    square, distance, above, found = 0.0, 0.0, 0, 0
     for j in range(0, m.size, BLOCK):
         theta_, m_, g_ = theta[j : j + BLOCK], m[j : j + BLOCK], g[j : j + BLOCK]
         block_square, block_distance, block_above = zero, zero, zero
@@ -67,14 +65,6 @@ def advance(theta, m, g, momentum, gain, decay, radius, low, high, along, candid
         square += block_square
         distance += block_distance
         above += int(block_above)
-        if along:
-            block_top, block_product = zero, zero
-            for i in range(m_.size):
-                x = m_[i] if abs(m_[i]) > high else zero
-                block_top += x * x
-                block_product += x * theta_[i]
-            top += block_top
-            product += block_product
         # Appending needs no branch: an item that does not count is overwritten by the next one.
         count = 0
         for w in range((m_.size + 7) // 8):
@@ -85,46 +75,74 @@ def advance(theta, m, g, momentum, gain, decay, radius, low, high, along, candid
                 place = min(found, last)
                 candidates[0, place], candidates[1, place] = m_[i], theta_[i]
                 found += flags[i]
-    return square, distance, top, product, above, found
+    return square, distance, above, found
 
 
 @njit(parallel=True, **OPTIONS)
-def advance_chunks(theta, m, g, momentum, gain, decay, radius, low, high, along, candidates):
+def advance_chunks(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
     """`advance` with chunks on several threads; sums do not depend on the number of threads.
 
     Returns -1 as the number of candidates if a chunk had no room for its candidates.
     """
     chunks = (m.size + CHUNK - 1) // CHUNK
-    sums, counts = np.empty((chunks, 4)), np.empty((chunks, 2), np.int64)
+    sums, counts = np.empty((chunks, 2)), np.empty((chunks, 2), np.int64)
     for c in prange(chunks):
         a, b = c * CHUNK, min(m.size, (c + 1) * CHUNK)
-        sums[c, 0], sums[c, 1], sums[c, 2], sums[c, 3], counts[c, 0], counts[c, 1] = advance(
-            theta[a:b],
-            m[a:b],
-            g[a:b],
-            momentum,
-            gain,
-            decay,
-            radius,
-            low,
-            high,
-            along,
-            candidates[:, a // ROOM : (b + ROOM - 1) // ROOM],
+        own = candidates[:, a // ROOM : (b + ROOM - 1) // ROOM]
+        sums[c, 0], sums[c, 1], counts[c, 0], counts[c, 1] = advance(
+            theta[a:b], m[a:b], g[a:b], momentum, gain, decay, radius, low, high, own
         )
-    square, distance, top, product, above, found = 0.0, 0.0, 0.0, 0.0, 0, 0
+    square, distance, above, found = 0.0, 0.0, 0, 0
     for c in range(chunks):
         square += sums[c, 0]
         distance += sums[c, 1]
-        top += sums[c, 2]
-        product += sums[c, 3]
         above += counts[c, 0]
         start = c * CHUNK // ROOM
         if counts[c, 1] >= (min(m.size - c * CHUNK, CHUNK) + ROOM - 1) // ROOM:
-            return square, distance, top, product, above, -1
+            return square, distance, above, -1
         for i in range(start, start + counts[c, 1]):
             candidates[0, found], candidates[1, found] = candidates[0, i], candidates[1, i]
             found += 1
-    return square, distance, top, product, above, found
+    return square, distance, above, found
+
+
+@njit(**OPTIONS)
+def advance_products(theta, m, g, momentum, gain, decay):
+    """Advance m as `advance` does; returns ||m||^2, ||theta||^2 and <theta, m>."""
+    zero = theta.dtype.type(0)
+    m_square, theta_square, product = 0.0, 0.0, 0.0
+    for j in range(0, m.size, BLOCK):
+        theta_, m_, g_ = theta[j : j + BLOCK], m[j : j + BLOCK], g[j : j + BLOCK]
+        block_m, block_theta, block_product = zero, zero, zero
+        for i in range(m_.size):
+            weight = theta_[i]
+            x = momentum * m_[i] + gain * (g_[i] + decay * weight)
+            m_[i] = x
+            block_m += x * x
+            block_theta += weight * weight
+            block_product += x * weight
+        m_square += block_m
+        theta_square += block_theta
+        product += block_product
+    return m_square, theta_square, product
+
+
+@njit(parallel=True, **OPTIONS)
+def advance_products_chunks(theta, m, g, momentum, gain, decay):
+    """`advance_products` with chunks on several threads; sums do not depend on their number."""
+    chunks = (m.size + CHUNK - 1) // CHUNK
+    sums = np.empty((chunks, 3))
+    for c in prange(chunks):
+        a, b = c * CHUNK, min(m.size, (c + 1) * CHUNK)
+        sums[c, 0], sums[c, 1], sums[c, 2] = advance_products(
+            theta[a:b], m[a:b], g[a:b], momentum, gain, decay
+        )
+    m_square, theta_square, product = 0.0, 0.0, 0.0
+    for c in range(chunks):
+        m_square += sums[c, 0]
+        theta_square += sums[c, 1]
+        product += sums[c, 2]
+    return m_square, theta_square, product
 
 
 @njit(**OPTIONS)

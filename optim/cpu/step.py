@@ -1,11 +1,11 @@
-"""SFW's step on the CPU in two passes over memory.
+"""SFW's step on the CPU in two passes over memory, in which neither v nor theta - v is ever stored.
 
-It is for regions whose vertex v is 0 but for the K entries of largest magnitude of the momentum
-buffer m; there it is a multiple of sign(m), or of m itself. A sample of the entries gives a
-bracket, which very likely holds the K-th largest magnitude. The first pass advances m, and sums up
-all entries whose magnitude is outside the bracket. The few others are candidates, among which the
-K-th largest magnitude is selected exactly. The second pass moves the weights theta. Neither v nor
-theta - v is ever stored.
+The first pass advances the momentum buffer m and sums up ||m||^2 and ||theta - v||^2, the second
+moves the weights theta. Where v is a multiple of sign(m), or of m, at all entries, that is all.
+Where v is not 0 at the K entries of largest magnitude only, a sample of the entries first gives a
+bracket, which very likely holds the K-th largest magnitude. The first pass sums up all entries
+whose magnitude is outside the bracket. The few others are candidates, among which the K-th largest
+magnitude is selected exactly.
 """
 
 import math
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from constraints import Region
-from constraints.dtensor import is_local
+from constraints import GradientVertex, Region
+from constraints.tensors import is_local
 from optim.constrained import TensorStep
 from optim.cpu import kernels
 from optim.plain import move_to_vertices
@@ -33,22 +33,46 @@ SAMPLE_LEAST, SAMPLE_MOST, SAMPLE_EVERY = 1 << 11, 1 << 13, 1 << 5
 # of independent entries. Neighbouring entries are not independent, so that the bracket fails more
 # often than that suggests; the plain step then finds v.
 DEVIATIONS = 4.0
-# Where v is a multiple of m, sums of float32 numbers give ||m||^2 at the chosen entries, and they
-# give ||theta - v||^2 as a difference. They are trusted if the first is more than SMALLEST, and the
-# second more than LEAST_LEFT times ||theta||^2 + ||v||^2.
+# Where v is a multiple of m, ||theta - v||^2 is a difference of sums of float32 numbers. They are
+# trusted if ||m||^2 is more than SMALLEST, and the difference more than LEAST_LEFT times
+# ||theta||^2 + ||v||^2.
 SMALLEST, LEAST_LEFT = 1e-25, 1e-2
 
 
-class Settled(NamedTuple):
-    """What is known after the first pass: see `kernels.advance`."""
+class Inputs(NamedTuple):
+    """What the kernels that advance m take: flat arrays, and numbers of their type."""
 
-    square: float
-    distance: float
-    top: float  # ||m||^2 above the bracket, and <theta, m> there
-    product: float
-    above: int
-    count: int  # of candidates
-    low: np.floating  # the smallest magnitude that a candidate may have
+    theta: np.ndarray
+    m: np.ndarray
+    g: np.ndarray
+    momentum: np.floating
+    gain: np.floating  # 1 - momentum
+    decay: np.floating
+
+
+class Bracket(NamedTuple):
+    """Magnitudes of candidates for the K-th largest one, and how many candidates there is room for.
+
+    Zeros are never candidates: v is 0 there. With `low` 0 all other magnitudes up to `high` are.
+    """
+
+    low: np.floating
+    high: np.floating
+    room: int
+
+    def holds(self, k: int, above: int, candidates: int) -> bool:
+        """Whether the K-th largest magnitude is a candidate, or fewer than K are not 0."""
+        complete = above + candidates >= k or self.low == 0
+        return above < k and complete and 0 <= candidates < self.room
+
+
+class Vertex(NamedTuple):
+    """v is -unit sign(m), or -unit m, where |m| is at least the threshold; and what gamma needs."""
+
+    threshold: np.floating
+    unit: float
+    square: float  # ||m||^2
+    distance: float  # ||theta - v||^2
 
 
 # Numba's threads cannot be used by two threads of Python at a time.
@@ -69,8 +93,9 @@ def _threads_of_torch() -> Iterator[None]:
 class CpuStep:
     """Takes the step of one tensor at a time, and keeps scratch space for the next one.
 
-    The scratch space is half as large as the largest tensor. Where the bracket fails, or more
-    entries tie than v has room for, the plain step moves theta; it needs room for three tensors.
+    The scratch space is half as large as the largest tensor whose vertices are sparse. Where the
+    bracket fails, or more entries tie than v has room for, or sums are not accurate enough, the
+    plain step moves theta; it needs room for three tensors.
     """
 
     def __init__(self) -> None:
@@ -81,7 +106,7 @@ class CpuStep:
 
         Returns False, with nothing done, for what only the plain step takes: see `obstacle`.
         """
-        arrays = None if s.region.vertex_entries is None else _flat_arrays(s.tensors)
+        arrays = None if s.region.vertex is None else _flat_arrays(s.tensors)
         if arrays is None:
             return False
         threads = torch.get_num_threads()
@@ -95,8 +120,8 @@ class CpuStep:
     @staticmethod
     def obstacle(region: Region, tensors: Sequence[Tensor]) -> str | None:
         """Why the step cannot be taken with this region and these tensors; None if it can be."""
-        if region.vertex_entries is None:
-            return f"there is none for {region!r}, which has no vertex_entries"
+        if region.vertex is None:
+            return f"there is none for {region!r}, whose vertex is unknown"
         if tensors and _flat_arrays(tensors) is None:
             return (
                 "parameter, gradient and momentum buffer are not plain tensors that lie in memory"
@@ -107,82 +132,77 @@ class CpuStep:
     def _step(
         self, s: TensorStep, theta: np.ndarray, g: np.ndarray, m: np.ndarray, gamma: float | None
     ) -> float | Tensor:
-        settled = self._first_pass(s, theta, g, m)
-        vertex = None if settled is None else self._vertex(settled, s.region)
+        scalar, along = theta.dtype.type, isinstance(s.region.vertex, GradientVertex)
+        weights = scalar(s.momentum), scalar(1 - s.momentum), scalar(s.group["weight_decay"])
+        inputs = Inputs(theta, m, g, *weights)
+        if along:
+            vertex = _along_momentum(s.region, inputs)
+        elif s.region.vertex.entries == theta.size:
+            vertex = self._signs_of_all(s.region, inputs)
+        else:
+            vertex = self._signs_of_largest(s.region, inputs)
         if vertex is None:
             move_to_vertices([s])
             return s.alpha
-        threshold, unit, distance = vertex
         if gamma is None:
-            gamma = _ratio(settled.square, distance)
-        lr, scalar = float(s.group["lr"]), theta.dtype.type
+            gamma = _ratio(vertex.square, vertex.distance)
+        lr = float(s.group["lr"])
         # A product of 0 and infinity, at a vertex, is 0.
         alpha = min(lr * gamma, 1.0) if not (lr <= 0 or gamma == 0) else 0.0
         move = kernels.move_chunks if theta.size >= PARALLEL_FROM else kernels.move
-        step = scalar(alpha) * scalar(unit)
-        move(theta, m, threshold, scalar(1 - alpha), step, s.region.vertex_along_gradient)
+        step = scalar(alpha) * scalar(vertex.unit)
+        move(theta, m, vertex.threshold, scalar(1 - alpha), step, along)
         return alpha
 
-    def _first_pass(
-        self, s: TensorStep, theta: np.ndarray, g: np.ndarray, m: np.ndarray
-    ) -> Settled | None:
-        """Advance m; None if the bracket does not hold the K-th magnitude, or holds too many."""
-        n, k, scalar = theta.size, s.region.vertex_entries, theta.dtype.type
-        advance = kernels.advance_chunks if n >= PARALLEL_FROM else kernels.advance
-        weights = scalar(s.momentum), scalar(1 - s.momentum), scalar(s.group["weight_decay"])
-        low, high, room = _least(m), scalar(math.inf), n + 1
-        if k == n:  # all that are not 0
-            high, room = low, n // kernels.ROOM + 1
-        elif n >= SAMPLE_FROM:
-            size = min(max(n // SAMPLE_EVERY, SAMPLE_LEAST), SAMPLE_MOST)
-            magnitudes = np.empty(size // kernels.RUN * kernels.RUN, theta.dtype)
-            kernels.sample(theta, m, g, *weights, magnitudes)
-            low, high = np.maximum(_bracket(magnitudes, k / n), low)
-            room = n // kernels.ROOM + 1
-        if self.scratch.shape[1] < room or self.scratch.dtype != theta.dtype:
-            self.scratch = np.empty((2, room), theta.dtype)
-        along = s.region.vertex_along_gradient
-        radius = scalar(0 if along else s.region.radius)
-        sums = advance(theta, m, g, *weights, radius, low, high, along, self.scratch)
-        settled = Settled(*sums, low)
-        complete = settled.above + settled.count >= k or low == _least(m)
-        # The scratch space of a larger tensor has more room.
-        fits = (settled.above < k or k == n) and complete and 0 <= settled.count < room
-        return settled if fits and math.isfinite(settled.square) else None
+    def _signs_of_all(self, region: Region, inputs: Inputs) -> Vertex | None:
+        """Advance m; v is -radius sign(m). None if an entry of m is not finite."""
+        scalar = inputs.theta.dtype.type
+        none = Bracket(scalar(math.inf), scalar(0), 1)  # every magnitude but 0 is above it
+        square, distance, _, _ = self._advance(region, inputs, none)
+        known = math.isfinite(square)
+        return Vertex(scalar(0), region.radius, square, distance) if known else None
 
-    def _vertex(self, settled: Settled, region: Region) -> tuple[np.floating, float, float] | None:
-        """A threshold, a unit, and ||theta - v||^2.
-
-        v is -unit sign(m), or -unit m, where |m| is at least the threshold. None if more entries
-        tie at the K-th magnitude than v has room for, or if the sums are not accurate enough.
-        """
-        m, theta = self.scratch[:, : settled.count]
-        threshold, surplus = settled.low, settled.count - (region.vertex_entries - settled.above)
+    def _signs_of_largest(self, region: Region, inputs: Inputs) -> Vertex | None:
+        """Advance m; None if the K-th magnitude is not bracketed, or more entries tie at it than v
+        has room for."""
+        k, radius = region.vertex.entries, inputs.theta.dtype.type(region.radius)
+        bracket = _bracket(inputs, k)
+        square, distance, above, count = self._advance(region, inputs, bracket)
+        if not bracket.holds(k, above, count) or not math.isfinite(square):
+            return None
+        threshold, surplus = bracket.low, count - (k - above)
         if surplus > 0:
-            magnitudes = np.abs(m)
+            magnitudes = np.abs(self.scratch[0, :count])
             magnitudes.partition(surplus)
             threshold = magnitudes[surplus]
             if np.any(magnitudes[:surplus] == threshold):
                 return None
-        if not region.vertex_along_gradient:
-            radius = m.dtype.type(region.radius)
-            rest = kernels.candidates_distance(self.scratch, settled.count, threshold, radius)
-            return threshold, region.radius, settled.distance + rest
-        m, theta = m.astype(np.float64), theta.astype(np.float64)
-        chosen = np.abs(m) >= threshold
-        top = settled.top + float(np.sum(m[chosen] ** 2))
-        if not SMALLEST < top < math.inf:
-            return None
-        unit = region.radius / math.sqrt(top)
-        product = settled.product + float(np.sum(m[chosen] * theta[chosen]))
-        squares = settled.distance + float(np.sum(theta**2)) + region.radius**2
-        distance = squares + 2 * unit * product
-        return (threshold, unit, distance) if distance > LEAST_LEFT * squares else None
+        distance += kernels.candidates_distance(self.scratch, count, threshold, radius)
+        return Vertex(threshold, region.radius, square, distance)
+
+    def _advance(
+        self, region: Region, inputs: Inputs, bracket: Bracket
+    ) -> tuple[float, float, int, int]:
+        """`kernels.advance`, with the candidates in the scratch space."""
+        theta = inputs.theta
+        if self.scratch.shape[1] < bracket.room or self.scratch.dtype != theta.dtype:
+            self.scratch = np.empty((2, bracket.room), theta.dtype)
+        advance = kernels.advance_chunks if theta.size >= PARALLEL_FROM else kernels.advance
+        radius, (low, high, _) = theta.dtype.type(region.radius), bracket
+        return advance(*inputs, radius, low, high, self.scratch)
 
 
-def _least(m: np.ndarray) -> np.floating:
-    """The smallest positive magnitude: where m is 0, v is 0, and there is nothing to choose."""
-    return np.nextafter(m.dtype.type(0), m.dtype.type(1))
+def _along_momentum(region: Region, inputs: Inputs) -> Vertex | None:
+    """Advance m; v is -radius m / ||m||. None if the sums are not accurate enough."""
+    chunks = inputs.theta.size >= PARALLEL_FROM
+    advance = kernels.advance_products_chunks if chunks else kernels.advance_products
+    square, theta_square, product = advance(*inputs)
+    if not SMALLEST < square < math.inf:
+        return None
+    unit, squares = region.radius / math.sqrt(square), theta_square + region.radius**2
+    distance = squares + 2 * unit * product
+    accurate = distance > LEAST_LEFT * squares
+    return Vertex(inputs.theta.dtype.type(0), unit, square, distance) if accurate else None
 
 
 def _flat_arrays(tensors: Sequence[Tensor]) -> list[np.ndarray] | None:
@@ -199,21 +219,26 @@ def _flat_arrays(tensors: Sequence[Tensor]) -> list[np.ndarray] | None:
     return [a.reshape(-1) for a in arrays]
 
 
-def _bracket(magnitudes: np.ndarray, share: float) -> tuple[np.floating, np.floating]:
-    """Two sampled magnitudes, very likely around the one that `share` of all entries reach."""
-    scalar, count = magnitudes.dtype.type, magnitudes.size
-    rank = count * (1 - share)
-    margin = DEVIATIONS * math.sqrt(rank * share) + 1
-    below, above = int(rank - margin), int(rank + margin)
+def _bracket(inputs: Inputs, k: int) -> Bracket:
+    """Around the K-th largest magnitude that m will have, by a sample; of small tensors, all."""
+    n, scalar = inputs.theta.size, inputs.theta.dtype.type
     low, high = scalar(0), scalar(math.inf)
-    if above < count:
+    if n < SAMPLE_FROM:
+        return Bracket(low, high, n + 1)
+    size = min(max(n // SAMPLE_EVERY, SAMPLE_LEAST), SAMPLE_MOST) // kernels.RUN * kernels.RUN
+    magnitudes = np.empty(size, inputs.theta.dtype)
+    kernels.sample(*inputs, magnitudes)
+    rank = size * (1 - k / n)
+    margin = DEVIATIONS * math.sqrt(rank * k / n) + 1
+    below, above = int(rank - margin), int(rank + margin)
+    if above < size:
         magnitudes.partition(above)
         high = magnitudes[above]
         magnitudes = magnitudes[:above]
     if rank > margin:
         magnitudes.partition(below)
         low = magnitudes[below]
-    return low, high
+    return Bracket(low, high, n // kernels.ROOM + 1)
 
 
 def _ratio(square: float, distance: float) -> float:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-from constraints import KSparsePolytope, Region
+from constraints import KSparsePolytope, Region, SignVertex
 from optim.constrained import TensorStep
 from optim.cuda.layout import channels_last
 from optim.plain import plain_step
@@ -28,7 +28,7 @@ def obstacle(device: torch.device, region: Region, tensors: Sequence[Tensor] = (
 
     None if it can be. `tensors` are a parameter's weights, gradient and momentum buffer.
     """
-    if region.vertex_entries is None or region.vertex_along_gradient:
+    if not isinstance(region.vertex, SignVertex):
         return f"the vertices of {region!r} are not sparse sign vectors"
     if region.n > MOST_ENTRIES:
         return f"there is a tensor of more than {MOST_ENTRIES} entries"

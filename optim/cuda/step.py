@@ -105,7 +105,7 @@ def _identity(s: TensorStep, groups: Sequence[dict[str, Any]]) -> tuple:
         s.theta.data_ptr(),
         s.momentum_buffer.data_ptr(),
         s.region.n,
-        s.region.vertex_entries,
+        s.region.vertex.entries,
         *channels_last(s.theta),
         s.region.radius,
         gamma,

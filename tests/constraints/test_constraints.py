@@ -11,8 +11,8 @@ from reference import k_sparse_lmo
 from scipy.optimize import minimize
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from constraints import KSparsePolytope, LpBall, Unconstrained, k_sparse, projection
-from constraints.parts import alone
+from constraints import KSparsePolytope, LpBall, Unconstrained, projection
+from constraints import tensors as tensor_functions
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -107,10 +107,10 @@ def test_the_largest_entries_are_found_in_each_row_in_all_ways(data):
     magnitude = torch.tensor(drawn).view(shape)
     order = magnitude.sort(descending=True, stable=True)
     expected = torch.zeros(shape).scatter_(-1, order.indices[:, :k], 1.0)
-    assert torch.equal(k_sparse.largest_entries(magnitude, k).float(), expected)
-    assert torch.equal(k_sparse.by_keys(magnitude, k).float(), expected)  # as on a GPU
+    assert torch.equal(tensor_functions.largest_entries(magnitude, k).float(), expected)
+    assert torch.equal(tensor_functions.by_keys(magnitude, k).float(), expected)  # as on a GPU
     threshold = order.values[:, k - 1 : k]
-    assert torch.equal(k_sparse.by_threshold(magnitude, threshold, k).float(), expected)
+    assert torch.equal(tensor_functions.by_threshold(magnitude, threshold, k).float(), expected)
 
 
 @given(st.data())
@@ -226,7 +226,7 @@ def test_newton_and_sorting_find_the_same_projection(data):
     total = data.draw(st.sampled_from([0.02, 1.0, 10.0]))
     pieces = x.split(3)
     shifts = (
-        alone(projection.shift_by_newton(pieces, total, cap)),
+        projection.shift_by_newton(pieces, total, cap),
         projection.shift_by_sorting(x, total, cap),
     )
     newton, sorting = ((x.abs().double() - shift).clamp(0, cap) for shift in shifts)
@@ -238,7 +238,7 @@ def test_newtons_method_is_exact_up_to_rounding_after_a_few_steps(cap, monkeypat
     monkeypatch.setattr(projection, "MOST_STEPS", 20)
     x = torch.randn(5000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for total in (1.0, 30.0, 200.0):
-        shift = alone(projection.shift_by_newton(x.split(1000), total, cap))
+        shift = projection.shift_by_newton(x.split(1000), total, cap)
         assert (x.abs() - shift).clamp(0, cap).sum().item() == pytest.approx(total, rel=1e-12)
 
 

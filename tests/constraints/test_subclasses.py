@@ -2,14 +2,16 @@
 
 import typing
 
+import pytest
 import torch
 
-from constraints import LpBall
+from constraints import LpBall, SignVertex
+from optim.plain import vertices
 
 
 class Mixin:
-    def furthest(self, rows):
-        return -rows
+    def lmo(self, g):
+        return g.clone()
 
 
 class Mixed(Mixin, LpBall):
@@ -21,17 +23,28 @@ class Changed(LpBall):
         return -super().lmo(g)
 
 
-class Sparse(Changed):
-    vertex_entries = 3
+class Later(Changed):
+    vertex = SignVertex(3)  # of another LMO than this class has
+
+
+class Both(Changed):
+    vertex = SignVertex(3)
+
+    def lmo(self, g):
+        return self._opposite(g, self.vertex.furthest)
 
 
 class Generic(LpBall, typing.Generic[typing.TypeVar("T")]):
     pass
 
 
-def test_a_class_that_changes_the_vertex_inherits_no_short_cut_to_it():
-    for changed in (Mixed, Changed):
-        assert (changed.vertex_entries, changed.furthest_in_parts) == (None, None)
-    assert Sparse(5, 2, radius=1.0).vertex_entries == 3
-    assert Generic[int](5, 2, radius=1.0).vertex_entries == 5
-    assert Changed(5, 2, radius=1.0).lmo(torch.ones(5)).sum() > 0
+@pytest.mark.parametrize("kind", [Mixed, Changed, Later])
+def test_a_class_that_changes_the_vertex_does_not_inherit_what_it_looks_like(kind):
+    region, g = kind(5, 2, radius=1.0), torch.arange(5.0)
+    assert region.vertex is None
+    assert torch.equal(*vertices([region], [g]), region.lmo(g))
+
+
+def test_a_vertex_counts_beside_the_lmo_that_it_describes():
+    assert Both(5, 2, radius=1.0).vertex == SignVertex(3)
+    assert Generic[int](5, 1, radius=1.0).vertex == SignVertex(1)

@@ -3,19 +3,17 @@
 import math
 import subprocess
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import k_sparse_lmo, k_support_lmo, sfw_step
+from reference import sfw_step
 from runs import ROOT
 from torch import nn
 
 from constraints import KSparsePolytope, LpBall
-from experiments.k_support import KSupportBall
 from optim import SFW
 from optim.cpu import kernels, step
 
@@ -36,8 +34,6 @@ def check_steps(shape, region, dtype, rescale, levels, channels_last, decay=0.0,
     p = nn.Parameter(region.shift_inside(draw()))
     options = dict(lr=0.5, rescale=rescale, weight_decay=decay)
     optimizer = SFW([p], [region], fused=True, **options)
-    lmo = k_support_lmo if region.vertex_along_gradient else k_sparse_lmo
-    lmo = partial(lmo, k=region.vertex_entries, radius=region.radius)
     m = None
     for _ in range(steps):
         before, p.grad = p.detach().clone(), draw()
@@ -47,8 +43,7 @@ def check_steps(shape, region, dtype, rescale, levels, channels_last, decay=0.0,
         m = optimizer.state[p]["momentum_buffer"].double().clone()
         torch.testing.assert_close(m, expected_m, rtol=1e-5, atol=1e-6)
         # From its own buffer the choice of entries is exact, ties included.
-        alone = options | {"weight_decay": 0.0, "lmo": lmo}
-        expected, _ = sfw_step(before, m, None, region, **alone)
+        expected, _ = sfw_step(before, m, None, region, **options | {"weight_decay": 0.0})
         tolerance = 1e-5 if dtype == torch.float32 else 1e-10
         torch.testing.assert_close(p.detach().double(), expected, rtol=tolerance, atol=tolerance)
         assert p.is_contiguous(memory_format=layout)
@@ -62,13 +57,13 @@ def small_limits(monkeypatch):
     monkeypatch.setattr(step, "PARALLEL_FROM", 1000)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(
     shape=st.sampled_from(
         [(1,), (2,), (7,), (64,), (33, 41), (8, 6, 3, 3), (20, 16, 3, 3), (3, 1, 1, 1)]
     ),
     fraction=st.floats(0, 1),
-    kind=st.sampled_from(["k_sparse", "k_support", "l1", "l2", "linf"]),
+    kind=st.sampled_from(["k_sparse", "l1", "l2", "linf"]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     rescale=st.sampled_from(RESCALES),
     levels=st.sampled_from([0, 1, 2, 8]),
@@ -93,7 +88,6 @@ def test_every_step_is_the_algorithms(
     n = math.prod(shape)
     region = {
         "k_sparse": lambda: KSparsePolytope(n, max(1, round(fraction * n)), radius=0.7),
-        "k_support": lambda: KSupportBall(n, max(1, round(fraction * n)), radius=2.0),
         "l1": lambda: LpBall(n, 1, radius=3.0),
         "l2": lambda: LpBall(n, 2, radius=0.8 * math.sqrt(n)),
         "linf": lambda: LpBall(n, math.inf, radius=0.4),
@@ -112,11 +106,10 @@ def test_every_step_is_the_algorithms(
         )
 
 
-@pytest.mark.parametrize("n", [9000, 300_000, 2_000_001])
-@pytest.mark.parametrize("share", [0.05, 1])
-def test_a_vertex_along_the_momentum_buffer_is_not_stored(n, share, monkeypatch):
+@pytest.mark.parametrize("n", [9000, 300_000])
+def test_a_vertex_along_the_momentum_buffer_is_not_stored(n, monkeypatch):
     monkeypatch.setattr(step, "move_to_vertices", None)
-    region = KSupportBall(n, int(share * n), radius=math.sqrt(n))
+    region = LpBall(n, 2, radius=math.sqrt(n))
     check_steps((n,), region, torch.float32, "gradient", 0, False)
 
 
@@ -148,19 +141,21 @@ def test_a_step_close_to_its_vertex_is_the_algorithms(nearness):
 
 
 @pytest.mark.parametrize("levels", [0, 4])
-@pytest.mark.parametrize(("n", "k"), [(9000, 450), (300_000, 15_000), (2_000_001, 100_000)])
+@pytest.mark.parametrize(("n", "k"), [(9000, 450), (300_000, 15_000)])
 def test_large_tensors_step_like_small_ones(n, k, levels):
     check_steps((n,), KSparsePolytope(n, k, radius=0.5), torch.float32, "gradient", levels, False)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("count", [5000, 300_000])
-@pytest.mark.parametrize("kind", [KSparsePolytope, KSupportBall])
+@pytest.mark.parametrize(
+    "kind", [lambda n: KSparsePolytope(n, n // 20, radius=1.0), lambda n: LpBall(n, 2, radius=1.0)]
+)
 def test_a_broken_gradient_neither_hangs_nor_crashes_and_shows(kind, value, count, small_limits):
     p = nn.Parameter(torch.zeros(count))
     p.grad = torch.randn(count)
     p.grad[::7] = value
-    optimizer = SFW([p], [kind(count, count // 20, radius=1.0)], fused=True)
+    optimizer = SFW([p], [kind(count)], fused=True)
     for _ in range(2):
         optimizer.step()
         assert p.isnan().all()
@@ -181,11 +176,13 @@ def test_a_gradient_whose_norm_overflows_is_a_large_one(fused, rescale):
 
 
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("kind", [KSparsePolytope, KSupportBall])
-def test_a_learning_rate_of_zero_keeps_a_vertex(kind, fused):
+@pytest.mark.parametrize(
+    "region", [KSparsePolytope(1, 1, radius=1.0), LpBall(1, 2, radius=1.0)], ids=repr
+)
+def test_a_learning_rate_of_zero_keeps_a_vertex(region, fused):
     p = nn.Parameter(torch.zeros(1))
     p.grad = torch.full((1,), 100.0)
-    optimizer = SFW([p], [kind(1, 1, radius=1.0)], fused=fused)
+    optimizer = SFW([p], [region], fused=fused)
     optimizer.step()
     assert p.tolist() == [-1.0]
     optimizer.param_groups[0]["lr"] = 0.0  # as at the end of a cosine schedule

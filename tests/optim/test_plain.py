@@ -13,8 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from constraints import KSparsePolytope, LpBall, build_constraints, k_sparse
-from experiments.k_support import KSupportBall
+from constraints import KSparsePolytope, LpBall, SignVertex, build_constraints, tensors
 from models import build_model
 from optim import SFW
 from optim.constrained import TensorStep
@@ -36,7 +35,6 @@ REGIONS = {
     "l2": lambda n, k, radius: LpBall(n, 2, radius=radius),
     "l3": lambda n, k, radius: LpBall(n, 3, radius=radius),
     "linf": lambda n, k, radius: LpBall(n, math.inf, radius=radius),
-    "k_support": lambda n, k, radius: KSupportBall(n, k, radius=radius),
     "own": lambda n, k, radius: Opposite(n, 2, radius=radius),
 }
 SHAPES = [(), (1,), (7,), (3, 4), (12,), (2, 3, 2, 2), (5, 3, 3, 3)]
@@ -74,21 +72,21 @@ def test_together_tensors_step_as_each_would_alone(drawn, as_on_a_gpu):
     ]
     with pytest.MonkeyPatch.context() as patch:
         if as_on_a_gpu:
-            patch.setattr(k_sparse, "is_local", lambda x: False)
+            patch.setattr(tensors, "is_local", lambda x: False)
         plain_step(drawn)
     for s, (theta, m) in zip(drawn, expected, strict=True):
         torch.testing.assert_close(s.momentum_buffer, m, rtol=0, atol=0)
         torch.testing.assert_close(s.theta, theta)
 
 
-def test_only_regions_that_differ_in_their_radius_share_an_lmo(monkeypatch):
-    calls, furthest = [], KSparsePolytope.furthest
+def test_only_tensors_of_one_shape_and_one_look_of_vertices_are_rows_of_a_matrix(monkeypatch):
+    calls, furthest = [], SignVertex.furthest
 
     def note(self, rows):
-        calls.append((self.k, *rows.shape))
+        calls.append((self.entries, *rows.shape))
         return furthest(self, rows)
 
-    monkeypatch.setattr(KSparsePolytope, "furthest", note)
+    monkeypatch.setattr(SignVertex, "furthest", note)
     sizes = [(6, 2, 1.0), (6, 2, 3.0), (6, 3, 1.0), (4, 2, 1.0), (6, 2, 0.5)]
     regions = [KSparsePolytope(n, k, radius=radius) for n, k, radius in sizes]
     gradients = [torch.linspace(-1.0, 2.0, n) for n, *_ in sizes]
@@ -97,26 +95,6 @@ def test_only_regions_that_differ_in_their_radius_share_an_lmo(monkeypatch):
     calls.clear()
     for region, g, point in zip(regions, gradients, v, strict=True):
         assert torch.equal(region.lmo(g), point)
-
-
-class Towards(LpBall):
-    """A ball whose furthest point has one non-zero entry, of a given index, maybe in a list."""
-
-    def __init__(self, index):
-        super().__init__(4, 2, radius=1.0)
-        self.index = index
-
-    def furthest(self, rows):
-        return torch.eye(4)[torch.tensor(self.index).expand(len(rows))]
-
-
-@pytest.mark.parametrize("indices", [(1, 3), ([1], [3])])  # a list has no hash value
-def test_regions_of_ones_own_that_differ_in_an_attribute_share_no_lmo(indices):
-    params = [nn.Parameter(torch.zeros(4)) for _ in range(2)]
-    for p in params:
-        p.grad = torch.ones(4)
-    SFW(params, [Towards(i) for i in indices], rescale=None).step()
-    assert [p.tolist() for p in params] == [[0, -1, 0, 0], [0, 0, 0, -1]]
 
 
 @pytest.mark.parametrize("rescale", RESCALES)

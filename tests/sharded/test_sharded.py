@@ -1,4 +1,4 @@
-"""Sharded parameters, in groups of processes; the checks stand in the other files here."""
+"""Sharded parameters, in groups of processes; the checks stand in checks.py."""
 
 import ast
 import fcntl
@@ -14,20 +14,16 @@ from runs import ROOT
 CHECKS = Path(__file__).with_name("checks.py")
 NAMES = [
     node.name.removeprefix("check_")
-    for path in (CHECKS.with_name("tensor_checks.py"), CHECKS.with_name("model_checks.py"))
-    for node in ast.parse(path.read_text()).body
+    for node in ast.parse(CHECKS.read_text()).body
     if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
 ]
-# Only four processes make a mesh both of whose dimensions are larger than 1.
-ON_GRIDS = [
-    "one_vertex_for_every_layout",
-    "positions_are_places_in_the_whole_tensor",
-    "replicas_stay_the_same_bits",
-    "a_transformer_under_fully_shard",
-    "gauges_of_sharded_parameters",
-    "global_pruning",
-]
-GROUPS = {2: NAMES, 3: NAMES, 4: ON_GRIDS}
+# Three processes share nothing evenly; only four make a mesh both of whose dimensions are larger
+# than 1.
+GROUPS = {
+    2: NAMES,
+    3: ["steps"],
+    4: ["steps", "a_transformer_under_fully_shard"],
+}
 
 
 @pytest.fixture(scope="module")

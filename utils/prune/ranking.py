@@ -6,9 +6,8 @@ from fractions import Fraction
 import torch
 from torch import nn
 
-from constraints.dtensor import is_sharded, refuse_flattened
+from constraints.sharding import assign, refuse_unknown, whole
 from utils.prune.allocation import ALLOCATIONS, prunable
-from utils.prune.sharded import zero_smallest
 
 # The fractions of all entries that test_prune.py removes unless --ratios gives others.
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
@@ -21,14 +20,16 @@ class MagnitudeRanking:
     `allocation`, a key of ALLOCATIONS, decides how many entries each tensor loses; within a tensor
     the smallest magnitudes are removed first. `scope`, a key of SCOPES, decides which parameters
     are pruned. On every device, entries of equal score are removed in the order of their position.
+    Parameters may be sharded (DTensors): all processes must then call these methods together, and
+    each of them gathers the whole network.
     """
 
     def __init__(self, model: nn.Module, allocation: str = "global", scope: str = "all") -> None:
         self.parameters = list(prunable(model, scope).values())
-        if any(map(is_sharded, self.parameters)):
-            raise ValueError("of sharded parameters there is no ranking: use global_prune")
-        self.weights = torch.cat([p.detach().flatten() for p in self.parameters])
-        scores = [ALLOCATIONS[allocation](p.detach()) for p in self.parameters]
+        refuse_unknown(self.parameters)
+        weights = [whole(p) for p in self.parameters]
+        self.weights = torch.cat([w.flatten() for w in weights])
+        scores = [ALLOCATIONS[allocation](w) for w in weights]
         self.order = torch.cat(scores).argsort(stable=True)
 
     def prune(self, ratio: float) -> int:
@@ -41,10 +42,9 @@ class MagnitudeRanking:
         removed = removed_entries(ratio, len(self.weights))
         pruned = self.weights.clone()
         pruned[self.order[:removed]] = 0
-        with torch.no_grad():
-            parts = pruned.split([p.numel() for p in self.parameters])
-            for p, values in zip(self.parameters, parts, strict=True):
-                p.copy_(values.view(p.shape))
+        parts = pruned.split([p.numel() for p in self.parameters])
+        for p, values in zip(self.parameters, parts, strict=True):
+            assign(p, values.view(p.shape))
         return removed
 
 
@@ -59,14 +59,6 @@ def global_prune(model: nn.Module, ratio: float) -> int:
     """Set the floor(ratio N) smallest in magnitude of all N entries of `model.parameters()` to 0.
 
     The model changes in place. Returns the number of entries removed; raises ValueError as
-    MagnitudeRanking.prune does. Parameters may be sharded (DTensors): all processes must then call
-    it together.
+    MagnitudeRanking.prune does.
     """
-    parameters = list(model.parameters())
-    refuse_flattened(parameters)
-    if not any(map(is_sharded, parameters)):
-        return MagnitudeRanking(model).prune(ratio)
-    removed = removed_entries(ratio, sum(p.numel() for p in parameters))
-    if removed:
-        zero_smallest(parameters, removed)
-    return removed
+    return MagnitudeRanking(model).prune(ratio)

@@ -1,19 +1,14 @@
-"""Which region each parameter tensor of a network gets, and how large it is."""
+"""The norms that a network's parameters have when they are initialised."""
 
 import copy
 import inspect
 import math
-from collections.abc import Callable
 from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
-from constraints.dtensor import entries, is_sharded, refuse_flattened, unsharded_class
-from constraints.k_sparse import KSparsePolytope
-from constraints.lp_ball import LpBall
-from constraints.parts import applied, together
-from constraints.region import Region, Unconstrained
+from constraints.sharding import is_sharded, unsharded_class, whole
 
 # The seed is fixed, so that a network has the same regions in every run. A small tensor needs more
 # draws than a large one: after 100 draws of ten entries the standard error of the mean norm is
@@ -21,92 +16,8 @@ from constraints.region import Region, Unconstrained
 # have been drawn, but at most MOST_DRAWS times.
 DRAWN_ENTRIES, MOST_DRAWS, NORM_SEED = 100_000, 100, 22
 
-# Builds a region from n, K and, by keyword, its radius or diameter.
-RegionKind = Callable[..., Region]
-# The regions, by the name that the command line gives them.
-CONSTRAINTS: dict[str, RegionKind] = {
-    "k_sparse_constraints": KSparsePolytope,
-    "l2_constraints": lambda n, k, **size: LpBall(n, 2, **size),
-    "unconstraints": lambda n, k, **size: Unconstrained(n),
-}
-# How `tau` sets a region's size, each from tau and the mean L2 norm of the tensor's initial values.
-MODES: dict[str | None, Callable[[float, float], dict[str, float]]] = {
-    "initialization": lambda tau, norm: {"diameter": 2 * tau * norm},
-    "diameter": lambda tau, norm: {"diameter": tau},
-    "radius": lambda tau, norm: {"radius": tau},
-    None: lambda tau, norm: {},
-}
 
-
-def build_constraints(
-    model: nn.Module,
-    kind: str | RegionKind,
-    k_sparseness: int = 10,
-    k_frac: float = 0.05,
-    tau: float = 15.0,
-    mode: str | None = "initialization",
-) -> list[Region]:
-    """One region for each of `model.parameters()`, in their order (Miao et al., ICLR 2022).
-
-    `kind` is a key of CONSTRAINTS, or a class of regions with the same arguments. A tensor of n
-    entries has K = min(max(k_sparseness, floor(k_frac n)), n). `tau` is the L2 diameter (mode
-    "diameter"), the radius ("radius") or half the diameter in units of the tensor's mean L2 norm at
-    initialisation ("initialization"). Regions of kind "unconstraints" ignore all of these, and only
-    they accept mode None. Neither the model nor the global random state changes. The regions are
-    the same before and after `fully_shard`, and on the meta device. Raises ValueError for an
-    unknown kind or mode, for a size that is missing or not positive, and for parameters that FSDP1
-    has flattened.
-    """
-    build = kind if callable(kind) else CONSTRAINTS.get(kind)
-    if build is None:
-        raise ValueError(f"kind must be one of {', '.join(CONSTRAINTS)}, not {kind!r}")
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(map(str, MODES))}, not {mode!r}")
-    refuse_flattened(model.parameters())
-    sizes = [p.numel() for p in model.parameters()]
-    norms = [math.nan] * len(sizes)
-    if mode == "initialization" and kind != "unconstraints":
-        norms = _initial_norms(model)
-    constraints = []
-    for n, norm in zip(sizes, norms, strict=True):
-        k = min(max(k_sparseness, math.floor(k_frac * n)), n)
-        constraints.append(build(n, k, **MODES[mode](tau, norm)))
-    return constraints
-
-
-def make_feasible(model: nn.Module, constraints: list[Region]) -> None:
-    """Shift each of `model.parameters()` into its region, in place; frozen ones stay."""
-    with torch.no_grad():
-        for p, region in zip(model.parameters(), constraints, strict=True):
-            if not p.requires_grad:
-                continue
-            if is_sharded(p):
-                (shifted,) = together([applied(region.shift_inside, p)], [p])
-            else:
-                shifted = region.shift_inside(p)
-            entries(p).copy_(shifted)
-
-
-def gauges(model: nn.Module, constraints: list[Region]) -> dict[str, float]:
-    """How much of its region each of `model.named_parameters()` fills, by name.
-
-    A gauge of 1 means on the surface, and 0 at the origin; see Region.gauge. The result is empty if
-    a region has no gauge. Waits for the device.
-    """
-    if any(region.gauge is None for region in constraints):
-        return {}
-    with torch.no_grad():
-        pairs = zip(model.named_parameters(), constraints, strict=True)
-        return {name: _gauge(region, p) for (name, p), region in pairs}
-
-
-def _gauge(region: Region, p: Tensor) -> float:
-    if is_sharded(p) and not hasattr(region.gauge, "in_parts"):
-        p = p.full_tensor()
-    return region.gauge(p).item()
-
-
-def _initial_norms(model: nn.Module) -> list[float]:
+def initial_norms(model: nn.Module) -> list[float]:
     """For each of `model.parameters()`, the mean L2 norm of what its layer's initialiser draws.
 
     It is estimated from at most 100 draws on a copy of the layer, by its `reset_parameters`, or
@@ -126,7 +37,7 @@ def _initial_norms(model: nn.Module) -> list[float]:
 
 
 def _layer_norms(layer: nn.Module) -> dict[str, float]:
-    """The mean norm, as in `_initial_norms`, of each of the layer's own parameters."""
+    """The mean norm, as in `initial_norms`, of each of the layer's own parameters."""
     initialise = _initialiser(layer)
     if initialise is None:
         return {name: _norm(name, p) for name, p in layer.named_parameters(recurse=False)}
@@ -187,7 +98,7 @@ def _norm(name: str, p: Tensor) -> float:
             f"no reset_parameters draws the parameter {name!r} of a layer, and on the meta device"
             " it has no values either: give it values first, or use mode 'radius' or 'diameter'"
         )
-    flat = (p.detach().full_tensor() if is_sharded(p) else p.detach()).flatten()
+    flat = whole(p).flatten()
     return 1.0 if torch.equal(flat, flat[:1].expand_as(flat)) else flat.norm().item()
 
 

@@ -1,0 +1,93 @@
+"""What regions need of plain tensors: norms, and the largest entries."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+TINY = torch.finfo(torch.float64).tiny
+
+
+def is_local(x: Tensor) -> bool:
+    """Whether reading the values of `x` costs nothing: it is in this CPU's memory, and no subclass
+    of Tensor that stands for entries elsewhere."""
+    return x.is_cpu and type(x) in (Tensor, nn.Parameter)
+
+
+def scale(x: Tensor, factor: Tensor) -> Tensor:
+    """`x` times a number, rounded once: in half precision the number alone may not be finite."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return (x.to(dtype) * factor.to(dtype)).to(x.dtype)
+
+
+def lp_norm(x: Tensor, p: float) -> Tensor:
+    """The Lp norm of all entries of `x`, of which there may be none, as a float64 scalar tensor."""
+    if not x.numel():
+        return x.new_zeros((), dtype=torch.float64)
+    if not 2 < p < math.inf:
+        return torch.linalg.vector_norm(x, p, dtype=torch.float64)
+    # In units of the largest entry, whose powers could overflow, or all underflow.
+    largest = lp_norm(x, math.inf).clamp(min=TINY)
+    return largest * torch.linalg.vector_norm(x.double() / largest, p)
+
+
+def furthest_in_ball(rows: Tensor, p: float) -> Tensor:
+    """The point of the unit ball of the Lp norm, 1 < p < infinity, furthest along each row g.
+
+    It is sign(g_i) |g_i|^(q-1) / ||g||_q^(q-1), 1/p + 1/q = 1; 0 where g is all 0. It has at least
+    the precision of float32.
+    """
+    # Entries are divided by the largest magnitude, so that their powers neither overflow nor all
+    # underflow. Norms of half-precision gradients need more digits than their entries have.
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    tiny = torch.finfo(dtype).tiny
+    largest = rows.abs().amax(-1, keepdim=True).to(dtype)
+    scaled = rows.to(dtype) / largest.clamp(min=tiny)
+    q = p / (p - 1)
+    scaled /= torch.linalg.vector_norm(scaled, q, dim=-1, keepdim=True).clamp(min=tiny)
+    return scaled if q == 2 else scaled.abs().pow_(q - 1).mul_(scaled.sign())
+
+
+def largest_entries(magnitude: Tensor, k: int) -> Tensor:
+    """1 at the `k` largest entries of each row of `magnitude`, and 0 elsewhere.
+
+    Of entries that tie, the first are taken. It takes few operations and waits for no device.
+    """
+    if not is_local(magnitude) and magnitude.dtype != torch.float64:
+        return by_keys(magnitude, k)
+    threshold = _kth_largest(magnitude, k)
+    if is_local(magnitude):
+        # As numbers of the same type, which multiply faster than booleans.
+        chosen = torch.ge(magnitude, threshold, out=torch.empty_like(magnitude))
+        if chosen.count_nonzero(-1).max() <= k:
+            return chosen
+    return by_threshold(magnitude, threshold, k)
+
+
+def by_keys(magnitude: Tensor, k: int) -> Tensor:
+    """`largest_entries` as booleans, by integer keys that are all different within a row.
+
+    The upper bits of an entry's key are those of its magnitude, read as an integer, which keeps the
+    order. The lower bits are its distance from the end of the row, so that the first entry wins.
+    """
+    bits = magnitude.float().view(torch.int32)
+    from_end = torch.arange(magnitude.shape[-1], 0, -1, device=magnitude.device)
+    keys = torch.add(from_end, bits, alpha=1 << 31)
+    return keys >= keys.topk(k, sorted=False).values.amin(-1, keepdim=True)
+
+
+def by_threshold(magnitude: Tensor, threshold: Tensor, k: int) -> Tensor:
+    """`largest_entries` as booleans, from the K-th largest magnitude of each row."""
+    above, tied = magnitude > threshold, magnitude == threshold
+    room = k - above.sum(-1, keepdim=True)
+    return above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
+
+
+def _kth_largest(values: Tensor, k: int) -> Tensor:
+    """The K-th largest of each row; NumPy's selection is many times faster on the CPU."""
+    if is_local(values) and values.dtype in (torch.float32, torch.float64):
+        position = values.shape[-1] - k
+        rows = np.partition(values.detach().numpy(), position)
+        return torch.from_numpy(rows[..., position : position + 1])
+    return values.topk(k, sorted=False).values.amin(-1, keepdim=True)
