@@ -23,7 +23,7 @@ from torch import nn
 from utils.compute.device import pick_device, placed
 from utils.compute.measure import evaluate, zeros_by_parameter
 from utils.datasets import Dataset
-from utils.outputs.formats import FORMATS, check_formats
+from utils.outputs.formats import check_formats, write_pruned
 from utils.outputs.model_file import new_model, pruned_metadata
 from utils.outputs.onnx_file import InputImages
 from utils.outputs.trained_model import TrainedModel, load_chosen
@@ -72,10 +72,7 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
         print(f"Pruned models: {files.model.parent}/")
     wanted = len(prune.save_pruned) * len(prune.pruned_format)
     if sum(len(r.sizes) for r in results) < wanted:
-        raise RunError(
-            "--save_pruned: some files could not be written; the warnings say why; give the same"
-            " command again once that is solved"
-        )
+        raise RunError("--save_pruned: some files could not be written; the warnings say why")
 
 
 def prune_weights(
@@ -162,10 +159,12 @@ def save(
     sizes = {}
     for name, file in paths.items():
         try:
-            FORMATS[name].write(file, model, images, metadata)
+            write_pruned(file, name, model, images, metadata)
             sizes[name] = file.stat().st_size
+        except ValueError as error:
+            warn(f"--pruned_format {name}: {error}; choose another format")
         except RunError as error:
-            warn(str(error))
+            warn(f"{error}; give the same command again once that is solved")
     return sizes
 
 

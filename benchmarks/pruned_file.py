@@ -18,7 +18,7 @@ from machine import describe
 
 from models import build_model
 from utils.compute.timing import time_in_turns
-from utils.outputs.formats import write_safetensors
+from utils.outputs.formats import write_pruned
 from utils.outputs.model_file import new_model, pruned_metadata
 from utils.outputs.onnx_file import InputImages
 from utils.prune import load_pruned
@@ -44,8 +44,8 @@ def main() -> None:
         loads, sizes = [partial(load_dense, dense)], [dense.stat().st_size]
         for ratio in RATIOS:
             ranking.prune(ratio)
-            path = Path(folder, f"{ratio}.safetensors")
-            write_safetensors(path, model, images, pruned_metadata(config, {}))
+            path = Path(folder, f"{ratio}.npz")
+            write_pruned(path, "npz", model, images, pruned_metadata(config, {}))
             sizes.append(path.stat().st_size)
             loads.append(partial(load_pruned, path))
         times = time_in_turns(loads, 10, "cpu")

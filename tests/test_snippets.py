@@ -60,7 +60,7 @@ def test_the_network_of_ones_own_in_the_docs_is_trained(quick, tmp_path, monkeyp
 
 def test_each_format_is_loaded_in_a_program_of_ones_own(quick, trained, monkeypatch):
     pytest.importorskip("onnxruntime")
-    formats = ("--pruned_format", "safetensors", "state_dict", "onnx", "--ratios", 0.9)
+    formats = ("--pruned_format", "npz", "state_dict", "onnx", "--ratios", 0.9)
     flags = (*DIGITS, "--save_pruned", 0.9, *formats, "--output_dir", trained)
     status, _, err = quick("test_prune.py", *flags)
     assert status == 0, err

@@ -72,7 +72,7 @@ def test_results_that_are_missing_are_written(run, tmp_path):
     """A pruned file of a ratio that is new, and the settings beside a table of an older version."""
     for flags, count in (((), 0), (("--save_pruned", "0.9", "0.95"), 2)):
         assert run("--methods", "SGD", *flags)[0] == 0
-        assert len(list(tmp_path.rglob("*.safetensors"))) == count
+        assert len(list(tmp_path.rglob("saved_models/*.npz"))) == count
     (settings,) = tmp_path.rglob("SFW_prune_test/*.json")
     settings.unlink()
     assert run("--methods", "SGD")[0] == 0

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.outputs.formats import write_safetensors
+from utils.outputs.formats import write_pruned
 from utils.outputs.logs import configuration_line
 from utils.outputs.model_file import model_contents, new_model, pruned_metadata, write_contents
 from utils.outputs.onnx_file import InputImages
@@ -57,10 +57,10 @@ def test_a_bare_state_dict_has_no_settings_but_those_that_the_user_gave(bare):
 
 def test_a_pruned_bare_state_dict_has_no_settings_either(bare, tmp_path):
     trained = load_model_file(bare, MLP)
-    path = tmp_path / "pruned.safetensors"
+    path = tmp_path / "pruned.npz"
     metadata = pruned_metadata(trained.config, {"sparsity": 0.5}, trained.unknown)
     images = InputImages(1, 8, mean=(0.5,), std=(0.25,))
-    write_safetensors(path, trained.model, images, metadata)
+    write_pruned(path, "npz", trained.model, images, metadata)
     pruned = load_model_file(path, {})
     assert pruned.known_settings() == MLP | {"color_channel": 1, "image_size": 8}
     assert pruned.pruned_before == {"sparsity": 0.5}

@@ -42,6 +42,19 @@ def test_numbers_that_a_layer_counts_are_no_widths():
     assert widths_of(narrow, built()) == WIDTHS
 
 
+def test_layers_without_tensors_have_widths_too():
+    def network(width):
+        norm = nn.LayerNorm(width, elementwise_affine=False)
+        return nn.Sequential(nn.Linear(4, width), norm, nn.GroupNorm(2, width, affine=False))
+
+    wide, narrow, images = network(8), network(6), torch.randn(3, 4)
+    widths = widths_of(narrow, wide)
+    assert widths["1"] == {"normalized_shape": [6]} and widths["2"] == {"num_channels": 6}
+    set_widths(wide, widths, narrow.state_dict())
+    wide.load_state_dict(narrow.state_dict())
+    assert torch.equal(wide(images), narrow(images))
+
+
 def test_a_network_of_these_widths_has_the_same_outputs():
     narrow, model = sliced(), built()
     set_widths(model, WIDTHS, narrow.state_dict())

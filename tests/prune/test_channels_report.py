@@ -99,12 +99,12 @@ def test_score_and_rounding_are_those_of_the_flags(quick, trained, monkeypatch):
 
 def test_all_formats_hold_the_sliced_network(quick, trained):
     onnxruntime = pytest.importorskip("onnxruntime")
-    formats = ("--save_pruned", 0.5, "--pruned_format", "safetensors", "state_dict", "onnx")
+    formats = ("--save_pruned", 0.5, "--pruned_format", "npz", "state_dict", "onnx")
     flags = (*DIGITS, *CHANNELS, *formats, "--output_dir", trained)
     status, _, err = quick("test_prune.py", *flags)
     assert status == 0, err
     path = trained / "saved_models" / f"{NAME}_sparsity=0.5"
-    model = load_pruned(f"{path}.safetensors")
+    model = load_pruned(f"{path}.npz")
     state = torch.load(f"{path}.pt", weights_only=True)
     assert all(torch.equal(values, state[n]) for n, values in model.state_dict().items())
     (row,) = [r for r in read_csv(next(trained.rglob("*ratios=0,0.5.csv"))) if r["ratio"] == "0.5"]
@@ -123,12 +123,12 @@ def test_all_formats_hold_the_sliced_network(quick, trained):
 def test_a_sliced_network_is_tested_and_sliced_again(quick, trained):
     flags = (*DIGITS, *CHANNELS, "--save_pruned", 0.5, "--output_dir", trained)
     quick("test_prune.py", *flags)
-    path = trained / "saved_models" / f"{NAME}_sparsity=0.5.safetensors"
+    path = trained / "saved_models" / f"{NAME}_sparsity=0.5.npz"
     for further in ((*CHANNELS, "--save_pruned", 0.3), ("--save_pruned", 0.3)):
         again = ("test_prune.py", "--model_path", path, *further, "--output_dir", trained)
         status, out, err = quick(*again)
         assert status == 0 and "It is pruned already: " in out, err
-    first, *others = sorted(trained.rglob("*.safetensors"), key=lambda p: len(p.name))
+    first, *others = sorted(trained.rglob("saved_models/*.npz"), key=lambda p: len(p.name))
     counts = [sum(p.numel() for p in load_pruned(other).parameters()) for other in others]
     whole = sum(p.numel() for p in load_pruned(first).parameters())
     assert sorted(counts)[1] == whole > sorted(counts)[0]
@@ -140,6 +140,7 @@ def test_a_sliced_network_is_tested_and_sliced_again(quick, trained):
         ("ResNet18", "digits", (1, 32, 32)),
         ("VGG16", "cifar10", (3, 32, 32)),
         ("own_networks:vit", "digits", (1, 8, 8)),
+        ("networks:PlainLayerNorm", "digits", (1, 8, 8)),
     ],
 )
 def test_other_networks_are_sliced_and_loaded_bit_for_bit(
@@ -158,13 +159,13 @@ def test_other_networks_are_sliced_and_loaded_bit_for_bit(
     torch.save(build_model(arch, 10, shape[0], shape[1]).state_dict(), tmp_path / "random.pt")
     flags = ("--data", data, "--arch", arch, "--model_path", tmp_path / "random.pt")
     flags += ("--granularity", "channels", "--ratios", 0.3, "--save_pruned", 0.3)
-    flags += ("--pruned_format", "safetensors", "onnx")
+    flags += ("--pruned_format", "npz", "onnx")
     flags += ("--data_dir", tmp_path, "--output_dir", tmp_path)
     status, _, err = quick("test_prune.py", *flags)
     assert status == 0, err
     (row,) = read_csv(next(tmp_path.rglob("SFW_prune_test/*.csv")))
     assert 0.3 <= float(row["removed"]) < 0.5
-    loaded = load_pruned(next(tmp_path.rglob("*.safetensors")), arch=arch)
+    loaded = load_pruned(next(tmp_path.rglob("saved_models/*.npz")), arch=arch)
     images = torch.rand(4, *shape)
     mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (DATASETS[data].mean, DATASETS[data].std))
     inputs = (images - mean) / std
@@ -188,8 +189,8 @@ def test_a_recalibrated_network_is_saved(quick, write_npz, tmp_path, monkeypatch
     status, _, err = quick("test_prune.py", *flags, *own, "--bn_recalibrate", 8)
     assert status == 0, err
     (row,) = read_csv(next(tmp_path.rglob("SFW_prune_test/*.csv")))
-    assert list(row)[-3:] == ["accuracy", "recalibrated", "file_bytes"]
-    saved = load_pruned(next(tmp_path.rglob("*.safetensors")))
+    assert list(row)[-3:] == ["accuracy", "recalibrated", "npz_bytes"]
+    saved = load_pruned(next(tmp_path.rglob("saved_models/*.npz")))
     assert saved.bn1.running_mean.count_nonzero() > 0  # untrained: 0 before
     assert sum(p.numel() for p in saved.parameters()) == int(row["parameters"])
 

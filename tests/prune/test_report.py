@@ -1,16 +1,14 @@
 """What test_prune.py's options print and write."""
 
-import json
 import re
 
 import pytest
 import torch
 from runs import DIGITS, RUN, assert_refused, read_csv
-from safetensors import safe_open
 
 from models import build_model
 from utils.compute.measure import zeros_by_parameter
-from utils.outputs.model_file import model_contents, write_contents
+from utils.outputs.model_file import model_contents, read_contents, write_contents
 from utils.outputs.trained_model import load_trained
 from utils.prune import load_pruned
 from utils.prune.ranking import RATIOS, MagnitudeRanking
@@ -54,33 +52,32 @@ def test_pruned_models_are_saved_with_what_they_reached(quick, trained, folders)
     rows = read_csv(results / f"{RUN}.csv")
     assert [float(row["sparsity"]) for row in rows] == sorted({*RATIOS, 0.955})
     for ratio in ("0.9", "0.955"):
-        path = models / f"{RUN}_sparsity={ratio}.safetensors"
+        path = models / f"{RUN}_sparsity={ratio}.npz"
         (row,) = [row for row in rows if row["sparsity"] == ratio]
-        assert int(row["file_bytes"]) == path.stat().st_size
-        with safe_open(path, "pt") as file:
-            pruning = json.loads(file.metadata()["pruning"])
+        assert int(row["npz_bytes"]) == path.stat().st_size
+        pruning = read_contents(path, "")[0]["pruning"]
         assert pruning["sparsity"] == float(ratio)
         assert pruning["accuracy"] == pytest.approx(float(row["accuracy"]), abs=1e-4)
         left = sum(int((p != 0).sum()) for p in load_pruned(path).parameters())
         assert left == int(row["remaining"])
     assert f"\nPruned models: {models}/\n" in out
-    assert {row["file_bytes"] for row in rows if row["sparsity"] not in ("0.9", "0.955")} == {""}
+    assert {row["npz_bytes"] for row in rows if row["sparsity"] not in ("0.9", "0.955")} == {""}
     share = r" +90% +2,613 +\d+\.\d\d % +\d+ kB, \d+\.\d % of dense"
     assert re.search(share, out)
     log = (results / f"{RUN}.log").read_text()
-    assert re.search(rf"^Pruned_Model 0.9 \d+ bytes {RUN}_sparsity=0.9.safetensors$", log, re.M)
+    assert re.search(rf"^Pruned_Model 0.9 \d+ bytes {RUN}_sparsity=0.9.npz$", log, re.M)
 
 
 def test_own_ratios_take_the_place_of_the_nineteen_and_are_in_names(quick, trained, folders):
     results, layers, _ = folders
     flags = (*DIGITS, "--output_dir", trained)
     quick("test_prune.py", *flags, "--save_pruned", 0.995)
-    (pruned,) = trained.rglob("*.safetensors")
+    (pruned,) = trained.rglob("saved_models/*.npz")
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     own = ("--ratios", 0.995, 0.5, 0.995, 0.9, "--save_pruned", 0.995)
     status, out, err = quick("test_prune.py", *flags, *own)
     assert status == 0, err
-    assert list(trained.rglob("*.safetensors")) == [pruned]
+    assert list(trained.rglob("saved_models/*.npz")) == [pruned]
     before[pruned] = pruned.read_bytes()  # it is the same network at any list of ratios
     assert {path: path.read_bytes() for path in before} == before
     name = f"{RUN}_ratios=0.5,0.9,0.995"
@@ -105,7 +102,7 @@ def test_a_saved_pruned_model_is_tested_under_its_own_name(quick, trained, folde
     results, _, models = folders
     quick("test_prune.py", *DIGITS, "--save_pruned", 0.9, "--output_dir", trained)
     before = (results / f"{RUN}.csv").read_bytes()
-    path = models / f"{RUN}_sparsity=0.9.safetensors"
+    path = models / f"{RUN}_sparsity=0.9.npz"
     for script in ("test_weight_distribution.py", "test_prune.py"):
         status, out, err = quick(script, "--model_path", path, "--output_dir", trained)
         assert status == 0, err
@@ -123,7 +120,7 @@ def test_a_saved_pruned_model_is_tested_under_its_own_name(quick, trained, folde
 
 def test_a_pruned_model_of_other_settings_is_refused(quick, trained, folders):
     quick("test_prune.py", *DIGITS, "--save_pruned", 0.9, "--output_dir", trained)
-    path = folders[2] / f"{RUN}_sparsity=0.9.safetensors"
+    path = folders[2] / f"{RUN}_sparsity=0.9.npz"
     result = quick("test_prune.py", "--model_path", path, "--lr", 0.5, "--output_dir", trained)
     assert_refused(result, "error: --lr 0.5: ")
 
@@ -169,11 +166,11 @@ def test_accuracy_is_told_with_and_without_recalibration(quick, resnet, tmp_path
     status, out, err = quick("test_prune.py", *resnet, *flags)
     assert status == 0, err
     dense = torch.load(next(tmp_path.rglob("*.pt")), weights_only=True)["state_dict"]
-    saved = load_pruned(next(tmp_path.rglob("*.safetensors"))).state_dict()
+    saved = load_pruned(next(tmp_path.rglob("saved_models/*.npz"))).state_dict()
     assert not torch.equal(saved["bn1.running_mean"], dense["bn1.running_mean"])
     (path,) = tmp_path.rglob("SFW_prune_test/*_bn_recalibrate=20_*.csv")
     rows = read_csv(path)
-    assert list(rows[0])[3:] == ["accuracy", "recalibrated", "file_bytes"]
+    assert list(rows[0])[3:] == ["accuracy", "recalibrated", "npz_bytes"]
     log = path.with_suffix(".log").read_text().splitlines()
     assert log[1] == "Pruning Bn_Recalibrate: 20 Ratios: 0,0.1,0.5"
     for line, row in zip(log[2:], rows, strict=False):
@@ -227,10 +224,9 @@ def test_repairing_leaves_the_zeros_and_the_accuracies_without_it(scope, quick, 
             assert [row[column] for row in plain] == [row[column] for row in repaired]
     (path,) = results.glob("*repair=300.csv")
     rows = {row["sparsity"]: row for row in read_csv(path)}
-    assert list(rows["0.0"])[3:] == ["accuracy", "repaired", "file_bytes"]
+    assert list(rows["0.0"])[3:] == ["accuracy", "repaired", "npz_bytes"]
     assert re.search(r"^sparsity +remaining +accuracy +repaired  file$", out, re.M)
-    with safe_open(next(trained.rglob("*.safetensors")), "pt") as file:
-        pruning = json.loads(file.metadata()["pruning"])
+    pruning = read_contents(next(trained.rglob("saved_models/*.npz")), "")[0]["pruning"]
     assert (pruning["repair"], pruning["prune_scope"]) == (300, scope)
     for key, column in (("accuracy_uncorrected", "accuracy"), ("accuracy", "repaired")):
         assert pruning[key] == pytest.approx(float(rows["0.97"][column]), abs=1e-3)

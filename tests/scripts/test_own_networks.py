@@ -44,7 +44,7 @@ def test_torchvisions_resnet_is_trained_pruned_and_saved(quick, resnet, tmp_path
     prune = ("--ratios", 0.9, "--save_pruned", 0.9, "--bn_recalibrate", 4)
     status, out, err = quick("test_prune.py", *resnet, *prune)
     assert status == 0 and "torchvision.models:resnet18 with 11,181,642 parameters" in out, err
-    (path,) = tmp_path.rglob("data=digits_model=torchvision.models-resnet18_*.safetensors")
+    (path,) = tmp_path.rglob("data=digits_model=torchvision.models-resnet18_*.npz")
     model = load_pruned(path, arch="torchvision.models:resnet18")
     assert sum(int((p != 0).sum()) for p in model.parameters()) == 1_118_165
     status, out, err = quick("test_weight_distribution.py", *resnet[:6], "--model_path", path)
@@ -72,12 +72,12 @@ def folder_of(flags):
 def test_a_vision_transformer_is_exported_and_repaired(quick, vit):
     onnxruntime = pytest.importorskip("onnxruntime")
     prune = ("--ratios", 0.5, "--save_pruned", 0.5, "--repair", 64)
-    formats = ("--pruned_format", "safetensors", "state_dict", "onnx")
+    formats = ("--pruned_format", "npz", "state_dict", "onnx")
     status, _, err = quick("test_prune.py", *vit, *prune, *formats)
     assert status == 0, err
-    (path,) = folder_of(vit).rglob(f"{RUN}_repair=64_sparsity=0.5.safetensors")
+    (path,) = folder_of(vit).rglob(f"{RUN}_repair=64_sparsity=0.5.npz")
     model = load_pruned(path, arch="own_networks:vit")
-    state = torch.load(path.with_name(path.name.replace(".safetensors", ".pt")))
+    state = torch.load(path.with_name(path.name.replace(".npz", ".pt")))
     assert all(torch.equal(values, state[n]) for n, values in model.state_dict().items())
     dataset = Config(**VIT).load_dataset()
     session = onnxruntime.InferenceSession(path.with_suffix(".onnx"))
@@ -126,7 +126,7 @@ def test_a_file_never_chooses_what_code_is_run(quick, tmp_path, monkeypatch):
     assert quick("test_prune.py", *flags, "--ratios", 0.5, "--save_pruned", 0.5)[0] == 0
     monkeypatch.delitem(sys.modules, "nets_of_a_file")
     (tmp_path / "imported").unlink()
-    pruned = next(tmp_path.rglob("*.safetensors"))
+    pruned = next(tmp_path.rglob("saved_models/*.npz"))
     for path in (config.files.model, pruned):
         for script in ("test_prune.py", "test_weight_distribution.py"):
             result = quick(script, "--model_path", path)
@@ -156,7 +156,7 @@ def test_a_network_that_flattens_by_view_keeps_the_ordinary_memory_format(quick,
     assert quick("train_prune.py", *flags)[0] == 0
     status, _, err = quick("test_prune.py", *flags, "--ratios", 0.9, "--save_pruned", 0.9)
     assert status == 0, err
-    model = load_pruned(next(tmp_path.rglob("*.safetensors")), arch="own_networks:shared")
+    model = load_pruned(next(tmp_path.rglob("saved_models/*.npz")), arch="own_networks:shared")
     assert model.second.weight is model.first.weight
     entries = sum(p.numel() for p in model.parameters())
     zeros = sum(int((p == 0).sum()) for p in model.parameters())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models import build_model
-from utils.outputs.pruned_file import looks_packed, unpack
+from utils.outputs.npz_file import is_npz, unpack
 from utils.process.errors import UserError
 from utils.process.writing import atomic_write
 from utils.settings.config import Config
@@ -106,34 +106,41 @@ def read_contents(path: Path, advice: str) -> tuple[dict[str, Any], "hashlib._Ha
         raise UserError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
     if path.suffix == ".onnx":
         raise UserError(f"{path}: ONNX files are for other programs and are not read; {advice}")
-    if looks_packed(content):
+    try:
+        return _parse(content), hashlib.sha256(content)
+    except ValueError as error:
+        raise DamagedFileError(f"{path}: {error}; {advice}") from None
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    """What the bytes of a file hold. Raises ValueError, which says what is wrong with them."""
+    if not content:
+        raise ValueError("is empty")
+    if content.startswith(b"PK"):  # otherwise perhaps a bare state dict in PyTorch's older format
         try:
-            return unpack(content), hashlib.sha256(content)
-        except ValueError as error:
-            raise DamagedFileError(f"{path}: {error}; {advice}") from None
-    if problem := _damage(content):
-        raise DamagedFileError(f"{path}: {problem}; {advice}")
+            archive = zipfile.ZipFile(io.BytesIO(content))
+        except Exception:  # damaged bytes can raise any error
+            raise ValueError("is truncated") from None
+        if is_npz(archive):
+            return unpack(archive)
+        _check_archive(archive)
     try:
         with warnings.catch_warnings(action="ignore"):
             contents = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # damaged bytes can raise any error
+    except Exception:
         contents = None
     if not isinstance(contents, dict):
-        raise DamagedFileError(f"{path}: is no model file, or a damaged one; {advice}")
-    return contents, hashlib.sha256(content)
+        raise ValueError("is no model file, or a damaged one")
+    return contents
 
 
-def _damage(content: bytes) -> str | None:
-    """What is wrong with the bytes of a file written by torch.save, or None."""
-    if not content:
-        return "is empty"
-    if not content.startswith(b"PK"):
-        return None  # no archive: perhaps a bare state dict in PyTorch's older format
+def _check_archive(archive: zipfile.ZipFile) -> None:
+    """Raise ValueError for one that torch.save did not write, or whose bytes have changed."""
+    if any(entry.compress_type for entry in archive.infolist()):
+        raise ValueError("holds compressed data, which torch.save never writes")
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if any(r.compress_type for r in archive.infolist()):
-                return "holds compressed data, which torch.save never writes"
-            changed = archive.testzip()
-    except Exception:  # damaged bytes can raise any error
-        return "is truncated"
-    return changed and "is damaged: some of its bytes have changed"
+        changed = archive.testzip()
+    except Exception:
+        raise ValueError("is truncated") from None
+    if changed:
+        raise ValueError("is damaged: some of its bytes have changed")

@@ -113,10 +113,10 @@ def load_model_file(path: Path, explicit: Mapping[str, Any]) -> TrainedModel:
 def load_pruned(path: str | Path, arch: str | None = None) -> nn.Module:
     """The network that test_prune.py --save_pruned wrote to `path`, on the CPU, in evaluation mode.
 
-    Its `state_dict()` is an ordinary dense one, and its memory format is that of the tests, so that
-    its outputs are the same bit for bit. A network of your own needs its `arch`, as in
-    "nets:small": a file never chooses what code is run. Raises UserError when the file is missing
-    or damaged, and when it is of another `arch`.
+    Its `state_dict()` is an ordinary dense one. Its memory format is that of the test on a CPU,
+    channels_last for convolutions in most networks, so that its outputs are the same bit for bit. A
+    network of your own needs its `arch`, as in "nets:small": a file never chooses what code is run.
+    Raises UserError when the file is missing or damaged, and when it is of another `arch`.
     """
     trained = load_model_file(Path(path), {} if arch is None else {"arch": arch})
     return placed(trained.model, torch.device("cpu"), trained.config.image_shape).eval()
@@ -130,7 +130,7 @@ def _dense_model(
     files = config.files
     if "optimizer" in contents:  # a resume file, of a run that has not ended
         files = _files_named_after(path, digest, config)
-    return TrainedModel(_network(path, contents, config), config, files, path.name)
+    return TrainedModel(build_network(path, contents, config), config, files, path.name)
 
 
 def _pruned_model(
@@ -145,7 +145,7 @@ def _pruned_model(
     files = _files_named_after(path, digest, config)
     unknown = frozenset() if complete else _unknown(stored.keys() | explicit.keys())
     return TrainedModel(
-        _network(path, contents, config), config, files, path.name, unknown, pruning
+        build_network(path, contents, config), config, files, path.name, unknown, pruning
     )
 
 
@@ -155,7 +155,7 @@ def _bare_state_dict(
     """A model without settings: the flags, which must fit its tensors, say what it is."""
     config = Config(**explicit)
     files = _files_named_after(path, digest, config)
-    model = _network(path, contents, config)
+    model = build_network(path, contents, config)
     return TrainedModel(model, config, files, path.name, _unknown(explicit.keys()))
 
 
@@ -170,10 +170,11 @@ def _files_named_after(path: Path, digest: "hashlib._Hash", config: Config) -> R
     return RunFiles(config.output_dir, file_name({"sha256": digest.hexdigest()[:16]}, stem))
 
 
-def _network(path: Path, contents: dict[str, Any], config: Config) -> nn.Module:
+def build_network(path: Path, contents: dict[str, Any], config: Config) -> nn.Module:
     """The network of these settings with the weights of a model file or a bare state dict.
 
-    A sliced network's file states its widths, and it is built with these.
+    A sliced network's file states its widths, and it is built with these. Raises UserError where
+    the tensors are those of another network.
     """
     model, state = new_model(config), contents.get("state_dict", contents)
     try:

@@ -13,11 +13,12 @@ Widths = dict[str, dict[str, int | list[int]]]
 def widths_of(model: nn.Module, built: nn.Module) -> Widths:
     """The widths of `model`; `built` is a network of the same code, as it is built."""
     layers, widths = dict(built.named_modules()), {}
+    if all(_shapes(layer) == _shapes(layers[name]) for name, layer in model.named_modules()):
+        return {}  # it is not sliced: a number that differs is something that a layer counts
     for name, layer in model.named_modules():
-        if _shapes(layer) != _shapes(layers[name]):
-            before = _sizes(layers[name])
-            changed = {k: size for k, size in _sizes(layer).items() if size != before.get(k, size)}
-            widths |= {name: changed} if changed else {}
+        before = _sizes(layers[name])
+        changed = {k: size for k, size in _sizes(layer).items() if size != before.get(k, size)}
+        widths |= {name: changed} if changed else {}
     return widths
 
 

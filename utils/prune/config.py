@@ -72,8 +72,8 @@ class PruneConfig:
         " --bn_recalibrate or --repair if set, in saved_models/",
         type=float, allowed=Range(0, 1, excluded=(1,)), several=True, identifies_run=False)
     pruned_format: tuple[str, ...] = setting(
-        ("safetensors",), "pruning", "formats of --save_pruned, one or several. safetensors, the"
-        " default: a small file of the weights that are left, with the settings; state_dict: an"
+        ("npz",), "pruning", "formats of --save_pruned, one or several. npz, the default: NumPy's"
+        " compressed arrays, small since zeros take no room, with the settings; state_dict: an"
         " ordinary PyTorch state dict; onnx: the network itself, for other programs", type=str,
         choices=FORMATS, several=True, identifies_run=False)
     # fmt: on
@@ -91,7 +91,7 @@ class PruneConfig:
         for name in ("ratios", "save_pruned"):
             ratios = {abs(float(ratio)) for ratio in getattr(self, name)}  # -0 is 0
             object.__setattr__(self, name, tuple(sorted(ratios)))
-        if self.pruned_format != ("safetensors",) and not self.save_pruned:
+        if self.pruned_format != DEFAULTS["pruned_format"] and not self.save_pruned:
             raise UserError("--pruned_format: nothing is saved without --save_pruned; give ratios")
         object.__setattr__(self, "pruned_format", tuple(dict.fromkeys(self.pruned_format)))
 

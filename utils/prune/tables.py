@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.outputs.formats import FORMATS
 from utils.outputs.logs import write_csv
 from utils.outputs.trained_model import TrainedModel
 from utils.process.errors import UserError
@@ -93,7 +92,7 @@ def tested_columns(prune: PruneConfig, result: Any) -> dict[str, float | int | N
     if prune.correction:
         columns[prune.correction_column] = round(result.accuracy_after_correction, 4)
     if prune.save_pruned:
-        columns |= {FORMATS[name].column: result.sizes.get(name) for name in prune.pruned_format}
+        columns |= {f"{name}_bytes": result.sizes.get(name) for name in prune.pruned_format}
     return columns
 
 
