@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from constraints import Region, build_constraints, make_feasible
-from optim import LR_SCHEMES, SFW, ProjectedSGD, warm_up
+from optim import SFW, ProjectedSGD
 from utils.compute.device import autocast, check_compiler, compiled, pick_device, placed
 from utils.compute.measure import evaluation_batch_size
 from utils.datasets.batches import Batches
@@ -34,6 +34,7 @@ from utils.train.progress import EpochProgress
 from utils.train.run import TrainingRun, training_run
 from utils.train.sfw_init import learn_initial_scales
 from utils.train.step import TrainingStep, check_last_batch, last_sparsities
+from utils.train.trials import check_regions, check_schedule, learning_rates, reported
 
 
 def train(config: Config, world: World | None = None) -> None:
@@ -55,10 +56,12 @@ def train(config: Config, world: World | None = None) -> None:
         model = trainable_model(config, train_batches, parts=1 if config.sync_bn else world.size)
         size = evaluation_batch_size(model, dataset.test_images, config.test_batchsize)
         test_batches = dataset.test_batches(size, world.part(len(dataset.test_images)))
-        regions = build_constraints(
-            model, config.constraint, config.k_sparseness, config.k_frac, config.tau, config.mode
-        )
-        make_feasible(model, regions)
+        check_schedule(config, len(train_batches))
+        with reported(f"--constraint {config.constraint}"):
+            sizes = config.k_sparseness, config.k_frac, config.tau, config.mode
+            regions = build_constraints(model, config.constraint, *sizes)
+            check_regions(config, model, regions)
+            make_feasible(model, regions)
         run.open(model, dataset)
         if config.sfw_init and run.saved is None:
             # Batches from a generator of their own: training sees the same with and without.
@@ -76,14 +79,12 @@ def train(config: Config, world: World | None = None) -> None:
         run.begin(model, optimizer, generator)
 
         for epoch in run.epochs():
-            rates = LR_SCHEMES[config.lr_scheme](
-                epoch, config.epoch_num, len(train_batches), run.metrics["train_loss"]
-            )
-            rates = warm_up(rates, epoch * len(train_batches), config.warmup_steps)
+            losses = run.metrics["train_loss"]
+            rates = learning_rates(config, epoch, len(train_batches), losses)
             with run.saved_epoch():
-                progress = train_epoch(run, step, [config.lr * rate for rate in rates])
+                progress = train_epoch(run, step, rates)
                 accuracy = world.accuracy(model, test_batches, config.precision)
-                run.record(progress, accuracy, config.lr * rates[-1])
+                run.record(progress, accuracy, rates[-1])
         run.finish()
 
 

@@ -36,7 +36,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "SGD": dict(
         optimizer="SGD",
         constraint="unconstraints",
-        mode=None,
         lr=0.1,
         weight_decay=5e-4,
         lr_scheme="decrease_3",

@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import nn
 
-from models.check import dry_run
+from models.check import describe_error, dry_run
 from models.factory import build_from_factory, is_factory
 from models.mlp import Mlp
 from models.resnet import ResNet18
@@ -19,6 +19,7 @@ __all__ = [
     "ResNet18",
     "architecture",
     "build_model",
+    "describe_error",
     "dry_run",
     "is_factory",
 ]

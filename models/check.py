@@ -75,7 +75,7 @@ def _check_tensors(model: nn.Module) -> None:
 
 
 def describe_error(error: BaseException) -> str:
-    """The error in one line, with the last place outside of PyTorch where it came by."""
+    """An error in somebody's code in one line, with the last place of that code it came by."""
     text = str(error).strip().partition("\n")[0]
     described = f"{type(error).__name__}: {text}" if text else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)

@@ -14,6 +14,7 @@ from utils.datasets import DATASETS, describe_own
 (NPZ,) = blocks(PAGES["docs/own_data.md"], "python")
 (NETWORK,) = blocks(PAGES["docs/own_networks.md"], "python")
 (ADDITIONS,) = blocks(PAGES["docs/own_regions.md"], "python")
+(PRUNING_LOOP,) = blocks(PAGES["docs/own_loops.md"], "python")
 (TRAINING_LOOP,) = blocks(PAGES["README.md"], "python")
 (LOADING,) = blocks(PAGES["docs/pruning.md"], "python")
 (FORMATS,) = blocks(PAGES["docs/deployment.md"], "python")
@@ -29,7 +30,7 @@ def test_the_npz_of_ones_own_is_a_data_set(tmp_path, monkeypatch):
 
 
 def test_every_snippet_is_run_by_a_test():
-    run = {NPZ, NETWORK, ADDITIONS, TRAINING_LOOP, LOADING, FORMATS, SHARDED}
+    run = {NPZ, NETWORK, ADDITIONS, TRAINING_LOOP, PRUNING_LOOP, LOADING, FORMATS, SHARDED}
     assert {block for page in PAGES.values() for block in blocks(page, "python")} == run
 
 
@@ -86,6 +87,18 @@ def test_the_example_of_an_own_training_loop_runs_and_learns():
     assert all(p.isfinite().all() for p in names["model"].parameters())
 
 
+def test_the_loop_of_ones_own_prunes_recalibrates_and_slices(capsys):
+    pytest.importorskip("torch_pruning")
+    names = {}
+    exec(PRUNING_LOOP, names)
+    assert names["as_pruned"] > 0.9 and names["removed"] >= 0.5
+    networks = [names[name] for name in ("model", "sparse", "small")]
+    assert min(map(names["accuracy"], networks)) > 0.9
+    parameters = torch.cat([p.flatten() for p in names["sparse"].parameters()])
+    assert int((parameters == 0).sum()) >= int(0.9 * len(parameters))
+    assert len(names["small"][0].weight) < 16
+
+
 def test_additions_of_ones_own_train_and_are_pruned(tmp_path):
     (tmp_path / "own.py").write_text(ADDITIONS)
     done = subprocess.run(
@@ -102,6 +115,13 @@ def test_additions_of_ones_own_train_and_are_pruned(tmp_path):
     assert "constraint=box_constraints" in path.name and "lr_scheme=square_root" in path.name
     assert model["metrics"]["test_accuracy"][-1] > 80
     assert len(list((tmp_path / "saved_logs" / "SFW_prune_test").glob("*.png"))) == 1
+    told = subprocess.run(
+        [sys.executable, ROOT / "test_weight_distribution.py", "--model_path", path],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0 and f"picture: {path.stem}.png" in told.stdout, told.stderr
 
 
 def test_a_pruned_network_is_loaded(quick, trained, monkeypatch):

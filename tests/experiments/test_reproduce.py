@@ -43,7 +43,7 @@ def test_all_methods_are_trained_pruned_and_compared(run, tmp_path):
     (table,) = (tmp_path / "saved_logs" / "comparison").glob("*.md")
     rows = [line.split(" | ")[0] for line in table.read_text().splitlines()[2:]]
     assert rows == [
-        "| SGD unconstraints lr=0.1 lr_scheme=decrease_3 weight_decay=0.0005 mode=None, 2 seeds",
+        "| SGD unconstraints lr_scheme=decrease_3 weight_decay=0.0005, 2 seeds",
         "| SFW k_sparse_constraints, 2 seeds",
         "| SFW k_sparse_constraints sfw_init=1, 2 seeds",
     ]

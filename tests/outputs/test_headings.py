@@ -26,5 +26,10 @@ def test_the_settings_below_are_complete():
 
 def test_what_differs_between_runs_is_left_out():
     assert heading({"momentum": "0.9"}).title == "several networks on several data sets"
-    common = {"arch": "Mlp", "optimizer": "SGD", "lr": "0.1", "tau": "5"}
+    common = {
+        "arch": "Mlp",
+        "optimizer": "SGD",
+        "lr": "0.1",
+        "tau": "5",
+    }  # the rate is SGD's default
     assert heading(common).title == "Mlp on several data sets: SGD, tau 5"

@@ -7,7 +7,7 @@ from utils.outputs.formats import write_pruned
 from utils.outputs.logs import configuration_line
 from utils.outputs.model_file import model_contents, new_model, pruned_metadata, write_contents
 from utils.outputs.onnx_file import InputImages
-from utils.outputs.trained_model import load_model_file, load_trained
+from utils.outputs.trained_model import load_model_file, load_pruned, load_trained
 from utils.process.errors import UserError
 from utils.settings.config import Config
 
@@ -77,6 +77,30 @@ def test_a_bare_state_dict_does_not_pass_for_a_run(bare, tmp_path):
     with pytest.raises(UserError, match=r"was not written by train_prune.py; .* --model_path"):
         load_trained(config)
     assert load_model_file(config.files.model, MLP).unknown
+
+
+def test_a_network_is_read_though_its_region_and_schedule_are_in_no_table_here(tmp_path):
+    config = Config(**MLP, constraint="box", lr_scheme="my own", from_file=True)
+    path = tmp_path / "a.pt"
+    write_model(path, config)
+    trained = load_model_file(path, {"constraint": "box"})
+    assert trained.files.run == config.run_name
+    assert trained.heading().title == "Mlp on digits: SFW, box, lr_scheme my own"
+    with pytest.raises(UserError, match=r"--constraint disc: .*a.pt was trained with box"):
+        load_model_file(path, {"constraint": "disc"})
+    metadata = pruned_metadata(config, {"sparsity": 0.5})
+    pruned = tmp_path / "pruned.safetensors"
+    write_safetensors(pruned, trained.model, InputImages(1, 8, (0.5,), (0.25,)), metadata)
+    assert load_pruned(pruned).state_dict().keys() == trained.model.state_dict().keys()
+
+
+def test_a_file_cannot_name_a_region_that_leads_to_another_folder(tmp_path):
+    config = Config(**MLP)
+    contents = model_contents(new_model(config), config, 1, {})
+    contents["config"]["constraint"] = "../box"
+    write_contents(tmp_path / "a.pt", contents)
+    with pytest.raises(UserError, match=r"a.pt: holds invalid settings \(--constraint ../box"):
+        load_model_file(tmp_path / "a.pt", {})
 
 
 def test_settings_added_later_have_their_defaults(tmp_path):

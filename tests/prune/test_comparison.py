@@ -44,13 +44,18 @@ def test_runs_are_labelled_by_what_differs(table):
     assert labels(table("a", seed=3), table("b", seed=3, tau=5.0)) == ["tau=15", "tau=5"]
     assert labels(table("a"), table("b", **sgd)) == [
         "SFW k_sparse_constraints",
-        "SGD unconstraints lr=0.1 mode=None",
+        "SGD unconstraints",
     ]
     pruned = table("c", prune=dict(allocation="lamp", bn_recalibrate=9), corrected=91.0)
     assert labels(table("a", arch="Mlp"), pruned) == [
         "Mlp",
         "ResNet18 allocation=lamp bn_recalibrate=9",
     ]
+
+
+def test_runs_in_a_region_that_is_in_no_table_here_are_compared(table):
+    own = table("a", constraint="box", from_file=True), table("b")
+    assert labels(*own) == ["box", "k_sparse_constraints"]
 
 
 def test_names_that_begin_alike_are_not_cut_in_the_middle(table):

@@ -33,6 +33,8 @@ BAD_FLAGS = {
     "--sfw_init 2": "--sfw_init 2: choose one of 0, 1",
     "--sfw_init_iters 0": "--sfw_init_iters 0: must be at least 1",
     "--sfw_init 1 --optimizer SGD --constraint unconstraints": "--sfw_init 1: needs a bounded",
+    "--optimizer SGD --sfw_init 1": "--sfw_init 1: needs a bounded region",
+    "--optimizer SGD --tau 5": "--tau 5: is of a region, and SGD has none unless --constraint",
     "--lr 0": "--lr 0: must be greater than 0",
     "--lr -0.1": "--lr -0.1: must be greater than 0",
     "--lr 1.01": "--lr 1.01: SFW takes a learning rate of at most 1",

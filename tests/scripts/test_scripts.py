@@ -171,9 +171,9 @@ def test_two_runs_with_one_seed_agree_bit_for_bit(data, quick, tmp_path, write_n
 @pytest.mark.parametrize(
     "flags",
     [
-        "--optimizer SGD --lr 0.1 --constraint unconstraints",
+        "--optimizer SGD --weight_decay 1e-4",
         "--optimizer SGD --lr 0.1 --constraint unconstraints --mode None",
-        "--optimizer SGD --lr 0.1 --weight_decay 1e-4",
+        "--optimizer SGD --constraint k_sparse_constraints",
         "--optimizer SGD --lr 0.1 --constraint l2_constraints",
         "--constraint l2_constraints --mode radius --tau 30",
         "--mode diameter --tau 300 --rescale diameter --lr_scheme keep",
@@ -182,7 +182,8 @@ def test_two_runs_with_one_seed_agree_bit_for_bit(data, quick, tmp_path, write_n
         "--k_sparseness 1000000 --k_frac 1 --test_batchsize 1000",
         "--sfw_init 1 --sfw_init_iters 3",
         "--sfw_init 1 --sfw_init_iters 3 --constraint l2_constraints --precision bf16",
-        "--sfw_init 1 --sfw_init_iters 3 --optimizer SGD --lr 0.1 --train_batchsize 1",
+        "--sfw_init 1 --sfw_init_iters 3 --optimizer SGD --constraint k_sparse_constraints"
+        " --train_batchsize 1",
     ],
 )
 def test_settings_train_and_test(flags, quick, tmp_path):
@@ -222,7 +223,7 @@ def test_help_states_every_flag_and_default(script):
             is_flag = field.metadata["group"] is not None
             assert (f"--{field.name}" in done.stdout) == is_flag
         text = " ".join(done.stdout.split())
-        assert "(default: k_sparse_constraints)" in text
+        assert "(default: k_sparse_constraints for SFW, unconstraints for SGD)" in text
         assert "(default: 1 for SFW, 0.1 for SGD)" in text and "default: None" not in text
         assert ("--model_path" in done.stdout) == (name != "train_prune.py")
 

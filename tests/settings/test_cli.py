@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from constraints import MODES
+from optim import LR_SCHEMES
 from utils.process.errors import UserError
 from utils.prune.config import PruneConfig
 from utils.settings.cli import Parser
@@ -74,6 +75,19 @@ def test_help_states_what_momentum_is_for_both_optimizers():
 
 def test_help_states_the_formula_of_k():
     assert "K = min(max(k_sparseness, floor(k_frac n)), n)" in help_of("k_sparseness")
+
+
+def test_help_has_the_first_line_of_what_users_add_to_a_table(monkeypatch):
+    def thirds(epoch, epochs, steps, losses):
+        """Falls to a third, by 66 %.
+
+        More on this.
+        """
+
+    monkeypatch.setitem(LR_SCHEMES, "thirds", thirds)
+    assert "thirds: Falls to a third, by 66 %% (default" in help_of("lr_scheme")
+    assert "keep: " not in help_of("lr_scheme")  # which the text itself explains
+    assert Config(lr_scheme="thirds").lr_scheme == "thirds"
 
 
 def test_help_takes_a_default_with_a_percent_sign():

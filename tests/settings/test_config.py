@@ -20,7 +20,6 @@ from utils.settings.names import file_name, percent
 SETTINGS = {
     "data": st.sampled_from(list(DATASETS)),
     "arch": st.sampled_from(list(ARCHITECTURES)),
-    "constraint": st.sampled_from(list(CONSTRAINTS)),
     "lr": st.floats(1e-300, 1e9),
     "lr_scheme": st.sampled_from(list(LR_SCHEMES)),
     "warmup_steps": st.integers(0, 2**31 - 1),
@@ -39,9 +38,14 @@ SETTINGS = {
     "seed": st.integers(0, 2**31 - 1),
     "precision": st.sampled_from(["fp32", "bf16"]),
 }
+# With a region: without one SGD refuses the size of one.
+SGD = st.fixed_dictionaries(
+    {"optimizer": st.just("SGD"), "constraint": st.sampled_from(list(CONSTRAINTS))},
+    optional=SETTINGS,
+)
 
 
-@given(st.fixed_dictionaries({"optimizer": st.just("SGD")}, optional=SETTINGS))
+@given(SGD)
 def test_names_are_short_readable_and_safe(settings):
     name = Config(**settings).run_name
     assert len(name.encode()) < 200
@@ -49,16 +53,13 @@ def test_names_are_short_readable_and_safe(settings):
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789=._+-")
 
 
-@given(
-    st.fixed_dictionaries({"optimizer": st.just("SGD")}, optional=SETTINGS),
-    st.fixed_dictionaries({"optimizer": st.just("SGD")}, optional=SETTINGS),
-)
+@given(SGD, SGD)
 def test_two_settings_share_a_name_only_if_they_are_the_same(a, b):
     a, b = Config(**a), Config(**b)
     assert (a.run_name == b.run_name) == (a == b)
 
 
-@given(st.fixed_dictionaries({"optimizer": st.just("SGD")}, optional=SETTINGS), st.data())
+@given(SGD, st.data())
 def test_changing_one_setting_changes_the_name(settings, data):
     key = data.draw(st.sampled_from(sorted(SETTINGS)))
     a, b = Config(**settings), Config(**settings | {key: data.draw(SETTINGS[key])})
@@ -103,13 +104,42 @@ def test_each_optimizer_has_its_own_default_learning_rate():
     assert Config(optimizer="SGD").as_dict()["lr"] == 0.1  # what a model file holds
 
 
-def test_files_of_sgd_runs_are_found_by_the_flags_that_made_them():
-    """These runs were named when the default learning rate was 1 for both optimizers."""
-    unnamed = "data=cifar10_model=ResNet18_optimizer=SGD_constraint=k_sparse_constraints"
-    assert Config(optimizer="SGD", lr=1.0).run_name == unnamed
-    assert Config(optimizer="SGD", lr=0.1).run_name == f"{unnamed}_lr=0.1"
-    assert Config(optimizer="SGD").run_name == f"{unnamed}_lr=0.1"
-    assert Config(optimizer="SFW", lr=0.1).run_name.endswith("k_sparse_constraints_lr=0.1")
+def test_a_name_leaves_out_the_default_learning_rate_of_each_optimizer_and_shows_others():
+    sgd = "data=cifar10_model=ResNet18_optimizer=SGD_constraint=unconstraints"
+    assert Config(optimizer="SGD").run_name == Config(optimizer="SGD", lr=0.1).run_name == sgd
+    assert Config(optimizer="SGD", lr=1.0).run_name == f"{sgd}_lr=1"
+    assert Config(lr=1.0).run_name == Config().run_name
+    assert Config(lr=0.1).run_name == f"{Config().run_name}_lr=0.1"
+
+
+PLAIN_SGD = [
+    {},
+    {"mode": None},
+    {"constraint": "unconstraints"},
+    {"constraint": "unconstraints", "mode": None},
+    {"constraint": "unconstraints", "mode": "radius"},
+]
+
+
+@pytest.mark.parametrize("flags", PLAIN_SGD, ids=str)
+def test_sgd_without_a_region_is_one_run_however_it_is_written(flags):
+    assert Config(optimizer="SGD", **flags) == Config(optimizer="SGD")
+    assert Config(optimizer="SGD", **flags).mode is None
+
+
+@pytest.mark.parametrize("size", [{"tau": 3.0}, {"k_frac": 0.1}, {"mode": "radius"}], ids=str)
+def test_the_size_of_a_region_is_refused_where_sgd_has_none(size):
+    with pytest.raises(UserError, match=f"--{next(iter(size))} .* SGD has none unless --constrain"):
+        Config(optimizer="SGD", **size)
+    Config(optimizer="SGD", constraint="l2_constraints", **size)
+
+
+@pytest.mark.parametrize("name", ["constraint", "lr_scheme"])
+def test_a_file_may_name_what_is_in_no_table_here_but_no_other_folder(name):
+    assert f"{name}=my box" in Config(**{name: "my box"}, from_file=True).run_name
+    for settings in ({name: "my box"}, {name: "../box", "from_file": True}):
+        with pytest.raises(UserError, match=f"--{name} .*box: choose one of"):
+            Config(**settings)
 
 
 def test_where_a_run_is_kept_and_tested_does_not_change_its_name():

@@ -120,6 +120,25 @@ def test_a_resume_file_is_tested_like_a_model_under_a_name_of_its_own(quick, sto
     assert len(written) == 5 and all(".resume_sha256=" in path.name for path in written)
 
 
+@pytest.mark.parametrize("script", ["test_prune.py", "test_weight_distribution.py"])
+def test_a_test_of_a_run_that_was_stopped_names_the_file_to_go_on_from(script, quick, stopped):
+    stopped.previous_resume.unlink()
+    result = quick(script, *FLAGS, "--output_dir", stopped.output_dir)
+    assert_refused(result, f"goes on, and --model_path {stopped.resume} tests what it has reached")
+    stopped.resume.rename(stopped.previous_resume)  # between the two renames of a save
+    result = quick(script, *FLAGS, "--output_dir", stopped.output_dir)
+    assert_refused(result, f"--model_path {stopped.previous_resume} tests what it has reached")
+
+
+def test_a_run_that_goes_on_with_another_number_of_threads_says_so(quick, stopped, monkeypatch):
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    status, _, err = go_on(quick, stopped)
+    assert status == 0
+    assert err.startswith(f"note: {stopped.resume}: is of a run with {threads} threads, and this")
+    assert err.count("\n") == 1 and f"with OMP_NUM_THREADS={threads} they do not" in err
+
+
 def test_a_disk_that_is_full_for_a_while_costs_nothing(quick, tmp_path, fill_disk, uninterrupted):
     fill_disk(lambda n: 5 <= n <= 8)  # the log, twice, the table and the resume file
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)

@@ -1,12 +1,12 @@
 """What stands above a picture, for people to read, and in small letters below it."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from utils.settings.config import NAMED_ALWAYS, Config, default_of
+from utils.settings.config import NAMED_ALWAYS, defaults_beside
+from utils.settings.fields import differing
 from utils.settings.names import plain
 
 # Values and settings in words; others stand as the command line has them.
@@ -42,20 +42,15 @@ def heading(
     and the method, then the settings that are not at their defaults, then the `further` settings
     and the `remarks`. What is missing in `training` differs between the runs or is unknown.
     """
-    data, arch, own_data = (training.get(name) for name in ("data", "arch", "own_data"))
-    training = {name: value for name, value in training.items() if name != "own_data"}
     parts = [_words(training[name]) for name in ("optimizer", "constraint") if name in training]
-    for field in dataclasses.fields(Config):
-        default = default_of(field, data, arch, own_data) if data and arch else field.default
-        if default is None or field.name in NAMED_ALWAYS:  # None depends on data set or network
-            continue
-        value = training.get(field.name, default)
-        if plain(value) != plain(default):
-            parts.append(_phrase(field.name, value))
-    parts += [*(_phrase(name, value) for name, value in further.items()), *remarks]
-    subject = f"{arch or 'several networks'} on {_words(data or 'several data sets')}"
+    shown = differing(training, defaults_beside(training)) | dict(further)
+    parts += [_phrase(name, value) for name, value in shown.items() if name not in NAMED_ALWAYS]
+    parts += remarks
+    arch = training.get("arch", "several networks")
+    subject = f"{arch} on {_words(training.get('data', 'several data sets'))}"
     title = f"{subject}: {', '.join(parts)}" if parts else subject
-    settings = (f"{name} {plain(value)}" for name, value in {**training, **further}.items())
+    listed = {n: v for n, v in {**training, **further}.items() if n != "own_data"}
+    settings = (f"{name} {plain(value)}" for name, value in listed.items())
     return Heading(title, ",  ".join(text.replace(" ", "\u00a0") for text in settings))
 
 

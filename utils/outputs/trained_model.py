@@ -83,6 +83,12 @@ def load_trained(config: Config) -> TrainedModel:
     Raises UserError when there is none, or when its file holds something else.
     """
     path = config.files.model
+    unfinished = [file for file in config.files.resumable if file.is_file()]
+    if unfinished and not path.is_file():
+        raise UserError(
+            f"{path}: the training was stopped before its end; train_prune.py with the same flags"
+            f" goes on, and --model_path {unfinished[0]} tests what it has reached"
+        )
     if not path.is_file():
         raise UserError(
             f"{path}: no such model; train it first, with train_prune.py and the same flags,"
@@ -207,7 +213,8 @@ def _config_in_file(
     if not complete:
         names = [name for name in names if name in stored]
     try:
-        config = Config(**{name: stored[name] for name in names if name in stored})
+        known = {name: stored[name] for name in names if name in stored}
+        config = Config(**known, from_file=True)
     except UserError as error:
         raise UserError(f"{path}: holds invalid settings ({error}); train it again") from None
     settings = {name: getattr(config, name) for name in names}
@@ -228,4 +235,4 @@ def _config_in_file(
                 f"--{name} {plain(explicit[name])}: {path} was trained with"
                 f" {plain(settings[name])}; give that, or the path of another model"
             )
-    return Config(**dict(explicit) | settings)
+    return Config(**dict(explicit) | settings, from_file=True)

@@ -10,14 +10,13 @@ from utils.outputs.headings import Heading, heading
 from utils.outputs.plots import Curves, plot_comparison
 from utils.process.errors import UserError, warn
 from utils.process.writing import atomic_write, check_writable
-from utils.prune.config import CORRECTIONS, SETTINGS, PruneConfig
+from utils.prune.config import CORRECTIONS, DEFAULTS, PruneConfig
 from utils.prune.tables import SHOWN, is_of_channels, read_accuracies, read_settings
-from utils.settings.config import LABELS, NAMED_ALWAYS, default_of
-from utils.settings.fields import identifying_settings
+from utils.settings.config import FIELDS, LABELS, NAMED_ALWAYS, defaults_beside
+from utils.settings.fields import differing, identifying_settings
 from utils.settings.names import RunFiles, file_name, percent, plain, results_line
 
 PRUNED_BEFORE = "pruned_before"  # the sparsity of a model that was already pruned, or "None"
-OF_DATA = ("color_channel", "image_size")
 OF_PRUNING = (*identifying_settings(PruneConfig()), PRUNED_BEFORE)
 
 
@@ -25,12 +24,14 @@ OF_PRUNING = (*identifying_settings(PruneConfig()), PRUNED_BEFORE)
 class Curve:
     """The accuracies of one network by ratio, and the settings that identify it.
 
-    `settings` has values as text. If some settings of the training are unknown, these are missing,
-    and `model_file` is the name of the network's file, by which its curve is labelled.
+    `settings` has values as text, and `notable` names those that are not at their defaults. If some
+    settings of the training are unknown, these are missing, and `model_file` is the name of the
+    network's file, by which its curve is labelled.
     """
 
     table: Path
     settings: dict[str, str]
+    notable: frozenset[str]
     accuracies: dict[float, float]
     model_file: str | None = None
 
@@ -68,12 +69,13 @@ def compare(tables: Sequence[Path], output_dir: Path) -> None:
 
 def heading_of(curves: Sequence[Curve]) -> Heading:
     """The heading of a picture of these curves: the settings that they have in common."""
-    first, *others = (curve.settings for curve in curves)
-    common = {n: v for n, v in first.items() if all(o.get(n) == v for o in others)}
+    first, *others = curves
+    common = {
+        n: v for n, v in first.settings.items() if all(o.settings.get(n) == v for o in others)
+    }
     training = {name: value for name, value in common.items() if name not in OF_PRUNING}
-    pruning = {name: value for name, value in common.items() if name in OF_PRUNING}
-    differing = {n: v for n, v in pruning.items() if v != _default(n, {})}
-    return heading(training, differing)
+    pruning = {n: v for n, v in common.items() if n in OF_PRUNING and n in first.notable}
+    return heading(training, pruning)
 
 
 def read_curves(table: Path) -> list[Curve]:
@@ -85,16 +87,16 @@ def read_curves(table: Path) -> list[Curve]:
             " test_prune.py again with the flags of that run"
         )
     known = run.training | run.pruning
-    if own := known.pop("own_data", None):  # without it, the default of these is None
-        defaults = {n: default_of(SETTINGS[n], known["data"], known["arch"], own) for n in OF_DATA}
-        known |= {name: None for name, value in defaults.items() if known.get(name) == value}
     known[PRUNED_BEFORE] = run.pruned_before and run.pruned_before.get("sparsity")
+    defaults = defaults_beside(run.training) | DEFAULTS | {PRUNED_BEFORE: None}
+    known.pop("own_data", None)
     model_file = None if run.training_known else run.model_file
     curves = []
     for column, accuracies in columns.items():
         others = [flag for flag, its_column in CORRECTIONS.items() if its_column != column]
         settings = {n: plain(v) for n, v in (known | dict.fromkeys(others, 0)).items()}
-        curves.append(Curve(table, settings, accuracies, model_file))
+        notable = frozenset(differing(settings, defaults))
+        curves.append(Curve(table, settings, notable, accuracies, model_file))
     return curves
 
 
@@ -134,11 +136,11 @@ def labels_of(curves: Sequence[Curve]) -> list[str]:
     Curves that differ in the seed alone share a label, which states their number. Other curves of
     equal settings are distinguished by their paths.
     """
-    names = [name for name in (*SETTINGS, PRUNED_BEFORE) if name != "seed"]
-    differing = [n for n in names if len({c.settings[n] for c in curves if n in c.settings}) > 1]
+    names = [name for name in (*FIELDS, *OF_PRUNING) if name != "seed"]
+    differ = [n for n in names if len({c.settings[n] for c in curves if n in c.settings}) > 1]
     groups: dict[str, list[int]] = {}
     for i, curve in enumerate(curves):
-        groups.setdefault(_label(curve, differing), []).append(i)
+        groups.setdefault(_label(curve, differ), []).append(i)
     labels = {}
     for label, members in groups.items():
         count = len(members)
@@ -151,7 +153,7 @@ def labels_of(curves: Sequence[Curve]) -> list[str]:
     return [labels[i] for i in range(len(labels))]
 
 
-def _label(curve: Curve, differing: Sequence[str]) -> str:
+def _label(curve: Curve, differ: Sequence[str]) -> str:
     """The settings of a curve that differ from those of others, except defaults.
 
     If all of them are defaults, they are shown nevertheless. A curve whose training settings are
@@ -159,22 +161,15 @@ def _label(curve: Curve, differing: Sequence[str]) -> str:
     """
     own = curve.settings
     texts = {name: own[name] if name in NAMED_ALWAYS else f"{name}={own[name]}" for name in own}
-    shown = [n for n in differing or NAMED_ALWAYS if n in own]
+    shown = [n for n in differ or NAMED_ALWAYS if n in own]
     if curve.model_file is not None:
         shown = [name for name in shown if name in OF_PRUNING]
-    chosen = [n for n in shown if n in NAMED_ALWAYS or own[n] != _default(n, own)]
+    chosen = [n for n in shown if n in NAMED_ALWAYS or n in curve.notable]
     if curve.model_file is not None:
         return " ".join([Path(curve.model_file).stem, *(texts[name] for name in chosen)])
     if not chosen:  # a correction that is switched off is not worth a word
         chosen = [n for n in shown if n not in (*CORRECTIONS, PRUNED_BEFORE)] or NAMED_ALWAYS
     return " ".join(texts[name] for name in chosen)
-
-
-def _default(name: str, own: dict[str, str]) -> str:
-    """The default of a setting, which for some of the training depends on others in `own`."""
-    if name in OF_PRUNING:
-        return plain(None if name == PRUNED_BEFORE else SETTINGS[name].default)
-    return plain(default_of(SETTINGS[name], own["data"], own["arch"]))
 
 
 def _distinguishing_ends(tables: Sequence[Path]) -> list[str]:

@@ -10,12 +10,12 @@ from utils.process.errors import UserError
 from utils.prune.allocation import ALLOCATIONS, SCOPES
 from utils.prune.channel_scores import SCORES
 from utils.prune.ranking import RATIOS
-from utils.settings.config import Config
 from utils.settings.fields import (
     COUNT,
     LARGEST_INT,
     Range,
     check_values,
+    differing,
     identifying_settings,
     setting,
 )
@@ -132,7 +132,7 @@ class PruneConfig:
         """
         defaults = DEFAULTS | {"ratios": GRANULARITIES[self.granularity]}
         settings = identifying_settings(self) | ({"ratios": self.ratios} if ratios else {})
-        return {name: value for name, value in settings.items() if value != defaults[name]}
+        return differing(settings, defaults)
 
     def files(self, unpruned: RunFiles) -> RunFiles:
         """The paths of results: `unpruned`, with the settings of `in_name` added to the name."""
@@ -146,9 +146,3 @@ class PruneConfig:
 
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(PruneConfig)}
-SETTINGS = {
-    f.name: f
-    for kind in (Config, PruneConfig)
-    for f in dataclasses.fields(kind)
-    if f.metadata["group"]
-}

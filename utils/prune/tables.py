@@ -139,7 +139,7 @@ def read_settings(table: Path) -> TableSettings:
     path, advice = table.with_suffix(".json"), "run test_prune.py again with the flags of that run"
     try:
         stored = TableSettings(**json.loads(path.read_text()))
-        training = identifying_settings(Config(**stored.training))
+        training = identifying_settings(Config(**stored.training, from_file=True))
         if not {"data", "arch"} <= stored.training.keys():
             raise KeyError("every run has these")
         if not stored.training_known:

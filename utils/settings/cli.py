@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from utils.settings.fields import path
 from utils.settings.names import plain
 
 Settings = TypeVar("Settings")
+
+OURS = ("constraints", "optim")  # packages with tables to which users add entries of their own
 
 GROUPS = {
     "data": "data",
@@ -72,7 +75,10 @@ class Parser(argparse.ArgumentParser):
         also = setting.metadata["also"]
         listed = [*map(str, choices or ()), *([also.written] if also else ())]
         group = self.groups[setting.metadata["group"]]
-        text = setting.metadata["help"].replace("%", "%%")
+        text = setting.metadata["help"]
+        if setting.metadata["extensible"]:
+            text += _added_entries(choices)
+        text = text.replace("%", "%%")
         if setting.metadata["type"] is bool:
             group.add_argument(f"--{setting.name}", action="store_true", help=text)
             return
@@ -134,6 +140,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help lists the flags and their values")
+
+
+def _added_entries(table: Mapping[str, Any]) -> str:
+    """What users say of the entries that they added to a table: the first lines of docstrings."""
+    code = {n: e for n, e in table.items() if isinstance(e, type) or inspect.isfunction(e)}
+    added = {n: e.__doc__ for n, e in code.items() if e.__module__.split(".")[0] not in OURS}
+    lines = {n: text.strip().splitlines()[0].rstrip(".") for n, text in added.items() if text}
+    return "".join(f"; {name}: {line}" for name, line in lines.items())
 
 
 def _metavar(setting: dataclasses.Field) -> str:

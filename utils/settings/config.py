@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from utils.settings.fields import (
     Form,
     Range,
     check_values,
+    differing,
     identifying_settings,
     none_or_text,
     path,
@@ -37,10 +38,13 @@ from utils.settings.names import RunFiles, file_name, plain
 
 LABELS = {"arch": "model"}  # settings whose label in names and logs is not the flag's name
 NAMED_ALWAYS = ("data", "arch", "optimizer", "constraint")  # in names even at their defaults
-DEFAULT_LR = {"SFW": 1.0, "SGD": 0.1}
-# Names leave this learning rate out for every optimizer: it was the default of both when runs were
-# first named, and those runs are still to be found.
-UNNAMED_LR = 1.0
+NO_REGION = "unconstraints"
+# The defaults that depend on the optimizer.
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "SFW": {"lr": 1.0, "constraint": "k_sparse_constraints"},
+    "SGD": {"lr": 0.1, "constraint": NO_REGION},
+}
+SIZES_OF_REGIONS = ("k_sparseness", "k_frac", "tau", "mode")
 LARGEST_SIDE = 4096  # of images, in pixels
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"  # wherever the scripts are started
 
@@ -53,7 +57,12 @@ MODE_HELP = (
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of a run. Raises UserError for an invalid value or combination of values."""
+    """All settings of a run. Raises UserError for an invalid value or combination of values.
+
+    The order of the fields is that of their values in names and logs: a field that moves renames
+    runs. Settings `from_file` may name a region and a schedule that are not in the tables here:
+    only a training needs these.
+    """
 
     # fmt: off
     data: str = setting(
@@ -64,11 +73,12 @@ class Config:
         " torchvision.models:resnet18 or, from a file nets.py in the current folder, nets:small",
         choices=ARCHITECTURES, also=Form("MODULE:FACTORY", is_factory))
     optimizer: str = setting(
-        "SFW", "method", "stochastic Frank-Wolfe, or SGD with momentum and projection onto the"
-        " region", choices=DEFAULT_LR)
-    constraint: str = setting(
-        "k_sparse_constraints", "method", "feasible region of each parameter tensor: K-sparse"
-        " polytope, L2 ball, or none (SGD only)", choices=CONSTRAINTS)
+        "SFW", "method", "stochastic Frank-Wolfe, or SGD with momentum, which --constraint projects"
+        " onto a region after each step", choices=OPTIMIZERS)
+    constraint: str | None = setting(
+        None, "method", "feasible region of each parameter tensor: K-sparse polytope, L2 ball, or"
+        " none (SGD only) (default: k_sparse_constraints for SFW, unconstraints for SGD)",
+        choices=CONSTRAINTS, extensible=True)
     train_batchsize: int = setting(
         128, "training", "images in a training step", type=int, allowed=COUNT)
     test_batchsize: int = setting(
@@ -83,7 +93,7 @@ class Config:
         " one and two thirds of the epochs; dynamic_change does so, too, and from epoch 25 on"
         " multiplies it every 5 epochs by 0.7 where the training loss rises, and by 1.06 where it"
         " falls; keep leaves it; cosine and linear lower it to 0 with every step",
-        choices=LR_SCHEMES)
+        choices=LR_SCHEMES, extensible=True)
     warmup_steps: int = setting(
         0, "training", "the learning rate rises linearly over this number of first steps; 400 are"
         " enough for VGG16 with SGD", type=int, allowed=Range(0, LARGEST_INT))
@@ -164,27 +174,23 @@ class Config:
     own_data: dict[str, Any] | None = setting(  # OwnData in plain types
         None, None, "what is known of a data set of one's own; read from it if None", type=dict)
     # fmt: on
+    from_file: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
-        check_values(self)
-        if self.lr is None:
-            object.__setattr__(self, "lr", DEFAULT_LR[self.optimizer])
-        if self.optimizer == "SFW" and self.constraint == "unconstraints":
-            raise UserError(
-                "--constraint unconstraints: SFW needs a bounded region;"
-                " choose another constraint or --optimizer SGD"
-            )
-        if self.optimizer == "SFW" and self.lr > 1:
-            raise UserError(f"--lr {self.lr:g}: SFW takes a learning rate of at most 1")
-        if self.mode is None and self.constraint != "unconstraints":
-            sizes = ", ".join(mode for mode in MODES if mode)
-            raise UserError(f"--mode None: a region needs a size; choose {sizes}")
-        if self.sfw_init and self.constraint == "unconstraints":
-            raise UserError("--sfw_init 1: needs a bounded region; choose another --constraint")
-        self._complete_data()
+    def __post_init__(self, from_file: bool) -> None:
+        check_values(self, from_file)
+        self._describe_own_data()
+        defaults = defaults_beside(vars(self))
+        if self.constraint is None and defaults["constraint"] == NO_REGION:
+            self._refuse_sizes()
+        for name, default in defaults.items():
+            if getattr(self, name) is None and FIELDS[name].default is None:
+                object.__setattr__(self, name, default)
+        if self.constraint == NO_REGION:
+            object.__setattr__(self, "mode", None)
+        self._check_combination()
 
-    def _complete_data(self) -> None:
-        """Fill in the settings that depend on the data set, which is read if it is one's own."""
+    def _describe_own_data(self) -> None:
+        """Fill in what is known of a data set of one's own, which is read."""
         if self.data in DATASETS:
             object.__setattr__(self, "own_data", None)
         elif self.own_data is not None:  # of a file, which must not choose where others are written
@@ -193,9 +199,31 @@ class Config:
         else:
             found = describe_own(self.data, self.data_dir, self.image_size)
             object.__setattr__(self, "own_data", found.plain())
-        for name in ("color_channel", "image_size", "augment"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, self._default(name))
+
+    def _refuse_sizes(self) -> None:
+        """Raise UserError for the size of a region where none was chosen."""
+        for name in SIZES_OF_REGIONS:
+            value = getattr(self, name)
+            if value not in (FIELDS[name].default, None):
+                raise UserError(
+                    f"--{name} {plain(value)}: is of a region, and {self.optimizer} has none unless"
+                    " --constraint names it; add that flag, or leave this one out"
+                )
+
+    def _check_combination(self) -> None:
+        """Raise UserError for values that do not go together."""
+        if self.optimizer == "SFW" and self.constraint == NO_REGION:
+            raise UserError(
+                f"--constraint {NO_REGION}: SFW needs a bounded region;"
+                " choose another constraint or --optimizer SGD"
+            )
+        if self.optimizer == "SFW" and self.lr > 1:
+            raise UserError(f"--lr {self.lr:g}: SFW takes a learning rate of at most 1")
+        if self.mode is None and self.constraint != NO_REGION:
+            sizes = ", ".join(mode for mode in MODES if mode)
+            raise UserError(f"--mode None: a region needs a size; choose {sizes}")
+        if self.sfw_init and self.constraint == NO_REGION:
+            raise UserError("--sfw_init 1: needs a bounded region; choose another --constraint")
         if not architecture(self.arch).takes(self.image_size):
             raise UserError(
                 f"--image_size {self.image_size}: {self.arch} takes images of"
@@ -209,13 +237,9 @@ class Config:
         It spells out the settings that are not at their defaults, so that a setting added later
         changes no existing name. It has at most 184 bytes; see `file_name`.
         """
-        return file_name(
-            {
-                LABELS.get(name, name): value
-                for name, value in identifying_settings(self).items()
-                if name in NAMED_ALWAYS or value != self._default(name)
-            }
-        )
+        settings = identifying_settings(self)
+        named = {*NAMED_ALWAYS, *differing(settings, defaults_beside(settings))}
+        return file_name({LABELS.get(n, n): v for n, v in settings.items() if n in named})
 
     @property
     def data_info(self) -> DatasetInfo:
@@ -244,7 +268,7 @@ class Config:
             self.color_channel,
             self.image_size,
             self.augment,
-            resize=self.image_size != self._default("image_size"),
+            resize=self.image_size != defaults_beside(vars(self))["image_size"],
             known=self._own,
         )
 
@@ -256,41 +280,35 @@ class Config:
     def _own(self) -> OwnData | None:
         return None if self.own_data is None else OwnData.of(self.own_data)
 
-    def _default(self, name: str) -> Any:
-        """The value of a setting that the run's name leaves out."""
-        return default_of(FIELDS[name], self.data, self.arch, self.own_data)
-
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
 
-def default_of(
-    field: dataclasses.Field, data: str, arch: str, own_data: Mapping[str, Any] | None = None
-) -> Any:
-    """The value of a setting that names leave out, for a run of this network on this data set.
+def defaults_beside(known: Mapping[str, Any]) -> dict[str, Any]:
+    """What each setting of Config is, by name, where it is left out beside those that are `known`.
 
-    It is the default where that does not depend on other settings. For lr it is the default of the
-    first versions, and for a setting of a data set that is not known, None.
+    A default that depends on others is missing, and so is that of `own_data`.
     """
-    if field.name == "lr":
-        return UNNAMED_LR
-    if field.name == "own_data":
-        return own_data  # a name says nothing of it
-    if own_data is not None:
-        info = info_of(OwnData.of(own_data))
-        side = info.side
-    elif data in DATASETS:
-        info = DATASETS[data]
-        side = architecture(arch).image_size or info.input_side or info.side
-    else:
-        info, side = None, None
-    if field.name == "image_size":
-        return side
-    if field.name == "color_channel":
-        return info and info.channels
-    if field.name == "augment":
-        return info.augment if info else DatasetInfo.augment
-    return field.default
+    defaults = {name: f.default for name, f in FIELDS.items() if f.default is not None}
+    defaults |= OPTIMIZERS.get(known.get("optimizer"), {})
+    constraint = known.get("constraint")
+    constraint = defaults.get("constraint") if constraint is None else constraint
+    if constraint is None:
+        del defaults["mode"]
+    elif constraint == NO_REGION:
+        defaults["mode"] = None
+    data, arch, own_data = (known.get(name) for name in ("data", "arch", "own_data"))
+    info = DATASETS.get(data) if own_data is None else info_of(OwnData.of(own_data))
+    if info is None or arch is None:
+        return defaults
+    side = info.side
+    if own_data is None:
+        side = architecture(arch).image_size or info.input_side or side
+    return defaults | {
+        "color_channel": info.channels,
+        "image_size": side,
+        "augment": info.augment,
+    }
 
 
 def difference(name: str, theirs: Any, ours: Any) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,18 +50,20 @@ def setting(
     help: str,
     *,
     type: Callable[[str], Any] = str,
-    choices: Iterable[Any] | None = None,
+    choices: Collection[Any] | None = None,
     allowed: Range | None = None,
     identifies_run: bool = True,
     several: bool = False,
     also: Form | None = None,
+    extensible: bool = False,
 ) -> Any:
     """A field of a settings dataclass, and the command-line flag of the same name.
 
     `group` is the section of --help that lists the flag; without one there is no flag. A value must
     be one of `choices` or of the form `also`, or lie within `allowed`; with `several`, the field is
     a tuple of such values. `identifies_run` is True for a setting that affects the results: its
-    value is then part of the run's name.
+    value is then part of the run's name. `extensible` is True where `choices` is a table to which
+    users add entries of their own; such entries count as soon as they are there.
     """
     metadata = {
         "group": group,
@@ -69,8 +71,9 @@ def setting(
         "type": type,
         "allowed": allowed,
         "several": several,
-        "choices": None if choices is None else tuple(choices),
+        "choices": choices,
         "also": also,
+        "extensible": extensible,
         "identifies_run": identifies_run,
     }
     return dataclasses.field(default=default, metadata=metadata)
@@ -108,12 +111,30 @@ def identifying_settings(settings: Any) -> dict[str, Any]:
     }
 
 
-def check_values(settings: Any) -> None:
-    """Raise UserError unless every field of a settings dataclass has an accepted value."""
+def differing(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The `values`, by name and in their order, that are not at their defaults.
+
+    Values may be text, as `plain` writes it. One without a default is left out.
+    """
+    return {n: v for n, v in values.items() if n in defaults and plain(v) != plain(defaults[n])}
+
+
+def check_values(settings: Any, from_file: bool = False) -> None:
+    """Raise UserError unless every field of a settings dataclass has an accepted value.
+
+    Settings `from_file` may name entries of an extensible table that are not in it here.
+    """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
+        if from_file and field.metadata["extensible"] and _is_name(value):
+            continue
         for one in value if field.metadata["several"] and value is not None else [value]:
             _check(field, one)
+
+
+def _is_name(value: Any) -> bool:
+    """Whether this is text that can be part of a file's name, and leads to no other folder."""
+    return isinstance(value, str) and value.isprintable() and not {"/", "\\"} & set(value)
 
 
 def _check(field: dataclasses.Field, value: Any) -> None:

@@ -14,7 +14,7 @@ from torch import Generator, nn
 
 from utils.outputs.logs import TextLog
 from utils.outputs.model_file import DamagedFileError, model_contents, read_contents, write_contents
-from utils.process.errors import UserError, warn
+from utils.process.errors import UserError, notify, warn
 from utils.settings.config import Config, difference
 from utils.settings.fields import identifying_settings
 
@@ -53,6 +53,7 @@ class RunState:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "device": self.generator.device.type,
+            "threads": torch.get_num_threads(),
             "partial": self.partial,
             "seconds": self.seconds,
             "log": self.log.mark(),
@@ -159,6 +160,13 @@ class ResumeFile:
             raise UserError(
                 f"--gpu {self.config.gpu}: {path} is of a run on another kind of device, where"
                 f" random numbers differ; give its --gpu, {WAY_OUT}"
+            )
+        theirs, ours = saved.get("threads"), torch.get_num_threads()
+        if device.type == "cpu" and theirs not in (None, ours):
+            notify(
+                f"{path}: is of a run with {theirs} threads, and this one has {ours}: sums are"
+                " rounded in another way, and results differ from those of a run that was never"
+                f" stopped; with OMP_NUM_THREADS={theirs} they do not"
             )
         return saved
 
