@@ -22,7 +22,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from experiments.methods import COMPARED, METHODS, Position
+from experiments.methods import METHODS, Position
 from experiments.proxy_report import (
     COLUMNS,
     RECALIBRATED,
@@ -275,7 +275,7 @@ def parser_of(description: str, methods: Sequence[str]) -> argparse.ArgumentPars
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = parser_of(__doc__, COMPARED)
+    parser = parser_of(__doc__, tuple(METHODS))
     parser.add_argument(
         "--tuned_for",
         choices=COLUMNS,

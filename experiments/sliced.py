@@ -41,7 +41,7 @@ from utils.prune.slicing import ChannelRanking
 
 RATIOS, SCRATCH_RATIO = (0.0, 0.3, 0.5, 0.75), 0.5
 FROM_SCRATCH = "from scratch"
-COMPARED = ("SGD", "SFW K-sparse", "SFW K-sparse 0.2", "SFW K-support", "SFW L2")
+COMPARED = ("SGD", "SFW K-sparse", "SFW K-sparse 0.2", "SFW L2")
 # How channels are chosen: a score and an allocation.
 WAYS = list(itertools.product(SCORES, CHANNEL_ALLOCATIONS))
 

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
+from constraints import LpBall
+from constraints.k_sparse import largest_entries
+
 
 def k_sparse_lmo(g, k, radius):
     """-radius sign(g) on the K entries of largest magnitude, the first of those that tie."""
@@ -23,6 +26,22 @@ def k_support_lmo(g, k, radius):
     if largest > 0:
         chosen = chosen / largest
     return -radius * chosen / chosen.norm().clamp(min=1)
+
+
+class SparseBall(LpBall):
+    """An L2 ball of which only the points with at most K entries are vertices, as a user may write.
+
+    Its vertices are those of the K-support ball (Argyriou et al., NeurIPS 2012), which is smaller.
+    """
+
+    vertex_entries = property(lambda self: self.k)
+
+    def __init__(self, n, k, *, radius):
+        super().__init__(n, 2, radius=radius)
+        self.k = k
+
+    def furthest(self, rows):
+        return super().furthest(rows * largest_entries(rows.abs(), self.k))
 
 
 def sfw_step(theta, g, m, region, *, lr, momentum=0.0, rescale, weight_decay=0.0, lmo=None):

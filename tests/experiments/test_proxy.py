@@ -48,7 +48,7 @@ def test_held_out_images_are_not_trained_on(small):
     assert np.array_equal(held_out.train_images.numpy(), expected[:48])
 
 
-@pytest.mark.parametrize("method", ["SGD", "SFW K-support", "CrAM+ equal epochs"])
+@pytest.mark.parametrize("method", ["SGD", "SFW L2", "CrAM+ equal epochs"])
 def test_a_stopped_run_goes_on_bit_for_bit(method, small, monkeypatch):
     whole, stopped = (Run(method, 5e-3, 1, small / name) for name in ("whole", "stopped"))
     _, data = proxy.load_data(small)

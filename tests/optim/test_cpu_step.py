@@ -10,12 +10,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import k_sparse_lmo, k_support_lmo, sfw_step
+from reference import SparseBall, k_sparse_lmo, k_support_lmo, sfw_step
 from runs import ROOT
 from torch import nn
 
 from constraints import KSparsePolytope, LpBall
-from experiments.k_support import KSupportBall
 from optim import SFW
 from optim.cpu import kernels, step
 
@@ -68,7 +67,7 @@ def small_limits(monkeypatch):
         [(1,), (2,), (7,), (64,), (33, 41), (8, 6, 3, 3), (20, 16, 3, 3), (3, 1, 1, 1)]
     ),
     fraction=st.floats(0, 1),
-    kind=st.sampled_from(["k_sparse", "k_support", "l1", "l2", "linf"]),
+    kind=st.sampled_from(["k_sparse", "sparse_ball", "l1", "l2", "linf"]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     rescale=st.sampled_from(RESCALES),
     levels=st.sampled_from([0, 1, 2, 8]),
@@ -93,7 +92,7 @@ def test_every_step_is_the_algorithms(
     n = math.prod(shape)
     region = {
         "k_sparse": lambda: KSparsePolytope(n, max(1, round(fraction * n)), radius=0.7),
-        "k_support": lambda: KSupportBall(n, max(1, round(fraction * n)), radius=2.0),
+        "sparse_ball": lambda: SparseBall(n, max(1, round(fraction * n)), radius=2.0),
         "l1": lambda: LpBall(n, 1, radius=3.0),
         "l2": lambda: LpBall(n, 2, radius=0.8 * math.sqrt(n)),
         "linf": lambda: LpBall(n, math.inf, radius=0.4),
@@ -116,7 +115,7 @@ def test_every_step_is_the_algorithms(
 @pytest.mark.parametrize("share", [0.05, 1])
 def test_a_vertex_along_the_momentum_buffer_is_not_stored(n, share, monkeypatch):
     monkeypatch.setattr(step, "move_to_vertices", None)
-    region = KSupportBall(n, int(share * n), radius=math.sqrt(n))
+    region = SparseBall(n, int(share * n), radius=math.sqrt(n))
     check_steps((n,), region, torch.float32, "gradient", 0, False)
 
 
@@ -155,7 +154,7 @@ def test_large_tensors_step_like_small_ones(n, k, levels):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("count", [5000, 300_000])
-@pytest.mark.parametrize("kind", [KSparsePolytope, KSupportBall])
+@pytest.mark.parametrize("kind", [KSparsePolytope, SparseBall])
 def test_a_broken_gradient_neither_hangs_nor_crashes_and_shows(kind, value, count, small_limits):
     p = nn.Parameter(torch.zeros(count))
     p.grad = torch.randn(count)
@@ -181,7 +180,7 @@ def test_a_gradient_whose_norm_overflows_is_a_large_one(fused, rescale):
 
 
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("kind", [KSparsePolytope, KSupportBall])
+@pytest.mark.parametrize("kind", [KSparsePolytope, SparseBall])
 def test_a_learning_rate_of_zero_keeps_a_vertex(kind, fused):
     p = nn.Parameter(torch.zeros(1))
     p.grad = torch.full((1,), 100.0)

@@ -8,13 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import sfw_step
+from reference import SparseBall, sfw_step
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from constraints import KSparsePolytope, LpBall, build_constraints, k_sparse
-from experiments.k_support import KSupportBall
 from models import build_model
 from optim import SFW
 from optim.constrained import TensorStep
@@ -36,7 +35,7 @@ REGIONS = {
     "l2": lambda n, k, radius: LpBall(n, 2, radius=radius),
     "l3": lambda n, k, radius: LpBall(n, 3, radius=radius),
     "linf": lambda n, k, radius: LpBall(n, math.inf, radius=radius),
-    "k_support": lambda n, k, radius: KSupportBall(n, k, radius=radius),
+    "sparse_ball": lambda n, k, radius: SparseBall(n, k, radius=radius),
     "own": lambda n, k, radius: Opposite(n, 2, radius=radius),
 }
 SHAPES = [(), (1,), (7,), (3, 4), (12,), (2, 3, 2, 2), (5, 3, 3, 3)]

@@ -4,6 +4,7 @@ import math
 
 import torch
 import torch.distributed as dist
+from reference import SparseBall
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
@@ -12,7 +13,6 @@ from torch.distributed.tensor.placement_types import _StridedShard
 from constraints import KSparsePolytope, LpBall, Region
 from constraints.dtensor import entries, positions
 from constraints.parts import Norm, wholes_of
-from experiments.k_support import KSupportBall
 from optim import SFW, ProjectedSGD
 
 # Shapes that two and three processes cannot share evenly, some of which leave a process nothing.
@@ -37,16 +37,6 @@ class Cube(Region):
         return x.clamp(-self.radius, self.radius)
 
 
-class Sparse(LpBall):
-    """An L2 ball with the LMO of the K-support ball, which has no methods for sharded tensors."""
-
-    furthest, vertex_entries = KSupportBall.furthest, KSupportBall.vertex_entries
-
-    def __init__(self, n, k):
-        super().__init__(n, 2, radius=0.5)
-        self.k = k
-
-
 class Opposite(LpBall):
     """Its vertices are not those of LpBall, whose short cuts must not be taken."""
 
@@ -59,7 +49,7 @@ def regions(n):
     return [
         *(KSparsePolytope(n, k, radius=0.5) for k in ks),
         *(LpBall(n, p, radius=0.5) for p in (1, 2, 3, math.inf)),
-        Sparse(n, max(1, n // 3)),
+        SparseBall(n, max(1, n // 3), radius=0.5),
         Opposite(n, 1, radius=0.5),
         Cube(n, 1, radius=0.4),
     ]
