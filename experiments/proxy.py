@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 
 import torch
 from torch import nn
@@ -23,14 +22,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from experiments.methods import METHODS, Position
-from experiments.proxy_report import (
-    COLUMNS,
-    RECALIBRATED,
-    Accuracies,
-    draw,
-    test_table,
-    tuning_table,
-)
+from experiments.pictures import draw
+from experiments.results import COLUMNS, RECALIBRATED, by_name, judgements, read_results, tuned
+from experiments.tables import accuracy_table, tuning_table
 from experiments.workers import workers
 from models import ResNet18
 from optim import LR_SCHEMES
@@ -75,9 +69,6 @@ class Run:
     def result(self, images: str) -> Path:
         """Where the accuracies on these images, "held_out" or "test", are kept."""
         return self.folder / "saved_logs" / "proxy" / f"{self.name}_{images}.json"
-
-    def read(self, images: str) -> dict:
-        return json.loads(self.result(images).read_text())
 
 
 def load_data(data_dir: Path) -> tuple[Dataset, Dataset]:
@@ -144,8 +135,10 @@ def train(run: Run, data: Dataset, model: nn.Module | None = None) -> nn.Module:
     return model
 
 
-def accuracies(model: nn.Module, data: Dataset, ratios: Iterable[float], scope: str) -> Accuracies:
-    """The network's accuracies on `data`'s test images, pruned at each ratio."""
+def accuracies(
+    model: nn.Module, data: Dataset, ratios: Iterable[float], scope: str
+) -> dict[str, tuple[float, float]]:
+    """By ratio, the accuracies on `data`'s test images that COLUMNS names."""
     calibration = calibration_batches(data, CALIBRATION_IMAGES, "the proxy")
     batches = data.test_batches(BATCH_SIZE)
     dense = {name: values.clone() for name, values in model.state_dict().items()}
@@ -186,15 +179,6 @@ def measure(run: Run, images: str, data_dir: Path) -> None:
     print(f"{run.name}: measured on {images} images", flush=True)
 
 
-def judgements(method: str, folder: Path, column: str) -> dict[float, float]:
-    """By strength, the mean of this column of COLUMNS on held-out images over the ratios JUDGED."""
-    judged = {}
-    for strength in METHODS[method].strengths:
-        rows = Run(method, strength, SEEDS[0], folder).read("held_out")["accuracies"]["all"]
-        judged[strength] = fmean(row[COLUMNS.index(column)] for row in rows.values())
-    return judged
-
-
 def compare(options: argparse.Namespace) -> None:
     """Tune, train with three seeds, test, and write tables and pictures."""
     folder, methods, column = options.output_dir, options.methods, options.tuned_for
@@ -205,26 +189,21 @@ def compare(options: argparse.Namespace) -> None:
 
         strengths = [(m, strength) for m in methods for strength in METHODS[m].strengths]
         measure_all([Run(m, strength, SEEDS[0], folder) for m, strength in strengths], "held_out")
-        judged = {m: judgements(m, folder, column) for m in methods}
+        patterns = [f"{method.replace(' ', '-')}_strength=*" for method in methods]
+        results = folder / "saved_logs" / "proxy"
+        judged = judgements(read_results(patterns, results, images="held_out"), column)
         parts = [tuning_table(judged, column)]
         print("\n" + parts[0], flush=True)
-        best = {m: max(means, key=means.get) for m, means in judged.items()}
-        runs = {
-            f"{m}, {strength:g}": [Run(m, strength, seed, folder) for seed in SEEDS]
-            for m, strength in best.items()
-        }
-        measure_all([run for seeds in runs.values() for run in seeds], "test")
-    results, pictures = folder / "saved_logs" / "proxy", {}
-    name = "proxy" if column == RECALIBRATED else f"proxy_{column.replace(' ', '_')}"
+        best = {method: max(means, key=means.get) for method, means in judged.items()}
+        measure_all([Run(*pair, seed, folder) for pair in best.items() for seed in SEEDS], "test")
+    name, pictures = "proxy" if column == RECALIBRATED else f"proxy_{column.replace(' ', '_')}", {}
     for scope, text in SCOPES.items():
-        found = {
-            label: [run.read("test")["accuracies"][scope] for run in seeds]
-            for label, seeds in runs.items()
-        }
-        parts.append(f"Removed from {text}; {' / '.join(COLUMNS)} (range, {column}):")
-        parts.append(test_table(found, column))
+        rows = by_name(tuned(read_results(patterns, results, prune_scope=scope), judged))
+        for shown in COLUMNS:
+            parts.append(f"Removed from {text}, {shown}:")
+            parts.append(accuracy_table(rows, [shown], SHOWN))
         pictures[text] = results / f"{name}_{scope}.png"
-        draw(pictures[text], found, f"{TITLE}, removed from {text}")
+        draw(pictures[text], rows, f"{TITLE}, removed from {text}")
     table = results / f"{name}.md"
     with atomic_write(table) as file:
         file.write("\n\n".join(parts) + "\n")

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from experiments import proxy
 from experiments.methods import METHODS
 from experiments.proxy import Run
-from experiments.proxy_report import tuning_table
+from experiments.tables import cell, markdown, tuning_table
 from experiments.workers import RunAll, workers
 from utils.compute.measure import evaluate
 from utils.datasets import Dataset
@@ -172,25 +172,23 @@ def table(choices: Sequence[Choice], folder: Path, scratch: Sequence | None) -> 
 
     `scratch` is the label of a last row, and the results of its seeds.
     """
-    titles = ["dense", *(f"{ratio:.0%} fewer multiply-adds" for ratio in RATIOS[1:])]
-    lines = [f"| method | {' | '.join(titles)} |", "| --- |" + " --- |" * len(titles)]
+    lines = []
     for choice in choices:
         runs = [read(choice.run(seed, folder), "test", choice.way) for seed in proxy.SEEDS]
-        cells = [cell([run[str(ratio)] for run in runs]) for ratio in RATIOS]
-        lines.append(f"| {choice} | {' | '.join(cells)} |")
+        lines.append(
+            [str(choice), *(described([run[str(ratio)] for run in runs]) for ratio in RATIOS)]
+        )
     if scratch:
         label, rows = scratch
-        cells = [cell(rows) if ratio == SCRATCH_RATIO else "" for ratio in RATIOS]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([label, *(described(rows) * (ratio == SCRATCH_RATIO) for ratio in RATIOS)])
+    titles = [f"{ratio:.0%} fewer multiply-adds" for ratio in RATIOS[1:]]
+    return markdown(["method", "dense", *titles], lines)
 
 
-def cell(rows: Sequence[dict]) -> str:
-    accuracies = [row["recalibrated"] for row in rows]
-    spread = f"{min(accuracies):.1f} to {max(accuracies):.1f}"
+def described(rows: Sequence[dict]) -> str:
     millions = fmean(row["multiply_adds"] for row in rows) / 1e6
     thousands = fmean(row["parameters"] for row in rows) / 1e3
-    return f"{fmean(accuracies):.1f} ({spread}; {millions:.1f} M, {thousands:.0f} k)"
+    return f"{cell([row['recalibrated'] for row in rows])}; {millions:.1f} M, {thousands:.0f} k"
 
 
 def train_smaller(
