@@ -28,7 +28,7 @@ def draw(path: Path, rows: Rows, title: str) -> None:
     from matplotlib import rcParams
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes, shown = figure.subplots(), set()
     removed = "multiply-adds" if any(r.sizes for rs in rows.values() for r in rs) else "weights"
     colours = rcParams["axes.prop_cycle"].by_key()["color"]
@@ -56,7 +56,7 @@ def draw(path: Path, rows: Rows, title: str) -> None:
     axes.set_xticks([100 * (1 - r) for r in ticks], [f"{100 * r:g}" for r in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower left")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     with atomic_write(path, "wb") as file:
         metadata = {"Description": digest(rows, title)}
         figure.savefig(file, format="png", dpi=120, metadata=metadata)

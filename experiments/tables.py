@@ -39,9 +39,13 @@ RATIOS = {
 }
 
 
+def number(value: float, digits: int = 1) -> str:
+    return f"{value + 1e-9:.{digits}f}"  # so that 82.35 is rounded up, whatever its binary form
+
+
 def cell(values: Sequence[float], digits: int = 1) -> str:
     """The mean, and the range if there are several."""
-    mean, low, high = (f"{f(values):.{digits}f}" for f in (fmean, min, max))
+    mean, low, high = (number(f(values), digits) for f in (fmean, min, max))
     return f"{mean} ({low} to {high})" if len(values) > 1 else mean
 
 
@@ -58,7 +62,11 @@ def accuracy_table(
     Networks that are sliced have their parameters behind. The last column says whether the command
     that is printed repeats the row, as its provenance has it.
     """
-    lines = []
+    lines, tested = (
+        [],
+        [a for results in rows.values() for r in results for a in r.accuracies.values()],
+    )
+    ratios = [ratio for ratio in ratios if any(ratio in accuracies for accuracies in tested)]
     for name, results in rows.items():
         lines.append([name])
         for ratio in ratios:
@@ -144,7 +152,7 @@ class Block:
         if self.kind == "seeds":
             return str(len(results))
         ratio = float(self.options["ratio"])
-        return f"{fmean(r.accuracies[self.columns[0]][ratio] for r in results):.{digits}f}"
+        return number(fmean(r.accuracies[self.columns[0]][ratio] for r in results), digits)
 
 
 def _apart(text: str) -> str:
