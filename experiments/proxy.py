@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,19 +82,12 @@ def load_data(data_dir: Path) -> tuple[Dataset, Dataset]:
     return held_out, tested
 
 
-def new_network() -> nn.Module:
-    return ResNet18(10, 3, 32, width=WIDTH)
-
-
-def train(run: Run, data: Dataset, model: nn.Module | None = None) -> nn.Module:
-    """The trained network, read from the run's file or trained on from what that holds.
-
-    It is the proxy's unless `model` is given, which is then trained in place.
-    """
+def train(run: Run, data: Dataset) -> nn.Module:
+    """The trained network, read from the run's file or trained on from what that holds."""
     method = METHODS[run.method]
     epochs, device = round(EPOCHS * method.epochs), torch.device("cpu")
     torch.manual_seed(run.seed)
-    model = placed(new_network() if model is None else model, device)
+    model = placed(ResNet18(10, 3, 32, width=WIDTH), device)
     halves = None
     if not run.model.is_file():  # from a generator of their own, as in train_prune.py
         halves = data.train_batches(BATCH_SIZE // 2, torch.Generator().manual_seed(run.seed + 1))
@@ -221,9 +214,8 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parser_of(description: str, methods: Sequence[str]) -> argparse.ArgumentParser:
-    """The flags of an experiment with the proxy that compares these methods unless told."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     add_data_dir(parser)
     parser.add_argument(
         "--output_dir",
@@ -236,9 +228,9 @@ def parser_of(description: str, methods: Sequence[str]) -> argparse.ArgumentPars
         "--methods",
         nargs="+",
         choices=METHODS,
-        default=list(methods),
+        default=list(METHODS),
         metavar="NAME",
-        help=f"of {', '.join(METHODS)} (default: {', '.join(methods)})",
+        help=f"of {', '.join(METHODS)} (default: all)",
     )
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="runs side by side (default: 1)"
@@ -250,11 +242,6 @@ def parser_of(description: str, methods: Sequence[str]) -> argparse.ArgumentPars
         metavar="N",
         help="threads of each run (default: one a core)",
     )
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = parser_of(__doc__, tuple(METHODS))
     parser.add_argument(
         "--tuned_for",
         choices=COLUMNS,
