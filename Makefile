@@ -12,7 +12,7 @@ ARGS ?= --precision bf16
 PROXY ?= --jobs 2 --threads 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench proxy reproduce clean
+.PHONY: help demo test bench proxy reproduce results clean
 
 help:  ## list what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -40,6 +40,9 @@ proxy: $(VENV)/installed  ## SFW, SGD and CrAM+ tuned and compared on a small Re
 
 reproduce: $(VENV)/installed  ## the paper's comparison on CIFAR-10; GPU=0, ARGS="--seeds 0 1 2"
 	$(BIN)/python experiments/reproduce.py --gpu $(GPU) $(ARGS)
+
+results: $(VENV)/installed  ## fill the tables and draw the pictures of docs/results/ from their files
+	@$(BIN)/python experiments/tables.py
 
 clean:  ## remove the virtual environment (outputs and data stay)
 	rm -rf $(VENV)

@@ -13,9 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from constraints import Region, build_constraints, make_feasible
-from experiments.group_k_support import group_regions
-from experiments.k_support import KSupportBall
+from constraints import build_constraints, make_feasible
 from optim import SFW, sfw_init
 from utils.datasets.batches import Batches
 from utils.prune.steps import pruned
@@ -100,7 +98,7 @@ def sfw(
     model: nn.Module,
     tau: float,
     halves: Batches | None,
-    kind: str | type[Region] = "k_sparse_constraints",
+    kind: str = "k_sparse_constraints",
     k_frac: float = 0.05,
     init: bool = False,
 ) -> torch.optim.Optimizer:
@@ -113,15 +111,6 @@ def sfw(
     make_feasible(model, regions)
     if init and halves is not None:
         sfw_init(model, halves, regions)
-    return SFW(model.parameters(), regions)
-
-
-def group_sfw(
-    model: nn.Module, tau: float, halves: Batches | None, k_frac: float
-) -> torch.optim.Optimizer:
-    """SFW with group K-support balls for weights, and L2 balls for other parameters."""
-    regions = group_regions(model, tau, k_frac)
-    make_feasible(model, regions)
     return SFW(model.parameters(), regions)
 
 
@@ -146,21 +135,14 @@ METHODS = {
     "SGD": Method(sgd, WEIGHT_DECAYS),
     "SFW K-sparse": Method(sfw, TAUS),
     "SFW K-sparse 0.2": Method(partial(sfw, k_frac=0.2), TAUS),
-    "SFW K-support": Method(partial(sfw, kind=KSupportBall), TAUS),
     "SFW L2": Method(partial(sfw, kind="l2_constraints"), TAUS),
     "SFW-Init K-sparse 0.2": Method(partial(sfw, k_frac=0.2, init=True), TAUS[:3]),
     "CrAM+ equal compute": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient, epochs=0.5),
     "CrAM+ equal epochs": Method(sgd, WEIGHT_DECAYS[1:], cram_plus_gradient),
-    "SGD, pruned steps": Method(sgd, WEIGHT_DECAYS[1:], gradient_with_pruned_steps),
-    "SFW K-sparse, pruned steps": Method(sfw, TAUS, gradient_with_pruned_steps),
+    "SGD, pruned steps": Method(sgd, (*WEIGHT_DECAYS[1:], 0.02), gradient_with_pruned_steps),
+    "SFW K-sparse, pruned steps": Method(sfw, (1.0, *TAUS), gradient_with_pruned_steps),
     "SFW L2, pruned steps": Method(
         partial(sfw, kind="l2_constraints"), TAUS[:3], gradient_with_pruned_steps
     ),
     "SFW as in the paper": Method(sfw, (15.0,), scheme="dynamic_change"),
-}
-COMPARED = tuple(METHODS)
-# For slicing. With a k_frac of 1 they would be "SFW L2".
-METHODS |= {
-    f"SFW group K-support {k_frac:g}": Method(partial(group_sfw, k_frac=k_frac), TAUS[:3])
-    for k_frac in (0.3, 0.5, 0.75)
 }

@@ -12,25 +12,19 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 
 import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from experiments.methods import COMPARED, METHODS, Position
-from experiments.proxy_report import (
-    COLUMNS,
-    RECALIBRATED,
-    Accuracies,
-    draw,
-    test_table,
-    tuning_table,
-)
+from experiments.methods import METHODS, Position
+from experiments.pictures import draw
+from experiments.results import COLUMNS, RECALIBRATED, by_name, judgements, read_results, tuned
+from experiments.tables import accuracy_table, tuning_table
 from experiments.workers import workers
 from models import ResNet18
 from optim import LR_SCHEMES
@@ -76,9 +70,6 @@ class Run:
         """Where the accuracies on these images, "held_out" or "test", are kept."""
         return self.folder / "saved_logs" / "proxy" / f"{self.name}_{images}.json"
 
-    def read(self, images: str) -> dict:
-        return json.loads(self.result(images).read_text())
-
 
 def load_data(data_dir: Path) -> tuple[Dataset, Dataset]:
     """The training images with the held-out ones for testing, and with the test images."""
@@ -91,19 +82,12 @@ def load_data(data_dir: Path) -> tuple[Dataset, Dataset]:
     return held_out, tested
 
 
-def new_network() -> nn.Module:
-    return ResNet18(10, 3, 32, width=WIDTH)
-
-
-def train(run: Run, data: Dataset, model: nn.Module | None = None) -> nn.Module:
-    """The trained network, read from the run's file or trained on from what that holds.
-
-    It is the proxy's unless `model` is given, which is then trained in place.
-    """
+def train(run: Run, data: Dataset) -> nn.Module:
+    """The trained network, read from the run's file or trained on from what that holds."""
     method = METHODS[run.method]
     epochs, device = round(EPOCHS * method.epochs), torch.device("cpu")
     torch.manual_seed(run.seed)
-    model = placed(new_network() if model is None else model, device)
+    model = placed(ResNet18(10, 3, 32, width=WIDTH), device)
     halves = None
     if not run.model.is_file():  # from a generator of their own, as in train_prune.py
         halves = data.train_batches(BATCH_SIZE // 2, torch.Generator().manual_seed(run.seed + 1))
@@ -144,8 +128,10 @@ def train(run: Run, data: Dataset, model: nn.Module | None = None) -> nn.Module:
     return model
 
 
-def accuracies(model: nn.Module, data: Dataset, ratios: Iterable[float], scope: str) -> Accuracies:
-    """The network's accuracies on `data`'s test images, pruned at each ratio."""
+def accuracies(
+    model: nn.Module, data: Dataset, ratios: Iterable[float], scope: str
+) -> dict[str, tuple[float, float]]:
+    """By ratio, the accuracies on `data`'s test images that COLUMNS names."""
     calibration = calibration_batches(data, CALIBRATION_IMAGES, "the proxy")
     batches = data.test_batches(BATCH_SIZE)
     dense = {name: values.clone() for name, values in model.state_dict().items()}
@@ -186,15 +172,6 @@ def measure(run: Run, images: str, data_dir: Path) -> None:
     print(f"{run.name}: measured on {images} images", flush=True)
 
 
-def judgements(method: str, folder: Path, column: str) -> dict[float, float]:
-    """By strength, the mean of this column of COLUMNS on held-out images over the ratios JUDGED."""
-    judged = {}
-    for strength in METHODS[method].strengths:
-        rows = Run(method, strength, SEEDS[0], folder).read("held_out")["accuracies"]["all"]
-        judged[strength] = fmean(row[COLUMNS.index(column)] for row in rows.values())
-    return judged
-
-
 def compare(options: argparse.Namespace) -> None:
     """Tune, train with three seeds, test, and write tables and pictures."""
     folder, methods, column = options.output_dir, options.methods, options.tuned_for
@@ -205,26 +182,21 @@ def compare(options: argparse.Namespace) -> None:
 
         strengths = [(m, strength) for m in methods for strength in METHODS[m].strengths]
         measure_all([Run(m, strength, SEEDS[0], folder) for m, strength in strengths], "held_out")
-        judged = {m: judgements(m, folder, column) for m in methods}
+        patterns = [f"{method.replace(' ', '-')}_strength=*" for method in methods]
+        results = folder / "saved_logs" / "proxy"
+        judged = judgements(read_results(patterns, results, images="held_out"), column)
         parts = [tuning_table(judged, column)]
         print("\n" + parts[0], flush=True)
-        best = {m: max(means, key=means.get) for m, means in judged.items()}
-        runs = {
-            f"{m}, {strength:g}": [Run(m, strength, seed, folder) for seed in SEEDS]
-            for m, strength in best.items()
-        }
-        measure_all([run for seeds in runs.values() for run in seeds], "test")
-    results, pictures = folder / "saved_logs" / "proxy", {}
-    name = "proxy" if column == RECALIBRATED else f"proxy_{column.replace(' ', '_')}"
+        best = {method: max(means, key=means.get) for method, means in judged.items()}
+        measure_all([Run(*pair, seed, folder) for pair in best.items() for seed in SEEDS], "test")
+    name, pictures = "proxy" if column == RECALIBRATED else f"proxy_{column.replace(' ', '_')}", {}
     for scope, text in SCOPES.items():
-        found = {
-            label: [run.read("test")["accuracies"][scope] for run in seeds]
-            for label, seeds in runs.items()
-        }
-        parts.append(f"Removed from {text}; {' / '.join(COLUMNS)} (range, {column}):")
-        parts.append(test_table(found, column))
+        rows = by_name(tuned(read_results(patterns, results, prune_scope=scope), judged))
+        for shown in COLUMNS:
+            parts.append(f"Removed from {text}, {shown}:")
+            parts.append(accuracy_table(rows, [shown], SHOWN))
         pictures[text] = results / f"{name}_{scope}.png"
-        draw(pictures[text], found, f"{TITLE}, removed from {text}")
+        draw(pictures[text], rows, f"{TITLE}, removed from {text}")
     table = results / f"{name}.md"
     with atomic_write(table) as file:
         file.write("\n\n".join(parts) + "\n")
@@ -242,9 +214,8 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parser_of(description: str, methods: Sequence[str]) -> argparse.ArgumentParser:
-    """The flags of an experiment with the proxy that compares these methods unless told."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     add_data_dir(parser)
     parser.add_argument(
         "--output_dir",
@@ -257,9 +228,9 @@ def parser_of(description: str, methods: Sequence[str]) -> argparse.ArgumentPars
         "--methods",
         nargs="+",
         choices=METHODS,
-        default=list(methods),
+        default=list(METHODS),
         metavar="NAME",
-        help=f"of {', '.join(METHODS)} (default: {', '.join(methods)})",
+        help=f"of {', '.join(METHODS)} (default: all)",
     )
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="runs side by side (default: 1)"
@@ -271,11 +242,6 @@ def parser_of(description: str, methods: Sequence[str]) -> argparse.ArgumentPars
         metavar="N",
         help="threads of each run (default: one a core)",
     )
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = parser_of(__doc__, COMPARED)
     parser.add_argument(
         "--tuned_for",
         choices=COLUMNS,

@@ -4,19 +4,17 @@
 Trains ResNet18 and VGG16 on CIFAR-10 with SGD, with SFW and with SFW after SFW-Init, prunes each at
 19 ratios or at those of --ratios, and compares the results as test_prune.py --compare does. It
 takes the flags of train_prune.py, except those in which the methods differ, and those of
-test_prune.py. Results that exist are kept, so that the same command continues where it was stopped.
+test_prune.py. Results that exist are kept, so that the same command continues where it was stopped;
+started several times, with the same --output_dir, it shares the runs.
 """
 
-import dataclasses
 import sys
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from experiments.copies import run_copies
 from models import ARCHITECTURES
 from test_prune import test
 from train_prune import train
@@ -45,21 +43,12 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def reproduce(flags: Flags, argv: Sequence[str]) -> None:
+def reproduce(flags: Flags) -> None:
     """Train and test every run that has no results yet, and compare the results of all.
 
-    With several devices or jobs, copies of this command do that side by side: `argv` has its flags.
+    A run that another process has begun is left to that.
     """
     configs, prune = planned_runs(flags)
-    copies = copies_of(flags)
-    if len(copies) > 1:
-        if configs[0].resume == "never":
-            raise UserError("--resume never: each copy would train all runs; remove their files")
-        configs[0].load_dataset()  # what is missing is downloaded once
-        run_copies([sys.executable, __file__, *argv], copies)
-        return
-    if gpus := flags.explicit.get("gpus"):
-        configs = [dataclasses.replace(config, gpu=gpus[0]) for config in configs]
     left, failed = configs, 0
     while left:
         outcomes = [(config, carry_out(config, prune)) for config in left]
@@ -83,24 +72,10 @@ def planned_runs(flags: Flags) -> tuple[list[Config], PruneConfig]:
         raise UserError(f"--{varied[0]}: varies in this comparison; leave this flag out")
     runs = product(*(flags.explicit[name] for name in ("archs", "methods", "seeds")))
     configs = [Config(**common, **METHODS[m], arch=arch, seed=seed) for arch, m, seed in runs]
-    for gpu in flags.explicit.get("gpus", ()):
-        dataclasses.replace(configs[0], gpu=gpu)
     if prune.correction:  # the test would refuse a correction only after hours of training
         for config in {config.arch: config for config in configs}.values():
             build_correction(prune, new_model(config), config.load_dataset(), config)
     return configs, prune
-
-
-def copies_of(flags: Flags) -> dict[str, list[str]]:
-    """The copies of this command that --gpus and --jobs ask for: the last flags that each takes."""
-    gpus, jobs = flags.explicit.get("gpus"), flags.explicit["jobs"]
-    if jobs < 1:
-        raise UserError(f"--jobs {jobs}: must be at least 1")
-    if gpus is None:
-        return {f"job {job}": ["--jobs", "1"] for job in range(1, jobs + 1)}
-    if jobs > 1:
-        raise UserError(f"--jobs {jobs}: --gpus has a job for each device; leave one of them out")
-    return {f"gpu {gpu}": ["--gpus", str(gpu)] for gpu in gpus}
 
 
 DONE, LOCKED, FAILED = "done", "locked", "failed"
@@ -135,15 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     text = "seeds of the runs of each method (default: 0)"
     group.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help=text)
-    text = (
-        "CUDA devices: a copy of this command on each, instead of --gpu; a copy does the runs that"
-        " no other one has begun, here or on another machine with the same --output_dir"
-    )
-    group.add_argument("--gpus", nargs="+", type=int, metavar="N", help=text)
-    text = "copies of this command side by side, as with --gpus, on the CPU (default: 1)"
-    group.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
-    words = sys.argv[1:] if argv is None else argv
-    return exit_status(lambda: reproduce(parser.parse(words), words))
+    return exit_status(lambda: reproduce(parser.parse(argv)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,11 @@ from runs import ROOT
 
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data/README.md")
+    for path in (
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+        ROOT / "data/README.md",
+    )
 }
 README, OUTPUTS = PAGES["README.md"], PAGES["docs/outputs.md"]
 

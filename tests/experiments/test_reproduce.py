@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from subprocess import PIPE
 
 import pytest
 import torch
@@ -9,9 +10,7 @@ from runs import ROOT, assert_refused
 
 import train_prune
 from experiments import reproduce
-from experiments.copies import run_copies
 from utils.process.errors import RunError
-from utils.process.signals import Stopped
 from utils.prune.tables import SHOWN, read_accuracies
 from utils.settings.config import Config
 from utils.train.lock import run_lock
@@ -130,22 +129,19 @@ def comparisons(folder):
     return list((folder / "saved_logs").glob("comparison/*.md"))
 
 
-def test_jobs_share_the_runs_and_the_last_one_compares_them(tmp_path):
-    """As on several devices; on a terminal each line says which of them wrote it."""
-    command = [sys.executable, "experiments/reproduce.py", *FLAGS, "--jobs", "2", "--methods"]
-    done = subprocess.run(
-        [*command, "SGD", "SFW", "--output_dir", tmp_path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+def test_two_of_the_same_command_share_the_runs_and_the_last_one_compares_them(tmp_path):
+    command = [sys.executable, "experiments/reproduce.py", *FLAGS, "--methods", "SGD", "SFW"]
+    started = [
+        subprocess.Popen(
+            [*command, "--output_dir", tmp_path], cwd=ROOT, stdout=PIPE, stderr=PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    outputs, errors = zip(*(process.communicate(timeout=200) for process in started), strict=True)
+    assert [process.returncode for process in started] == [0, 0] and errors == ("", "")
     (table,) = comparisons(tmp_path)
     assert len(table.read_text().splitlines()) == 4
-    lines = done.stdout.splitlines()
-    assert {line.split("] ")[0] for line in lines if line} == {"[job 1", "[job 2"}
-    assert sum("Epoch 1/2" in line for line in lines) == 2  # each run was trained once
+    assert "".join(outputs).count("Epoch 1/2") == 2  # each run was trained once
 
 
 def test_a_run_of_another_process_is_left_to_it(run, tmp_path):
@@ -172,42 +168,3 @@ def test_a_run_that_fails_does_not_keep_the_others_from_being_done(run, tmp_path
     assert warning.endswith(": the loss is nan")
     assert error == "error: runs that failed: 1 of 2; the warnings above say why"
     assert files_of(tmp_path, "SFW").model.exists() and not comparisons(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (("--jobs", "0"), "--jobs 0: must be at least 1"),
-        (("--jobs", "2", "--gpus", "0", "1"), "--jobs 2: --gpus has a job for each device"),
-        (("--jobs", "2", "--resume", "never"), "--resume never: each copy would train all runs"),
-        (("--gpus", "-2", "0"), "--gpu -2: must be at least -1"),
-        pytest.param(
-            ("--gpus", "0"),
-            "--gpu 0: PyTorch finds no CUDA device",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-        ),
-    ],
-)
-def test_copies_that_cannot_be_are_refused(run, flags, message):
-    status, _, err = run(*flags)
-    assert status == 2 and err.startswith(f"error: {message}") and err.count("\n") == 1
-
-
-COPY = """
-import os, pathlib, signal, sys, time
-signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
-folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
-(folder / name).touch()
-print("ready", flush=True)
-while len(list(folder.iterdir())) < 2:
-    time.sleep(0.01)
-if name == "a":
-    os.kill(os.getppid(), signal.SIGTERM)
-time.sleep(60)
-"""
-
-
-def test_a_signal_is_passed_on_to_all_copies(tmp_path, capsys):
-    with pytest.raises(Stopped, match="stopped by SIGTERM; the same command goes on"):
-        run_copies([sys.executable, "-c", COPY, str(tmp_path)], {"a": ["a"], "b": ["b"]})
-    assert sorted(capsys.readouterr().out.splitlines()) == ["[a] ready", "[b] ready"]

@@ -41,7 +41,7 @@ def ran(tmp_path_factory):
         if not printed.exists():
             done = subprocess.run(
                 [sys.executable, str(CHECKS), str(folder), json.dumps(GROUPS)],
-                env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests", "OMP_NUM_THREADS": "1"},
                 capture_output=True,
                 text=True,
                 timeout=400,
