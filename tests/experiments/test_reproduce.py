@@ -11,10 +11,10 @@ import train_prune
 from experiments import reproduce
 from experiments.copies import run_copies
 from utils.process.errors import RunError
+from utils.process.locks import run_lock
 from utils.process.signals import Stopped
 from utils.prune.tables import SHOWN, read_accuracies
 from utils.settings.config import Config
-from utils.train.lock import run_lock
 
 FLAGS = ["--data", "digits", "--archs", "Mlp", "--epoch_num", "2", "--sfw_init_iters", "2"]
 
