@@ -7,11 +7,6 @@ saved_logs/layer_sparsity/. With --granularity channels it cuts channels out, an
 against multiply-adds and time. With --compare it shows tables of several runs together.
 """
 
-from utils.process.startup import start_script
-
-if __name__ == "__main__":
-    start_script()  # before imports that take seconds
-
 import copy
 import sys
 from collections.abc import Iterator

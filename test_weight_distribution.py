@@ -5,11 +5,6 @@ Takes the flags that the model was trained with, or --model_path. Writes a text 
 histogram of magnitudes to saved_logs/weight_distribution/. Needs no data set.
 """
 
-from utils.process.startup import start_script
-
-if __name__ == "__main__":
-    start_script()  # before imports that take seconds
-
 import sys
 
 from utils.compute.device import pick_device

@@ -5,15 +5,13 @@ Writes the model to saved_models/ and a text log to saved_logs/SFW_one_shot_prun
 test_prune.py, with the same flags, prunes it.
 """
 
-from utils.process.startup import start_script
-
-if __name__ == "__main__":
-    start_script()  # before imports that take seconds
-
+import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from functools import partial
+
+# PyTorch's warnings, which each of several processes would print; read when it is imported.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 import torch
 import torch.nn.functional as F
@@ -21,19 +19,27 @@ from torch import Tensor, nn
 
 from constraints import Region, build_constraints, make_feasible
 from optim import SFW, ProjectedSGD
-from utils.compute.device import autocast, check_compiler, compiled, pick_device, placed
+from utils.compute.device import (
+    autocast,
+    check_compiler,
+    compiled,
+    network_generator,
+    pick_device,
+    placed,
+)
 from utils.compute.measure import evaluation_batch_size
 from utils.datasets.batches import Batches
 from utils.outputs.model_file import new_model
 from utils.process.errors import exit_status
-from utils.prune.steps import check_pruned_steps, pruned
 from utils.settings.cli import Parser
 from utils.settings.config import Config
+from utils.train.captured_step import CapturedStep, Step
+from utils.train.checkpointing import Checkpointer, RunState, checkpointing
 from utils.train.distributed import World, launched
-from utils.train.progress import EpochProgress
-from utils.train.run import TrainingRun, training_run
+from utils.train.loop import check_last_batch, step_seeds
+from utils.train.pruned_steps import check_pruned_steps, pruned, step_sparsities
+from utils.train.recording import Recorder
 from utils.train.sfw_init import learn_initial_scales
-from utils.train.step import TrainingStep, check_last_batch, last_sparsities
 from utils.train.trials import check_regions, check_schedule, learning_rates, reported
 
 
@@ -46,46 +52,110 @@ def train(config: Config, world: World | None = None) -> None:
     device = world.in_turn(lambda: pick_device(world.device_number(config.gpu)))
     if config.compile:
         check_compiler(device)
-    with training_run(config, world) as run:
-        if run.is_finished():
+    with checkpointing(config, world) as checkpoints:
+        if checkpoints.finished():
             return
         dataset = world.in_turn(config.load_dataset).to(device)
         generator = torch.Generator(device).manual_seed(config.seed)
-        train_batches = dataset.train_batches(config.train_batchsize, generator)
-
-        model = trainable_model(config, train_batches, parts=1 if config.sync_bn else world.size)
+        batches = dataset.train_batches(config.train_batchsize, generator)
+        model = trainable_model(config, batches, parts=1 if config.sync_bn else world.size)
         size = evaluation_batch_size(model, dataset.test_images, config.test_batchsize)
         test_batches = dataset.test_batches(size, world.part(len(dataset.test_images)))
-        check_schedule(config, len(train_batches))
+        check_schedule(config, len(batches))
         with reported(f"--constraint {config.constraint}"):
             sizes = config.k_sparseness, config.k_frac, config.tau, config.mode
             regions = build_constraints(model, config.constraint, *sizes)
             check_regions(config, model, regions)
             make_feasible(model, regions)
-        run.open(model, dataset)
-        if config.sfw_init and run.saved is None:
+
+        recorder = Recorder(config, world)
+        recorder.begin(model, dataset)
+        saved = checkpoints.load(device)
+        if saved is None and config.sfw_init:
             # Batches from a generator of their own: training sees the same with and without.
             own = torch.Generator(device).manual_seed(config.seed + 1)
             halves = dataset.train_batches((config.train_batchsize + 1) // 2, own)
-            run.metrics["sfw_init_scales"] = world.on_main(
-                lambda: learn_initial_scales(config, model, halves, regions, run.log)
+            recorder.metrics["sfw_init_scales"] = world.on_main(
+                lambda: learn_initial_scales(config, model, halves, regions, recorder.log)
             )
+        if saved is None:
+            recorder.report_gauges(model, regions)
         optimizer = build_optimizer(config, model, regions)
-        network = world.parallel(model, config.sync_bn)
-        if config.compile:
-            network = compiled(network, world.part_size(config.train_batchsize))
-        train_on = partial(train_step, network, optimizer, config.precision)
-        step = TrainingStep(train_on, train_batches, optimizer, world, partial(pruned, model))
-        run.begin(model, optimizer, generator)
+        state = RunState(config, model, optimizer, batches, recorder)
+        checkpoints.begin(state, saved)
+        train_epochs(state, build_step(state, world), test_batches, checkpoints, world)
+        checkpoints.finish(state)
+        recorder.finish()
 
-        for epoch in run.epochs():
-            losses = run.metrics["train_loss"]
-            rates = learning_rates(config, epoch, len(train_batches), losses)
-            with run.saved_epoch():
-                progress = train_epoch(run, step, rates)
-                accuracy = world.accuracy(model, test_batches, config.precision)
-                run.record(progress, accuracy, rates[-1])
-        run.finish()
+
+def train_epochs(
+    state: RunState,
+    step: Step,
+    test_batches: Batches,
+    checkpoints: Checkpointer,
+    world: World,
+) -> None:
+    """The epochs that are left; each ends with a test, is recorded, and is saved if due."""
+    config, model, batches, recorder = state.config, state.model, state.batches, state.recorder
+    dropout, steps = network_generator(batches.images.device), len(batches)
+    for epoch in range(recorder.epoch, config.epoch_num):
+        rates = learning_rates(config, epoch, steps, recorder.metrics["train_loss"])
+        sparsities = step_sparsities(config, epoch, steps)  # 0 but for pruned steps
+        seeds = step_seeds(config.seed, epoch, world.rank, steps)
+        model.train()
+        for i, (inputs, targets) in recorder.watched(batches):
+            dropout.manual_seed(seeds[i])
+            part, labels, fraction = world.share(inputs, targets)
+            results = step(part, labels, rates[i], sparsities[i], fraction)
+            recorder.add(results, len(targets), sparsities[i])
+            checkpoints.stop_if_signalled(state)
+        accuracy = world.accuracy(model, test_batches, config.precision)
+        recorder.end_epoch(model, accuracy, rates[-1])
+        checkpoints.save_if_due(state)
+        checkpoints.stop_if_signalled(state)
+
+
+def train_step(
+    model: nn.Module,
+    network: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    precision: str,
+    inputs: Tensor,
+    targets: Tensor,
+    lr: float | Tensor,
+    sparsity: float = 0.0,
+    weight: float = 1.0,
+) -> Tensor:
+    """Forward, backward, step; nothing waits for the device.
+
+    `network` computes the forward pass of `model`, which is pruned to `sparsity` meanwhile, and
+    `weight` multiplies the loss. Returns, on the device, the weighted mean loss, the number of
+    inputs classified correctly, and the weighted mean alpha of SFW.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    with pruned(model, sparsity):
+        with autocast(inputs.device, precision):
+            logits = network(inputs)
+            loss = weight * F.cross_entropy(logits, targets)
+        optimizer.zero_grad()
+        loss.backward()
+    optimizer.step()
+    correct = (logits.argmax(1) == targets).sum() * (weight > 0)
+    alpha = optimizer.mean_alpha() if isinstance(optimizer, SFW) else loss.new_zeros(())
+    return torch.stack([loss.detach().float(), correct.float(), weight * alpha.float()])
+
+
+def build_step(state: RunState, world: World) -> Step:
+    """`train_step` on the network as --compile and the processes have it; captured on a GPU."""
+    config, model, device = state.config, state.model, state.batches.images.device
+    network = world.parallel(model, config.sync_bn)
+    if config.compile:
+        network = compiled(network, world.part_size(config.train_batchsize))
+    step = partial(train_step, model, network, state.optimizer, config.precision)
+    if device.type == "cpu" or world.size > 1:
+        return step
+    return CapturedStep(step, state.optimizer, config.train_batchsize, device)
 
 
 def trainable_model(config: Config, batches: Batches, parts: int) -> nn.Module:
@@ -97,42 +167,8 @@ def trainable_model(config: Config, batches: Batches, parts: int) -> nn.Module:
     model = placed(new_model(config), device, shape)
     check_last_batch(model, batches, shape, parts)
     if config.pruned_steps:
-        images = torch.ones(2, *shape, device=device)
-        check_pruned_steps(model, images, last_sparsities(config, len(batches)))
+        check_pruned_steps(config, model, torch.ones(2, *shape, device=device), len(batches))
     return model
-
-
-def train_epoch(run: TrainingRun, step: TrainingStep, rates: Sequence[float]) -> EpochProgress:
-    """One pass over the training images with these learning rates, one for each step."""
-    run.state.model.train()
-    with run.steps(step, rates) as progress:
-        while not progress.complete:
-            step()
-            progress.advance()
-            run.signals.check()
-    return progress
-
-
-def train_step(
-    network: Callable[[Tensor], Tensor],
-    optimizer: torch.optim.Optimizer,
-    precision: str,
-    inputs: Tensor,
-    targets: Tensor,
-    context: AbstractContextManager[None],
-) -> tuple[Tensor, Tensor]:
-    """Forward, backward, step; returns the batch's mean loss and logits, still on the device.
-
-    Forward and backward are in the `context`, which prunes the network in pruned steps.
-    """
-    with context:
-        with autocast(inputs.device, precision):
-            logits = network(inputs)
-            loss = F.cross_entropy(logits, targets)
-        optimizer.zero_grad()
-        loss.backward()
-    optimizer.step()
-    return loss.detach(), logits.detach()
 
 
 def build_optimizer(

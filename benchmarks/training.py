@@ -37,7 +37,7 @@ from utils.datasets import DATASETS
 from utils.datasets.augment import crop_and_flip
 from utils.datasets.batches import Batches
 from utils.process.errors import exit_status
-from utils.train.step import TrainingStep
+from utils.train.captured_step import CapturedStep
 
 CIFAR10 = DATASETS["cifar10"]
 BATCH_SIZE = 128
@@ -136,14 +136,14 @@ def our_throughput(
     network = compiled(model, batch_size) if "compiled" in kind else model
     first, steps = (20, max(steps, 200)) if device.type == "cuda" else (2, steps)
     batches = our_batches(device, batch_size, first + steps)
-    step = TrainingStep(partial(train_step, network, optimizer, precision), batches, optimizer)
-    step.captures = step.captures and kind != "eager"
-    step.begin_epoch(batches.order(), [1.0] * (first + steps), 0)
-    for taken in range(first + steps):
+    step = partial(train_step, model, network, optimizer, precision)
+    if device.type == "cuda" and kind != "eager":
+        step = CapturedStep(step, optimizer, batch_size, device)
+    for taken, (inputs, targets) in enumerate(batches):
         if taken == first:
             synchronise(device.type)
             start = time.perf_counter()
-        step()
+        step(inputs, targets, 1.0)
     synchronise(device.type)
     return steps * batch_size / (time.perf_counter() - start)
 

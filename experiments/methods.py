@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from constraints import build_constraints, make_feasible
 from optim import SFW, sfw_init
 from utils.datasets.batches import Batches
-from utils.prune.steps import pruned
-from utils.train.step import SPARSITIES
+from utils.train.pruned_steps import SPARSITIES, pruned
 
 WEIGHT_DECAYS = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 TAUS = (2.0, 3.5, 6.0, 11.0, 20.0)

@@ -21,13 +21,13 @@ from train_prune import train
 from utils.outputs.model_file import new_model
 from utils.outputs.trained_model import load_trained
 from utils.process.errors import RunError, UserError, exit_status, warn
+from utils.process.locks import LockedError, run_lock
 from utils.prune.comparison import compare
 from utils.prune.config import PruneConfig
 from utils.prune.correction import build_correction
 from utils.prune.report import result_files
 from utils.settings.cli import Flags, Parser
 from utils.settings.config import Config
-from utils.train.lock import LockedError, run_lock
 
 METHODS: dict[str, dict[str, Any]] = {
     # Usual for these networks and data (He et al., CVPR 2016): divided by 10 after 1/3 and 2/3.

@@ -18,7 +18,7 @@ from runs import DIGITS, FLAGS, ROOT, SETTINGS, main_of, outcome
 import train_prune
 from utils.process.signals import Stopped
 from utils.settings.config import Config
-from utils.train.run import TrainingRun
+from utils.train.checkpointing import Checkpointer
 
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("fixed")
@@ -183,29 +183,25 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def every_epoch_is_saved(monkeypatch):
-    """However short it is; see TrainingRun.saved_epoch."""
-    monkeypatch.setattr("utils.train.run.SAVING_SHARE", float("inf"))
+    """However short it is."""
+    monkeypatch.setattr("utils.train.checkpointing.SAVE_SECONDS", 0)
 
 
 @pytest.fixture(autouse=True)
 def no_training_is_drawn(monkeypatch):
     """Drawing would take longer than most of the tests' trainings."""
-    monkeypatch.setattr("utils.train.history.plot_training", lambda *_: None)
+    monkeypatch.setattr("utils.train.recording.plot_training", lambda *_: None)
 
 
 @pytest.fixture
 def fill_disk(monkeypatch):
-    """fill_disk(is_full) makes each write fail for which is_full(n) is true; n counts from 1.
-
-    Locks are not counted: they hold on a full disk, too.
-    """
+    """fill_disk(is_full) makes each write fail for which is_full(n) is true; n counts from 1."""
 
     def fill(is_full=lambda n: True):
         sync, writes = os.fsync, itertools.count(1)
 
         def sync_if_there_is_room(descriptor):
-            is_lock = os.readlink(f"/proc/self/fd/{descriptor}").endswith(".lock")
-            if not is_lock and is_full(next(writes)):
+            if is_full(next(writes)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             sync(descriptor)
 
@@ -219,15 +215,15 @@ def stop_after(monkeypatch):
     """stop_after(n) makes the next run stop when it has saved n epochs."""
 
     def arrange(epochs):
-        save = TrainingRun.save
+        save = Checkpointer.save
 
-        def save_and_stop(run):
-            save(run)
-            if run.state.epoch == epochs:
-                monkeypatch.setattr(TrainingRun, "save", save)
+        def save_and_stop(checkpoints, state):
+            save(checkpoints, state)
+            if state.recorder.epoch == epochs:
+                monkeypatch.setattr(Checkpointer, "save", save)
                 raise Stopped(signal.SIGTERM)
 
-        monkeypatch.setattr(TrainingRun, "save", save_and_stop)
+        monkeypatch.setattr(Checkpointer, "save", save_and_stop)
 
     return arrange
 

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import sys
 from dataclasses import dataclass, field
-from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -46,9 +45,8 @@ def _run(size, folder, work, *arguments):
         FORK.Process(target=_work, args=(rank, size, store.port, ends[rank], work, arguments))
         for rank in range(size)
     ]
-    with mock.patch.dict(os.environ, TORCH_CPP_LOG_LEVEL="ERROR"):  # as start_script sets it
-        for process in processes:
-            process.start()
+    for process in processes:
+        process.start()
     for process in processes:
         process.join(120)
         process.kill()
@@ -78,9 +76,9 @@ def _work(rank, size, port, end, work, arguments):
 
 def _train(flags, signalled):
     import train_prune
-    import utils.train.run
+    import utils.train.checkpointing
 
-    utils.train.run.SAVING_SHARE = float("inf")  # every epoch is saved
+    utils.train.checkpointing.SAVE_SECONDS = 0  # every epoch is saved
     if signalled is not None and signalled[0] == int(os.environ["RANK"]):
         _signal_itself(train_prune, *signalled[1:])
     return train_prune.main(flags)

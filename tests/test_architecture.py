@@ -18,7 +18,8 @@ BELOW = {
     "utils.settings": METHOD | {"utils.process", "utils.compute", "utils.datasets"},
 }
 BELOW["utils.outputs"] = BELOW["utils.settings"] | {"utils.settings"}
-BELOW["utils.train"] = BELOW["utils.prune"] = BELOW["utils.outputs"] | {"utils.outputs"}
+BELOW["utils.prune"] = BELOW["utils.outputs"] | {"utils.outputs"}
+BELOW["utils.train"] = BELOW["utils.prune"] | {"utils.prune"}
 
 
 def modules():

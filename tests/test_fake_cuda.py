@@ -17,8 +17,7 @@ from utils.prune.allocation import ALLOCATIONS
 from utils.prune.ranking import MagnitudeRanking
 from utils.prune.recalibrate import recalibrate
 from utils.prune.repair import layers_with_weights, measure_signals, repair
-from utils.prune.steps import pruned
-from utils.train.step import TrainingStep
+from utils.train.captured_step import CapturedStep
 
 
 @pytest.fixture
@@ -69,14 +68,11 @@ def test_training_steps_stay_on_the_device_and_never_wait_for_it(
     chosen = partial(SFW, fused=False) if optimizer == "SFW" else ProjectedSGD
     sfw = chosen(model.parameters(), regions)
     batches = cuda_batches(cuda, augment=augment)
-    train_on = partial(train_step, model, sfw, "fp32")
-    step = TrainingStep(train_on, batches, sfw, pruned=partial(pruned, model))
-    assert step.captures
-    step.begin_epoch(batches.order(), [0.1, 0.2, 0.3], 0)
-    for size, sparsity in zip(step.sizes, (0.0, 0.9, 0.0), strict=True):
-        sfw.param_groups[0]["lr"] = step.lr
-        step._step(size, sparsity)  # as it is captured; a wait for a value raises
-    assert step.results.device == step.lr.device == cuda
+    step = CapturedStep(partial(train_step, model, model, sfw, "fp32"), sfw, 16, cuda)
+    step.captures = False  # steps are as they would be captured; a wait for a value raises
+    for (inputs, targets), sparsity in zip(batches, (0.0, 0.9, 0.0), strict=True):
+        results = step(inputs, targets, 0.1, sparsity)
+    assert results.device == sfw.param_groups[0]["lr"].device == cuda
     assert all(p.device == cuda for p in model.parameters())
 
 

@@ -66,14 +66,33 @@ def test_batches_do_not_depend_on_the_precision_of_the_network():
     assert torch.equal(inputs, first_inputs())
 
 
-def test_the_order_of_a_round_is_drawn_again_from_where_it_began():
+@pytest.mark.parametrize("taken", [0, 1, 3])
+def test_a_round_goes_on_from_a_state_dict_and_the_next_one_is_whole(taken):
+    data, other = (batches(generator=generator(s), augment=crop_and_flip) for s in (0, 1))
+    rest = iter(data)
+    for _ in range(taken):
+        next(rest)
+    other.load_state_dict(data.state_dict())
+    assert (data.taken, other.taken) == (taken, taken)
+    for _ in range(2):
+        expected, found = list(rest), list(other)
+        for tensors, others in zip(expected, found, strict=True):
+            assert all(map(torch.equal, tensors, others))
+        rest = iter(data)
+    assert len(found) == 3
+
+
+def test_a_round_that_is_left_is_followed_by_a_new_one():
     data = batches(generator=generator())
-    start = data.generator.get_state()
-    order = data.order()
-    torch.rand(5, generator=data.generator)  # as augmentation draws
-    now = data.generator.get_state()
-    assert torch.equal(data.order(start), order)
-    assert torch.equal(data.generator.get_state(), now)
+    next(iter(data))
+    assert len(list(data)) == 3 and data.taken == 0
+
+
+def test_the_state_of_another_number_of_images_is_refused():
+    data, other = batches(11, generator=generator()), batches(generator=generator())
+    next(iter(data))
+    with pytest.raises(ValueError, match="a round has 10 images, not 11"):
+        other.load_state_dict(data.state_dict())
 
 
 def test_crop_and_flip_gives_each_image_a_window_of_its_own():

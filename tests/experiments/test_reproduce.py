@@ -11,9 +11,9 @@ from runs import ROOT, assert_refused
 import train_prune
 from experiments import reproduce
 from utils.process.errors import RunError
+from utils.process.locks import run_lock
 from utils.prune.tables import SHOWN, read_accuracies
 from utils.settings.config import Config
-from utils.train.lock import run_lock
 
 FLAGS = ["--data", "digits", "--archs", "Mlp", "--epoch_num", "2", "--sfw_init_iters", "2"]
 

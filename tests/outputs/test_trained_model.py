@@ -89,8 +89,8 @@ def test_a_network_is_read_though_its_region_and_schedule_are_in_no_table_here(t
     with pytest.raises(UserError, match=r"--constraint disc: .*a.pt was trained with box"):
         load_model_file(path, {"constraint": "disc"})
     metadata = pruned_metadata(config, {"sparsity": 0.5})
-    pruned = tmp_path / "pruned.safetensors"
-    write_safetensors(pruned, trained.model, InputImages(1, 8, (0.5,), (0.25,)), metadata)
+    pruned = tmp_path / "pruned.npz"
+    write_pruned(pruned, "npz", trained.model, InputImages(1, 8, (0.5,), (0.25,)), metadata)
     assert load_pruned(pruned).state_dict().keys() == trained.model.state_dict().keys()
 
 

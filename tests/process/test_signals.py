@@ -1,4 +1,4 @@
-"""Signals that stop a run: at once, or between two steps."""
+"""Signals that stop a run: at once, or when it asks for them."""
 
 import os
 import signal
@@ -25,50 +25,31 @@ def send(number=signal.SIGTERM):
 def test_a_signal_is_raised_at_once(number):
     with StopSignals(), pytest.raises(Stopped) as stopped:
         send(number)
-    assert stopped.value.number == number and not stopped.value.between_steps
+    assert stopped.value.number == number
 
 
-def test_a_deferred_signal_is_raised_at_the_next_check():
-    with StopSignals() as signals, pytest.raises(Stopped) as stopped, signals.deferred():
+def test_a_deferred_signal_is_noted_and_a_second_one_is_raised():
+    with StopSignals() as signals:
+        signals.deferring = True
+        assert signals.received() == 0
         send()
-        signals.check()
-    assert stopped.value.between_steps
-
-
-def test_a_deferred_signal_is_raised_at_the_end_of_the_block():
-    reached_end = False
-    with StopSignals() as signals, pytest.raises(Stopped), signals.deferred():
-        send()
-        reached_end = True
-    assert reached_end
-
-
-def test_a_second_signal_is_not_deferred():
-    reached_end = False
-    with StopSignals() as signals, pytest.raises(Stopped) as stopped, signals.deferred():
-        send()
-        send()
-        reached_end = True
-    assert not reached_end and not stopped.value.between_steps
+        assert signals.received() == signal.SIGTERM
+        with pytest.raises(Stopped):
+            send()
 
 
 def test_a_second_signal_is_deferred_in_several_processes():
     """torchrun passes on what the terminal has sent to all."""
-    with (
-        StopSignals(agree=lambda number: number) as signals,
-        pytest.raises(Stopped) as stopped,
-        signals.deferred(),
-    ):
+    with StopSignals(agree=lambda number: number) as signals:
+        signals.deferring = True
         send()
         send()
-        signals.check()
-    assert stopped.value.between_steps
+        assert signals.received() == signal.SIGTERM
 
 
-def test_a_signal_to_another_process_stops_this_one():
+def test_a_signal_to_another_process_is_received_in_this_one():
     signals = StopSignals(agree=lambda number: max(number, signal.SIGTERM))
-    with pytest.raises(Stopped, match="SIGTERM"):
-        signals.check()
+    assert signals.received() == signal.SIGTERM
 
 
 @pytest.mark.parametrize("former", [signal.SIG_IGN, lambda number, frame: None])
@@ -77,5 +58,5 @@ def test_handlers_are_restored_and_ignored_signals_stay_ignored(former):
     with StopSignals() as signals:
         if former == signal.SIG_IGN:
             send()
-            signals.check()
+            assert not signals.received()
     assert signal.getsignal(signal.SIGTERM) == former

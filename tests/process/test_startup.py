@@ -1,22 +1,10 @@
-"""A script as a process: what it imports, Ctrl-C meanwhile, and streams that are closed."""
+"""A script as a process: what it imports, and standard streams that are closed."""
 
 import subprocess
 import sys
 
 import pytest
-from runs import ROOT, SCRIPTS, assert_refused, result_of
-
-# Runs a script in a process that gets SIGINT when it begins to import a certain module.
-INTERRUPTED = """
-import os, runpy, signal, sys
-class Interrupt:
-    def find_spec(self, name, *_):
-        if name == module:
-            os.kill(os.getpid(), signal.SIGINT)
-module, *sys.argv = sys.argv[1:]
-sys.meta_path.insert(0, Interrupt())
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+from runs import ROOT, SCRIPTS
 
 
 def python(*arguments, redirect=""):
@@ -28,57 +16,21 @@ def python(*arguments, redirect=""):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_start_without_what_only_some_runs_need(name):
     module = name.removesuffix(".py")
-    optional = {"matplotlib", "sklearn", "scipy", "numba", "torchvision", "PIL"}
+    optional = {"matplotlib", "sklearn", "scipy", "numba", "torchvision", "PIL", "tensorboard"}
     code = f"import sys, {module}; print({{m.partition('.')[0] for m in sys.modules}} & {optional})"
     assert python("-c", code).stdout == "set()\n"
-
-
-@pytest.mark.parametrize(
-    ("name", "module"),
-    [
-        *((name, "torch") for name in SCRIPTS),
-        ("train_prune.py", "torch._meta_registrations"),
-        ("train_prune.py", "utils.settings.config"),
-    ],
-)
-def test_an_interrupt_while_importing_ends_in_one_line(name, module):
-    done = python("-c", INTERRUPTED, module, name, "--help")
-    assert result_of(done) == (130, "", "error: stopped by the keyboard\n")
-
-
-def test_a_job_in_the_background_ignores_interrupts_while_importing():
-    flags = ("-c", INTERRUPTED, "torch", "train_prune.py", "--lr", "7")
-    done = python(*flags, redirect="& wait $!")
-    assert_refused(result_of(done), "error: --lr 7: SFW takes")
-
-
-def test_an_interrupt_after_the_imports_lets_work_clean_up():
-    code = """
-import os, signal
-from utils.process.startup import start_script
-start_script()
-from utils.process.errors import exit_status
-def main():
-    try:
-        os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        print("cleaned up")
-raise SystemExit(exit_status(main))
-"""
-    done = python("-c", code)
-    assert (done.returncode, done.stdout) == (130, "cleaned up\n")
-    assert done.stderr == "error: stopped by the keyboard\n"
 
 
 @pytest.mark.parametrize("redirect", ["2>&-", "<&- >&- 2>&-"])
 def test_no_file_takes_the_number_of_a_stream_that_was_closed(redirect, tmp_path):
     code = """
 import os, sys
-from utils.process.startup import start_script
-start_script()
-with open(sys.argv[1], "w") as file:
-    print("message", file=sys.stderr, flush=True)
-    os.write(2, b"message of a library")
+from utils.process.errors import exit_status
+def main():
+    with open(sys.argv[1], "w") as file:
+        print("message", file=sys.stderr, flush=True)
+        os.write(2, b"message of a library")
+raise SystemExit(exit_status(main))
 """
     path = tmp_path / "file"
     assert python("-c", code, path, redirect=redirect).returncode == 0

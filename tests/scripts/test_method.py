@@ -11,7 +11,7 @@ from constraints import build_constraints, make_feasible
 from models import ARCHITECTURES, Architecture, build_model
 from optim import LR_SCHEMES, sfw_init
 from utils.settings.config import Config
-from utils.train.step import step_sparsities
+from utils.train.pruned_steps import step_sparsities
 
 METHOD = dict(
     data="digits",

@@ -1,6 +1,7 @@
 """Networks of one's own through the three scripts, from training to the files of pruned ones."""
 
 import re
+import secrets
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from utils.process.errors import UserError
 from utils.prune import load_pruned
 from utils.prune.allocation import ALLOCATIONS
 from utils.settings.config import Config
-from utils.train.step import step_seeds
+from utils.train.loop import step_seeds
 
 VIT = SETTINGS | {"arch": "own_networks:vit", "epoch_num": 2, "train_batchsize": 256}
 RUN = Config(**VIT).run_name
@@ -101,7 +102,8 @@ def test_dropout_goes_on_where_a_run_was_stopped(steps, quick, vit, tmp_path, st
 def test_the_comparison_sees_dropout_that_is_not_drawn_again(
     quick, vit, tmp_path, stop_within, monkeypatch
 ):
-    monkeypatch.setattr("utils.train.run.step_seeds", lambda *arguments: None)
+    drawn = lambda *numbers: [secrets.randbits(31) for _ in range(numbers[-1])]  # noqa: E731
+    monkeypatch.setattr("train_prune.step_seeds", drawn)
     flags = [*vit[:-1], tmp_path]
     stop_within(3)
     assert [quick("train_prune.py", *flags)[0] for _ in range(2)] == [143, 0]

@@ -12,7 +12,7 @@ import torch
 from runs import FLAGS, ROOT, SETTINGS, assert_refused, flags_of, outcome
 
 from utils.settings.config import Config
-from utils.train.resume import RunState
+from utils.train.checkpointing import RunState
 
 KILLS = int(os.environ.get("KILLS", 2))  # at random instants; more by hand
 
@@ -65,7 +65,8 @@ def test_the_comparison_sees_a_generator_that_was_not_restored(
     restore = RunState.restore
 
     def forgetful(self, saved, path):
-        restore(self, saved | {"generator": torch.Generator().get_state()}, path)
+        fresh = saved["batches"] | {"generator": torch.Generator().get_state()}
+        restore(self, saved | {"batches": fresh}, path)
 
     monkeypatch.setattr(RunState, "restore", forgetful)
     assert quick("train_prune.py", *FLAGS, "--output_dir", stopped.output_dir)[0] == 0
@@ -124,8 +125,8 @@ def call(*arguments):
     if ours and calls == at:
         os.kill(os.getpid(), signal.SIGKILL)
 setattr(os, name, call)
-import train_prune, utils.train.run
-utils.train.run.SAVING_SHARE = float("inf")
+import train_prune, utils.train.checkpointing
+utils.train.checkpointing.SAVE_SECONDS = 0
 sys.exit(train_prune.main(sys.argv[5:]))
 """
 
@@ -213,7 +214,7 @@ def test_a_second_run_of_the_same_settings_is_refused(quick, tmp_path):
     result = quick("train_prune.py", *LONG_FLAGS, "--output_dir", tmp_path)
     process.kill()
     process.wait()
-    assert_refused(result, f": process {process.pid} is training with these settings")
+    assert_refused(result, ": another process is training with these settings")
     flags = [*LONG_FLAGS, "--output_dir", tmp_path, "--resume", "never"]
     status, _, err = quick("train_prune.py", *flags)  # a lock dies with its owner
     assert (status, err) == (0, "")

@@ -9,8 +9,7 @@ import pytest
 import torch
 from runs import FLAGS, assert_refused, outcome
 
-from utils.train import run as training
-from utils.train.run import TrainingRun
+from utils.train.checkpointing import Checkpointer
 
 
 def go_on(quick, stopped):
@@ -63,12 +62,12 @@ MISFITS = {
     "code": (lambda path: torch.save(Runs(), path), "is no model file"),
     "list": (lambda path: torch.save([1], path), "is no model file"),
     "model": (lambda path: torch.save({"state_dict": {}}, path), "is no resume file"),
-    "newer": (lambda path: change(path, format=99), "is of a newer version of this program"),
+    "version": (lambda path: change(path, format=1), "is of another version of this program"),
     "settings": (lambda path: change(path, config={"lr": 0.5}), "is of --lr 0.5, not 1"),
     "device": (lambda path: change(path, device="cuda"), "another kind of device"),
     "network": (of_another_network, "does not fit the network"),
-    "partial": (lambda path: change(path, partial={"start": 1}), "does not fit the network"),
-    "epoch": (lambda path: change(path, epoch="2"), "does not fit the network"),
+    "batches": (lambda path: change(path, batches={"taken": 1}), "does not fit the network"),
+    "epoch": (lambda path: change(path, epoch=3), "its parts are of different steps"),
     "optimizer": (lambda path: change(path, optimizer={}), "does not fit the network"),
 }
 
@@ -140,34 +139,34 @@ def test_a_run_that_goes_on_with_another_number_of_threads_says_so(quick, stoppe
 
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(quick, tmp_path, fill_disk, uninterrupted):
-    fill_disk(lambda n: 5 <= n <= 8)  # the log, twice, the table and the resume file
+    fill_disk(lambda n: 5 <= n <= 6)  # the log and the resume file
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
     assert status == 0
     lines = err.splitlines()
-    assert len(lines) == 3 and all("No space left on device" in line for line in lines)
-    assert "the run is saved up to epoch 0, and every epoch tries again" in lines[0]
+    assert len(lines) == 2 and all("No space left on device" in line for line in lines)
+    assert "the run is saved up to epoch 0, and the next save tries again" in lines[0]
     assert outcome(tmp_path) == uninterrupted
     assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("spoil", ["vanished", "file", "folder"])
 def test_a_folder_that_changes_in_mid_run_is_told_or_made_anew(spoil, quick, tmp_path, monkeypatch):
-    save, models = TrainingRun.save, tmp_path / "saved_models"
+    save, models = Checkpointer.save, tmp_path / "saved_models"
 
-    def spoil_and_save(run):
-        if run.state.epoch == 3:
+    def spoil_and_save(checkpoints, state):
+        if state.recorder.epoch == 3:
             if spoil == "folder":
-                run.resume.newest.unlink()
-                (run.resume.newest / "inside").mkdir(parents=True)
+                checkpoints.newest.unlink()
+                (checkpoints.newest / "inside").mkdir(parents=True)
             else:
                 shutil.rmtree(models)
             if spoil == "file":
                 models.write_text("in the way")
-        if run.state.epoch == 4 and spoil == "file":
+        if state.recorder.epoch == 4 and spoil == "file":
             models.unlink()
-        save(run)
+        save(checkpoints, state)
 
-    monkeypatch.setattr(TrainingRun, "save", spoil_and_save)
+    monkeypatch.setattr(Checkpointer, "save", spoil_and_save)
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
     assert "Traceback" not in err
     told = {"vanished": 0, "file": 1, "folder": 4}[spoil]  # each save, and the removal
@@ -176,21 +175,23 @@ def test_a_folder_that_changes_in_mid_run_is_told_or_made_anew(spoil, quick, tmp
 
 
 def test_a_log_that_cannot_be_written_costs_no_checkpoint(quick, tmp_path, monkeypatch):
-    save = TrainingRun.save
+    save = Checkpointer.save
 
-    def spoil_and_save(run):
-        if run.state.epoch == 1:
+    def spoil_and_save(checkpoints, state):
+        if state.recorder.epoch == 1:
             shutil.rmtree(tmp_path / "saved_logs")
             (tmp_path / "saved_logs").write_text("in the way")
-        save(run)
-        assert torch.load(run.resume.newest, weights_only=True)["epoch"] == run.state.epoch
+        save(checkpoints, state)
+        saved = torch.load(checkpoints.newest, weights_only=True)
+        assert saved["epoch"] == state.recorder.epoch
 
-    monkeypatch.setattr(TrainingRun, "save", spoil_and_save)
+    monkeypatch.setattr(Checkpointer, "save", spoil_and_save)
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
-    assert status == 1 and err.splitlines()[-1].endswith("the same command ends the run")
+    last = err.splitlines()[-1]
+    assert status == 1 and last.endswith("the same command goes on after epoch 5, once it can")
     assert len(list((tmp_path / "saved_models").glob("*init=1.pt"))) == 1
     (tmp_path / "saved_logs").unlink()
-    monkeypatch.setattr(TrainingRun, "save", save)
+    monkeypatch.setattr(Checkpointer, "save", save)
     assert quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)[0] == 0
 
 
@@ -207,17 +208,12 @@ def test_a_picture_that_cannot_be_written_does_not_lose_sfw_init(quick, tmp_path
     assert status == 0 and "scales.png" in err and err.startswith("warning: ")
 
 
-def test_a_disk_that_is_full_until_the_end_is_waited_for(
-    quick, tmp_path, monkeypatch, fill_disk, uninterrupted
-):
-    """Nothing of the run could be saved; the disk has room again after the second try."""
-    waits = []
-    fill_disk(lambda n: len(waits) < 2)
-    monkeypatch.setattr(training.time, "sleep", waits.append)
+def test_a_disk_that_is_full_from_the_start_ends_the_run_with_an_error(quick, tmp_path, fill_disk):
+    fill_disk()
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
-    assert status == 0 and waits == [training.RETRY_SECONDS] * 2
-    assert err.splitlines()[-1].endswith("kept in memory, and for an hour it is tried again")
-    assert outcome(tmp_path)[0] == uninterrupted[0]
+    *warnings, error = err.splitlines()
+    assert status == 1 and all(line.startswith("warning: cannot write ") for line in warnings)
+    assert error.endswith("No space left on device); the same command starts again, once it can")
 
 
 def test_a_full_disk_after_a_complete_save_ends_the_run_at_once(
@@ -225,7 +221,8 @@ def test_a_full_disk_after_a_complete_save_ends_the_run_at_once(
 ):
     fill_disk(lambda n: n == 20)  # the model: after the scales, and six times three files
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
-    assert status == 1 and err.endswith("once it can, the same command ends the run\n")
+    assert status == 1 and err.count("\n") == 1
+    assert err.endswith("the same command goes on after epoch 5, once it can\n")
     assert "saved_models" in err and "No space left on device" in err
     status, out, _ = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
     assert status == 0 and "Going on after epoch 5 of 5 epochs" in out

@@ -7,8 +7,10 @@ import torch
 from runs import DIGITS, ROOT, RUN
 
 from constraints import KSparsePolytope
-from utils.train import run as training
-from utils.train.resume import ResumeFile
+from utils.train import checkpointing
+from utils.train.checkpointing import Checkpointer
+
+SAVE_SECONDS = checkpointing.SAVE_SECONDS  # before a fixture saves every epoch
 
 
 def command(folder):
@@ -86,23 +88,24 @@ def test_a_finished_run_with_fewer_epochs_is_named_before_a_longer_one_begins(qu
     assert "Trained already for 3 epochs" in out  # the longest of them
 
 
-def test_saving_takes_a_small_share_of_the_time_of_short_epochs(quick, tmp_path, monkeypatch):
-    """A clock on which an epoch takes a second and a save half of one: every fifth is saved."""
-    now, epochs_saved = [0.0], []
+def test_an_epoch_is_saved_when_half_a_minute_has_passed_and_so_is_the_last(
+    quick, tmp_path, monkeypatch
+):
+    """A clock on which an epoch takes 12 seconds: every third is saved."""
+    now, epochs_saved, save = [0.0], [], Checkpointer.save
 
-    def save(resume, state):
-        epochs_saved.append(state.epoch)
-        resume.position = state.position
-        now[0] += 0.5
+    def noted(checkpoints, state):
+        save(checkpoints, state)
+        epochs_saved.append(state.recorder.epoch)
 
     def count(model):
-        now[0] += 1.0
+        now[0] += 12.0
         return []
 
-    monkeypatch.setattr(training, "SAVING_SHARE", 0.1)
-    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(training, "not_finite", count)
-    monkeypatch.setattr(ResumeFile, "save", save)
-    flags = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "12", "--output_dir", tmp_path)
+    monkeypatch.setattr(checkpointing, "SAVE_SECONDS", SAVE_SECONDS)
+    monkeypatch.setattr(checkpointing.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("utils.train.recording.not_finite", count)
+    monkeypatch.setattr(Checkpointer, "save", noted)
+    flags = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "7", "--output_dir", tmp_path)
     assert quick("train_prune.py", *flags)[0] == 0
-    assert epochs_saved == [0, 5, 10, 12]
+    assert epochs_saved == [0, 3, 6, 7]

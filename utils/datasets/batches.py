@@ -1,6 +1,7 @@
 """Mini-batches drawn from images that are held whole, as uint8, on the training device."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -13,7 +14,8 @@ class Batches:
 
     With a generator the images come in a new order each time and are augmented; without, in their
     own order and unchanged. Inputs are (image / 255 - mean) / std, per channel. The last batch
-    of a round may be smaller.
+    of a round may be smaller. `taken` is how many batches of the present round are taken; after
+    `load_state_dict` the next iteration goes on with the round that `state_dict` was called in.
     """
 
     def __init__(
@@ -30,30 +32,48 @@ class Batches:
         self.augment, self.generator = augment, generator
         mean_, std_ = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
         self.scale, self.offset = 1 / (255 * std_), -mean_ / std_
+        self.taken, self._goes_on = 0, False
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for chosen in self.order().split(self.batch_size):
-            yield self.take(chosen)
+        if not self._goes_on:
+            self.taken, self._order = 0, self._new_order()
+        self._goes_on = False
+        for chosen in self._order.split(self.batch_size)[self.taken :]:
+            batch = self.take(chosen)
+            self.taken += 1
+            yield batch
+        self.taken = 0
 
-    def order(self, start: Tensor | None = None) -> Tensor:
-        """The images of a round by their index, int64 (images,), in the order of the batches.
+    def state_dict(self) -> dict[str, Any]:
+        """The order of the round's images, how many batches are taken, and the generator's state.
 
-        `start` is the generator's state when a round began: its order is drawn again, and the
-        generator then stands where it stood before. Without it a new round begins.
+        The order is left out between two rounds.
         """
+        return {
+            "taken": self.taken,
+            "order": self._order.cpu() if self.taken else None,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError for a round of another number of images."""
+        self.taken, order = state["taken"], state["order"]
+        self._goes_on = self.taken > 0
+        if self._goes_on:
+            if order.shape != (len(self.images),):
+                raise ValueError(f"a round has {len(self.images)} images, not {order.numel()}")
+            self._order = order.to(self.images.device)
+        self.generator.set_state(state["generator"])
+
+    def _new_order(self) -> Tensor:
+        """The images of a round by their index, int64 (images,), in the order of the batches."""
         count, device = len(self.images), self.images.device
         if self.generator is None:
             return torch.arange(count, device=device)
-        now = self.generator.get_state()
-        if start is not None:
-            self.generator.set_state(start)
-        order = torch.randperm(count, generator=self.generator, device=device)
-        if start is not None:
-            self.generator.set_state(now)
-        return order
+        return torch.randperm(count, generator=self.generator, device=device)
 
     def take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """The inputs and targets of the images with these indices, augmented and normalised."""

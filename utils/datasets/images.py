@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tqdm import tqdm
 
 from utils.datasets.arrays import KEYS, Arrays, check_memory, read_npz
 from utils.process.errors import RunError, UserError, notify, warn
-from utils.process.terminal import ProgressBar
 from utils.process.writing import atomic_write
 
 if TYPE_CHECKING:
@@ -81,15 +81,13 @@ def _decode(paths: list[Path], side: int, decode: Decoder, title: str) -> np.nda
     def fill(place: int) -> None:
         images[place] = decode(paths[place], side)
 
-    bar = ProgressBar(title, len(paths), unit="image")
     # Pillow warns of odd metadata, which do not concern the pixels.
     with (
-        contextlib.closing(bar),
         warnings.catch_warnings(action="ignore"),
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        for done, _ in enumerate(pool.map(fill, range(len(paths))), 1):
-            bar.advance_to(done)
+        filled = pool.map(fill, range(len(paths)))
+        list(tqdm(filled, title, len(paths), leave=False, unit="image", disable=None))
     return images
 
 

@@ -2,69 +2,54 @@
 
 import csv
 import dataclasses
-import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from optim.initialisation import Report
-from utils.process.errors import RunError
+from utils.process.errors import warn
 from utils.process.writing import append, atomic_write
 from utils.settings.config import LABELS, Config
 from utils.settings.names import plain
 
 
 class TextLog:
-    """The lines of one run's log; `save` brings the file up to date.
+    """The lines of one run's log; `save` adds those that are new to the file.
 
-    Lines added since the last `save` are appended to the file. The first `save` of a process, and
-    one that finds the file changed, replaces the whole file at once.
+    `length` is that of all lines so far, in bytes; a resumed run sets it by `resume`.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lines: list[str] = []
-        self._digest = hashlib.sha256()
-        self._saved_lines, self._saved_size = 0, -1  # size in bytes; -1 before the first save
+        self.path, self.length = path, 0
+        self._new: list[bytes] = []
 
     def add(self, line: str) -> None:
-        self._digest.update(f"\n{line}".encode() if self._lines else line.encode())
-        self._lines.append(line)
+        self._new.append(f"{line}\n".encode())
+        self.length += len(self._new[-1])
 
-    def mark(self) -> dict[str, Any]:
-        """The number and checksum of the lines so far, from which `restore` recognises them."""
-        return {"lines": len(self._lines), "sha256": self._digest.hexdigest()}
-
-    def restore(self, lines: int, sha256: str) -> bool:
-        """Take the first `lines` lines of the file; False if they are not those of `mark`."""
-        try:
-            first_lines = self.path.read_text(errors="replace").split("\n")[:lines]
-        except OSError:
-            return False
-        log = TextLog(self.path)
-        for line in first_lines:
-            log.add(line)
-        if log.mark() != {"lines": lines, "sha256": sha256}:
-            return False
-        self._lines, self._digest = log._lines, log._digest
-        self._saved_lines, self._saved_size = 0, -1
-        return True
+    def resume(self, length: int) -> None:
+        """Go on after this number of bytes of the file, instead of the lines so far."""
+        self.length, self._new = length, []
 
     def save(self) -> None:
-        """Raises RunError when writing fails; the next call writes the whole file."""
-        size, self._saved_size = self._saved_size, -1
-        if size >= 0:
-            new = "".join(f"{line}\n" for line in self._lines[self._saved_lines :]).encode()
-            try:
-                append(self.path, new, size)
-            except RunError:  # the file is gone, changed, or now ends in half a line
-                size = -1
-        if size < 0:
-            size, new = 0, "".join(f"{line}\n" for line in self._lines).encode()
+        """Write the new lines; what the file has beyond those before them is dropped.
+
+        A file that has become shorter is told, and goes on with the new lines. Raises RunError when
+        writing fails; the next call tries again.
+        """
+        content = b"".join(self._new)
+        saved = self.length - len(content)
+        present = self.path.stat().st_size if self.path.is_file() else 0
+        if present < saved:
+            warn(f"{self.path}: is gone or changed; earlier lines are missing")
+            saved = present
+        if saved:
+            append(self.path, content, saved)
+        else:
             with atomic_write(self.path, "wb") as file:
-                file.write(new)
-        self._saved_lines, self._saved_size = len(self._lines), size + len(new)
+                file.write(content)
+        self.resume(saved + len(content))
 
 
 def configuration_line(config: Config, unknown: Collection[str] = ()) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 
 from utils.process.signals import Stopped
-from utils.process.startup import end_start
 
 
 class ScriptError(Exception):
@@ -47,7 +46,7 @@ def notify(message: str) -> None:
 
 def exit_status(main: Callable[[], None]) -> int:
     """Run `main` and return the exit status; expected errors are reported without a traceback."""
-    end_start()
+    _replace_closed_streams()
     try:
         main()
         print(end="", flush=True)  # what fails at the end of the process cannot be reported
@@ -67,6 +66,16 @@ def exit_status(main: Callable[[], None]) -> int:
             raise
         return _report("out of memory; choose a smaller batch size or network", 1)
     return 0
+
+
+def _replace_closed_streams() -> None:
+    """Open the null device for each standard stream that the parent process closed.
+
+    Otherwise the next file would get its number, and messages of libraries be written to that file.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the end
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -62,15 +62,14 @@ def atomic_write(path: Path, mode: str = "w", keep_former: Path | None = None) -
 
 
 def append(path: Path, content: bytes, size: int) -> None:
-    """Append to a file of `size` bytes, and wait until it is on the disk.
+    """Append to the first `size` bytes of a file, and wait until it is on the disk.
 
-    Raises RunError when the file has another size, or when writing fails, after which the file may
-    end in a part of the content.
+    Raises RunError when writing fails, after which the file may end in a part of the content.
     """
     try:
         with open(path, "r+b") as file:
-            if file.seek(0, os.SEEK_END) != size:
-                raise RunError(f"{path} has been changed by something else")
+            file.truncate(size)
+            file.seek(size)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

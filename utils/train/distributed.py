@@ -77,16 +77,13 @@ class World:
         part = self.part(count)
         return part.stop - part.start
 
-    def share(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """This process's part of a batch, on which it computes the gradient."""
-        return inputs, targets
+    def share(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, float]:
+        """This process's part of a batch, and which fraction of the batch it is.
 
-    def weigh(self, result: Tensor) -> Tensor:
-        """Mean loss, right images and mean alpha, scaled so that `sums` has those of the batch.
-
-        They are of the part of the batch that `share` returned last.
+        The fraction weights the mean loss of the part: the sums over the processes, of loss and
+        gradients, are then those of the batch.
         """
-        return result
+        return inputs, targets, 1.0
 
     def parallel(self, model: nn.Module, sync_bn: bool) -> nn.Module:
         """The network whose gradients are those of the whole batch."""
@@ -108,7 +105,6 @@ class Processes(World):
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.local_rank = int(os.environ["LOCAL_RANK"])
-        self.fraction = 1.0  # of the batch, that this process has
 
     def device_number(self, gpu: int) -> int:
         return gpu if gpu < 0 else self.local_rank
@@ -145,17 +141,12 @@ class Processes(World):
         dist.all_gather(gathered, mine)
         return torch.stack(gathered).sum(0)
 
-    def share(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        part, size = self.part(len(targets)), self.part_size(len(targets))
-        self.fraction = size / len(targets)
-        if not size:  # fewer images than processes: one is taken along with weight 0
+    def share(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, float]:
+        part = self.part(len(targets))
+        fraction = (part.stop - part.start) / len(targets)
+        if not fraction:  # fewer images than processes: one is taken along with weight 0
             part = slice(0, 1)
-        return inputs[part], targets[part]
-
-    def weigh(self, result: Tensor) -> Tensor:
-        return result * torch.tensor(
-            [self.fraction, self.fraction > 0, self.fraction], device=result.device
-        )
+        return inputs[part], targets[part], fraction
 
     def parallel(self, model: nn.Module, sync_bn: bool) -> nn.Module:
         if sync_bn:
@@ -163,7 +154,7 @@ class Processes(World):
         # Otherwise the gradients are summed in another order after the first step of a process, and
         # a resumed run would differ from one that was never stopped in the last bits.
         network = DistributedDataParallel(model, find_unused_parameters=True)
-        network.register_comm_hook(self, _sum_of_fractions)
+        network.register_comm_hook(None, _sum)
         return network
 
     def accuracy(self, model: nn.Module, batches: Batches, precision: str) -> float:
@@ -172,10 +163,9 @@ class Processes(World):
         return super().accuracy(model, batches, precision)
 
 
-def _sum_of_fractions(world: Processes, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """The mean gradient of the batch, from those of its parts, however many images these have."""
-    gradients = bucket.buffer().mul_(world.fraction)
-    work = dist.all_reduce(gradients, async_op=True)
+def _sum(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """The sum of the processes' gradients, where DistributedDataParallel takes their mean."""
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
     return work.get_future().then(lambda done: done.value()[0])
 
 

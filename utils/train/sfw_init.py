@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterable
-from contextlib import closing
 
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from constraints import Region
 from optim import sfw_init
@@ -14,7 +14,7 @@ from utils.outputs.headings import heading
 from utils.outputs.logs import TextLog, init_line, scale_line
 from utils.outputs.plots import plot_scales
 from utils.process.errors import RunError, UserError, warn
-from utils.process.terminal import ProgressBar, say
+from utils.process.terminal import say
 from utils.settings.config import Config
 from utils.settings.fields import identifying_settings
 
@@ -39,18 +39,17 @@ def learn_initial_scales(
     """
     device = next(model.parameters()).device
     network_generator(device).manual_seed(config.seed + 1)  # of dropout
-    bar = ProgressBar("SFW-Init", config.sfw_init_iters, unit="iteration")
+    iterations = config.sfw_init_iters
+    bar = tqdm(desc="SFW-Init", total=iterations, unit="iteration", leave=False, disable=None)
 
     def show(report: Report) -> None:
         log.add(init_line(report))
-        losses = f"loss {report.loss_before:.4f} -> {report.loss_after:.4f}"
-        bar.advance_to(report.iteration, losses)
+        bar.set_postfix_str(f"loss {report.loss_before:.4f} -> {report.loss_after:.4f}", False)
+        bar.update(report.iteration - bar.n)
 
     try:
-        with closing(bar), autocast(device, config.precision):
-            scales = sfw_init(
-                model, batches, constraints, config.lr, config.sfw_init_iters, report=show
-            )
+        with bar, autocast(device, config.precision):
+            scales = sfw_init(model, batches, constraints, config.lr, iterations, report=show)
     except FloatingPointError as error:
         raise RunError(f"SFW-Init: {error}; lower --tau or --lr") from None
     except RuntimeError as error:
@@ -68,5 +67,5 @@ def learn_initial_scales(
     except RunError as error:
         warn(f"{error}; training goes on without that picture")
     smallest, largest = min(scales.values()), max(scales.values())
-    say(f"SFW-Init: {config.sfw_init_iters} iterations, scales {smallest:.3f} to {largest:.3f}")
+    say(f"SFW-Init: {iterations} iterations, scales {smallest:.3f} to {largest:.3f}")
     return scales

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +11,25 @@ from models import dry_run
 from utils.process.errors import UserError
 from utils.prune.allocation import prunable
 from utils.prune.ranking import removed_entries
+from utils.settings.config import Config
+
+# What pruned steps prune to.
+SPARSITIES = (0.8, 0.9, 0.95, 0.98)
+
+
+def step_sparsities(config: Config, epoch: int, steps: int) -> list[float]:
+    """To what the network is pruned in each step of an epoch; 0 where it is not.
+
+    It is in every second step of the last `config.pruned_steps` of the training, to one of
+    SPARSITIES.
+    """
+    # The last number tells this stream from those of `step_seeds`.
+    stream = np.random.default_rng([config.seed, epoch, 0, 1])
+    drawn = stream.choice(SPARSITIES, steps).tolist()
+    total = config.epoch_num * steps
+    start = total - round(config.pruned_steps * total)
+    numbers = range(epoch * steps, (epoch + 1) * steps)
+    return [s if i >= start and i % 2 else 0.0 for i, s in zip(numbers, drawn, strict=True)]
 
 
 @contextmanager
@@ -44,12 +64,14 @@ def pruned(model: nn.Module, sparsity: float) -> Iterator[None]:
                     p.grad.masked_fill_(mask, 0)
 
 
-def check_pruned_steps(model: nn.Module, images: Tensor, sparsities: list[float]) -> None:
-    """Raise UserError where pruned steps cannot be taken on the model, or there are none.
+def check_pruned_steps(config: Config, model: nn.Module, images: Tensor, steps: int) -> None:
+    """Raise UserError where the training takes no pruned steps, or the model cannot take them.
 
-    `sparsities` has those of the last steps of the training, two or more if it has as many, and
-    `images` is a batch, (images, channels, height, width).
+    `images` is a batch, (images, channels, height, width), and `steps` how many an epoch has.
     """
+    # If there are pruned steps, one is among the last two steps, and so in these epochs.
+    epochs = range(max(0, config.epoch_num - 2), config.epoch_num)
+    sparsities = [s for epoch in epochs for s in step_sparsities(config, epoch, steps)]
     if not any(sparsities):
         raise UserError(
             "--pruned_steps: no step of this training is a pruned one; give a larger fraction or"

@@ -12,7 +12,7 @@ from train_prune import train_step
 from utils.compute.device import placed
 from utils.datasets.augment import crop_and_flip
 from utils.datasets.batches import Batches
-from utils.train.step import TrainingStep
+from utils.train.captured_step import CapturedStep
 
 pytestmark = pytest.mark.cuda
 
@@ -25,14 +25,15 @@ def batches_of(images, size, augment=None):
 
 @pytest.fixture
 def captured_steps(monkeypatch):
-    """What TrainingStep captures: one entry for each graph that was recorded."""
-    graphs, capture = [], TrainingStep._capture
+    """What CapturedStep captures: one entry for each graph that was recorded."""
+    graphs, capture = [], CapturedStep._capture
 
-    def noted(step, size):
-        capture(step, size)
+    def noted(step, inputs, targets):
+        done = capture(step, inputs, targets)
         graphs.append(step.graph)
+        return done
 
-    monkeypatch.setattr(TrainingStep, "_capture", noted)
+    monkeypatch.setattr(CapturedStep, "_capture", noted)
     return graphs
 
 
@@ -52,15 +53,11 @@ def test_captured_steps_train_as_plain_ones(precision, kind, monkeypatch, captur
         optimizer = (SFW if kind == "SFW" else ProjectedSGD)(model.parameters(), regions, lr=0.1)
         images = torch.randint(256, (32 * 12 + 8, 3, 32, 32), device=device, dtype=torch.uint8)
         batches = batches_of(images, 32, crop_and_flip)
-        step = TrainingStep(partial(train_step, model, optimizer, precision), batches, optimizer)
-        step.captures = captures
-        found = []
-        for epoch in range(2):
-            step.begin_epoch(batches.order(), [0.1 / (epoch + 1)] * len(step.sizes), 0)
-            for _ in step.sizes:
-                step()
-            found += step.results[:, 0].tolist()
-        losses.append(found)
+        step = partial(train_step, model, model, optimizer, precision)
+        if captures:
+            step = CapturedStep(step, optimizer, 32, device)
+        results = [step(*batch, 0.1 / (epoch + 1)) for epoch in range(2) for batch in batches]
+        losses.append(torch.stack(results)[:, 0].tolist())
     assert len(captured_steps) == 1 and captured_steps[0] is not None
     assert losses[1] == pytest.approx(losses[0], abs=0.02)
     assert max(losses[0]) - min(losses[0]) > 0.1
@@ -95,12 +92,11 @@ def test_memory_does_not_grow_over_many_replays(captured_steps):
     optimizer = SFW(model.parameters(), regions)
     images = torch.randint(256, (64 * 10 + 3, 1, 8, 8), device=device, dtype=torch.uint8)
     batches = batches_of(images, 64)
-    step = TrainingStep(partial(train_step, model, optimizer, "fp32"), batches, optimizer)
-    reserved = []
+    step = partial(train_step, model, model, optimizer, "fp32")
+    step, reserved = CapturedStep(step, optimizer, 64, device), []
     for _ in range(5):
-        step.begin_epoch(batches.order(), [1.0] * len(step.sizes), 0)
-        for _ in step.sizes:
-            step()
+        for inputs, targets in batches:
+            step(inputs, targets, 1.0)
         reserved.append(torch.cuda.memory_reserved())
     assert len(captured_steps) == 1
     assert reserved[-1] == reserved[1]

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from utils.process.errors import UserError
-from utils.prune.steps import check_pruned_steps, pruned
+from utils.settings.config import Config
+from utils.train.pruned_steps import SPARSITIES, check_pruned_steps, pruned, step_sparsities
 
 
 @pytest.fixture
@@ -92,25 +93,43 @@ def test_a_weight_that_takes_no_part_has_no_gradient(model):
     assert model[0].weight.grad is not None
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 1 / 3, 0.7, 1.0])
+def test_every_second_step_of_the_last_fraction_is_pruned_to_a_drawn_sparsity(fraction):
+    epochs, steps = 6, 55  # 0.7 of them begin at step 99, whatever the rounding
+    config, other = (Config(pruned_steps=fraction, seed=s, epoch_num=epochs) for s in (3, 4))
+    rows = [step_sparsities(config, epoch, steps) for epoch in range(epochs)]
+    drawn = [sparsity for row in rows for sparsity in row]
+    pruned = [i for i, sparsity in enumerate(drawn) if sparsity]
+    start = 330 - round(fraction * 330)
+    assert pruned == [i for i in range(330) if i % 2 and i >= start]
+    if fraction:
+        assert set(drawn) == {0.0, *SPARSITIES}
+        assert rows[5] == step_sparsities(config, 5, steps)
+        assert rows[5] != step_sparsities(other, 5, steps)
+    if fraction == 1:
+        assert rows[5] != rows[4]
+
+
 IMAGES = torch.ones(2, 2, 4, 4)
+PRUNED = Config(pruned_steps=0.5, epoch_num=1)
 
 
 @pytest.mark.parametrize(
-    ("layers", "sparsities", "message"),
+    ("layers", "steps", "message"),
     [
-        ([nn.Linear(32, 3)], [0.0, 0.0], "no step of this training is a pruned one"),
-        ([nn.LayerNorm(32)], [0.0, 0.98], "has no weights"),
-        ([nn.utils.parametrizations.weight_norm(nn.Linear(32, 90))], [0.0, 0.98], "not finite"),
+        ([nn.Linear(32, 3)], 1, "no step of this training is a pruned one"),
+        ([nn.LayerNorm(32)], 8, "has no weights"),
+        ([nn.utils.parametrizations.weight_norm(nn.Linear(32, 90))], 8, "not finite"),
     ],
 )
-def test_a_training_without_sensible_pruned_steps_is_refused(layers, sparsities, message):
+def test_a_training_without_sensible_pruned_steps_is_refused(layers, steps, message):
     torch.manual_seed(0)
     with pytest.raises(UserError, match=f"--pruned_steps: .*{message}"):
-        check_pruned_steps(nn.Sequential(nn.Flatten(), *layers), IMAGES, sparsities)
+        check_pruned_steps(PRUNED, nn.Sequential(nn.Flatten(), *layers), IMAGES, steps)
 
 
 def test_the_check_leaves_the_model_as_it_is(model):
     before = state_of(model)
-    check_pruned_steps(model, IMAGES, [0.0, 0.9])
+    check_pruned_steps(PRUNED, model, IMAGES, 8)
     assert_same(model, before)
     assert all(p.grad is None for p in model.parameters())

@@ -1,0 +1,53 @@
+"""Locks of runs, between processes of one machine."""
+
+import subprocess
+import sys
+
+import pytest
+from runs import ROOT
+
+from utils.process.errors import UserError
+from utils.process.locks import LockedError, run_lock
+
+
+def assert_locked(path):
+    with pytest.raises(LockedError, match="another process is training"), run_lock(path):
+        pass
+    assert path.exists()
+
+
+def test_a_second_owner_is_refused_until_the_first_is_done(tmp_path):
+    path = tmp_path / "new" / "run.lock"
+    with run_lock(path):
+        assert_locked(path)
+    assert not path.exists()
+    with run_lock(path):
+        pass
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    path = tmp_path / "run.lock"
+    code = "import sys\nfrom utils.process.locks import *\n"
+    code += "with run_lock(Path(sys.argv[1])): print(flush=True); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, path],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout.readline()
+    assert_locked(path)
+    process.kill()  # which cleans up nothing
+    process.communicate()
+    assert path.exists()
+    with run_lock(path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_a_users_error(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match="--output_dir: cannot write"),
+        run_lock(tmp_path / "file" / "run.lock"),
+    ):
+        pass

@@ -1,0 +1,259 @@
+"""What people read of a training: lines, log, table, picture and TensorBoard."""
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from constraints import Region, gauges
+from utils.compute.measure import THRESHOLDS, count_above, not_finite
+from utils.datasets import Dataset
+from utils.datasets.batches import Batches
+from utils.outputs.headings import heading
+from utils.outputs.logs import (
+    TextLog,
+    configuration_line,
+    decay_line,
+    distribution_line,
+    gauge_line,
+    test_line,
+    train_line,
+    write_csv,
+)
+from utils.outputs.plots import plot_training
+from utils.process.errors import RunError, warn
+from utils.process.terminal import say
+from utils.settings.config import Config
+from utils.settings.fields import identifying_settings
+from utils.train.board import Board
+from utils.train.distributed import World
+
+READ_BACK_SECONDS = 0.5
+METRICS = ("train_loss", "train_accuracy", "test_accuracy", "lr")
+OF_SFW = ("effective_weight_decay",)
+COLUMNS = {"train_loss": "loss"}  # of the table, where they are not named like their metrics
+# What helps against losses and weights that are not finite.
+REMEDY = "lower --lr, --tau or --weight_decay"
+# A network that guesses has a loss of ln(classes). One that ends far above that has diverged.
+DIVERGED = 1.5
+
+
+class StepResult(NamedTuple):
+    """What is known of a step: its batch's mean loss, accuracy in percent, and number of images.
+
+    `alpha` is SFW's mean step size, and `sparsity` that of a pruned step, or 0.
+    """
+
+    loss: float
+    accuracy: float
+    alpha: float
+    images: int
+    sparsity: float
+
+
+class Recorder:
+    """Follows a training step by step and epoch by epoch.
+
+    Each list of `metrics` gets a value for every epoch. Entries of other names are kept in the
+    model file, and not in the table. `seconds` is what each epoch took, which no two runs have in
+    common. Of several processes each has a recorder; that of the main one writes.
+    """
+
+    def __init__(self, config: Config, world: World) -> None:
+        self.config, self.world = config, world
+        self.log = TextLog(config.files.train_log)
+        self._of_method = OF_SFW if config.optimizer == "SFW" else ()
+        self.metrics: dict[str, Any] = {name: [] for name in METRICS + self._of_method}
+        self.seconds: list[float] = []
+        self.steps: list[StepResult] = []  # of the epoch, as far as they are read back
+        self._on_device: list[tuple[Tensor, int, float]] = []  # those of the others
+        self._started = self._last_read = time.monotonic()
+        self._earlier_seconds = 0.0  # of the epoch, before the run was stopped in it
+        self._bar: tqdm | None = None
+        on_board = config.tensorboard and world.is_main
+        self._board = Board(config.files.tensorboard) if on_board else None
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs are complete."""
+        return len(self.metrics["train_loss"])
+
+    @property
+    def title(self) -> str:
+        return f"Epoch {self.epoch + 1}/{self.config.epoch_num}"
+
+    def begin(self, model: nn.Module, dataset: Dataset) -> None:
+        """Begin the log, and tell people what is trained on what."""
+        config = self.config
+        self.log.add(configuration_line(config))
+        count = sum(p.numel() for p in model.parameters())
+        say(
+            f"{config.arch} with {count:,} parameters on {config.data},"
+            f" {len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images;"
+            f" {config.optimizer}, {config.constraint}"
+        )
+
+    def report_gauges(self, model: nn.Module, regions: list[Region]) -> None:
+        """Tell people how much of its region the network fills, where SFW keeps it in one."""
+        filled = gauges(model, regions) if self.config.optimizer == "SFW" else {}
+        if not filled:
+            return
+        fullest = max(filled, key=filled.get)
+        sizes = [p.numel() for p in model.parameters()]
+        mean = sum(g * n for g, n in zip(filled.values(), sizes, strict=True)) / sum(sizes)
+        self.log.add(gauge_line(filled[fullest], fullest, mean))
+        say(
+            f"Gauge: the weights fill {mean:.4f} of their regions on average, and at most"
+            f" {filled[fullest]:.4f} ({fullest}); a region binds at 1"
+        )
+
+    def watched(self, batches: Batches) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+        """The batches of an epoch that are not taken yet, numbered, while a terminal shows a bar.
+
+        Raises RunError at the end if a loss that `add` was given is not finite.
+        """
+        self._started = self._last_read = time.monotonic()
+        done, total = batches.taken, len(batches)
+        with tqdm(
+            desc=self.title, total=total, initial=done, unit="step", leave=False, disable=None
+        ) as self._bar:
+            yield from enumerate(batches, done)
+            self.read_back()
+
+    def add(self, results: Tensor, images: int, sparsity: float = 0.0) -> None:
+        """A step on a batch of so many images.
+
+        `results` (3,), on the device, has the batch's mean loss, how many of its images were
+        classified correctly, and the mean alpha; of several processes, the parts that add up to
+        these. They are read back, which waits for the device, twice a second and at the end of the
+        epoch. Raises RunError then if a loss is not finite.
+        """
+        self._on_device.append((results, images, sparsity))
+        self._bar.update()
+        if self.world.largest(time.monotonic() - self._last_read > READ_BACK_SECONDS):
+            self.read_back()
+
+    def read_back(self) -> None:
+        """Wait for the results of all steps so far."""
+        if not self._on_device:
+            return
+        results, *known = zip(*self._on_device, strict=True)
+        self._on_device = []
+        rows = self.world.sums(torch.stack(results)).tolist()
+        for (loss, correct, alpha), images, sparsity in zip(rows, *known, strict=True):
+            if not math.isfinite(loss):
+                last = f"{self.steps[-1].loss:.4g}" if self.steps else "before this epoch"
+                pruned = ", or leave out --pruned_steps" if sparsity else ""
+                raise RunError(
+                    f"{self.title}, step {len(self.steps) + 1}: the loss is {loss}, the last"
+                    f" finite one was {last}; {REMEDY}{pruned}"
+                )
+            accuracy = 100 * correct / images
+            self.steps.append(StepResult(loss, accuracy, alpha, images, sparsity))
+        loss, accuracy = self._means()
+        self._bar.set_postfix_str(f"loss {loss:.4f}, accuracy {accuracy:.2f} %", refresh=False)
+        self._last_read = time.monotonic()
+
+    def _means(self) -> tuple[float, float]:
+        """Loss over batches and accuracy over images, of the dense network if it took any step."""
+        counted = [step for step in self.steps if not step.sparsity] or self.steps
+        loss = sum(step.loss for step in counted) / len(counted)
+        images = sum(step.images for step in counted)
+        return loss, sum(step.accuracy * step.images for step in counted) / images
+
+    def end_epoch(self, model: nn.Module, test_accuracy: float, lr: float) -> None:
+        """Add the epoch to metrics, log and board, and tell people in one line.
+
+        `lr` is the learning rate of its last step. Raises RunError, naming the parameters, when a
+        weight is not finite.
+        """
+        title, (loss, accuracy) = self.title, self._means()
+        if names := not_finite(model):
+            raise RunError(
+                f"{title}: the weights of {', '.join(names)} are not finite after step"
+                f" {len(self.steps)}, whose loss was {self.steps[-1].loss:.4g}; {REMEDY}"
+            )
+        alpha = sum(step.alpha for step in self.steps) / len(self.steps)
+        self._log_epoch(model, test_accuracy, alpha)
+        for name, value in zip(
+            METRICS + OF_SFW, (loss, accuracy, test_accuracy, lr, alpha), strict=True
+        ):
+            if name in self.metrics:
+                self.metrics[name].append(value)
+        seconds = self._seconds_so_far()
+        self.seconds.append(seconds)
+        self.steps, self._earlier_seconds = [], 0.0
+        if self._board:  # before the epoch is saved: a run that is killed in between repeats both
+            self._board.add(self.columns(), model)
+        decay = f" effective weight decay {alpha:.3g}," if self._of_method else ""
+        say(
+            f"{title}: loss {loss:.4f}, training accuracy {accuracy:.2f} %, test accuracy"
+            f" {test_accuracy:.2f} %, lr {lr:.4g},{decay} {seconds:.2f} s"
+        )
+
+    def _log_epoch(self, model: nn.Module, test_accuracy: float, alpha: float) -> None:
+        number = self.epoch + 1
+        for i, step in enumerate(self.steps, self.epoch * len(self.steps) + 1):
+            self.log.add(train_line(i, number, step.loss, step.accuracy))
+        if self._of_method:
+            self.log.add(decay_line(number, alpha))
+        self.log.add(test_line(number, test_accuracy))
+        for threshold, above in zip(THRESHOLDS, count_above(model), strict=True):
+            self.log.add(distribution_line(threshold, above))
+
+    def _seconds_so_far(self) -> float:
+        return time.monotonic() - self._started + self._earlier_seconds
+
+    def columns(self) -> dict[str, list[float]]:
+        """The table: a value for each epoch, by the name of the column."""
+        known = {**self.metrics, "seconds": self.seconds}
+        names = *METRICS, "seconds", *self._of_method
+        epochs = {"epoch": list(range(1, self.epoch + 1))}
+        return epochs | {COLUMNS.get(name, name): known[name] for name in names}
+
+    def save(self) -> None:
+        """Write log and table; raises RunError when the disk does not take them."""
+        self.log.save()
+        columns = self.columns()
+        rows = zip(*columns.values(), strict=True)
+        cells = [[f"{value:.6g}" for value in row] for row in rows]
+        write_csv(self.config.files.train_table, list(columns), cells)
+
+    def draw(self) -> None:
+        """Draw the picture; warns when the disk does not take it."""
+        above = heading(identifying_settings(self.config))
+        try:
+            plot_training(self.config.files.train_plot, self.columns(), above)
+        except RunError as error:
+            warn(f"{error}; training goes on without that picture")
+
+    def finish(self) -> None:
+        """Tell people where the results are, and warn of a training that diverged."""
+        config, loss = self.config, self.metrics["train_loss"][-1]
+        guessing = math.log(config.num_classes)
+        if loss > DIVERGED * guessing:
+            warn(
+                f"the network has learned nothing: its training loss is {loss:.4g}, and guessing"
+                f" has {guessing:.4g}; lower --lr"
+            )
+        say(f"\nModel: {config.files.model}\nLog: {config.files.train_log}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` goes on from, in plain types, once all is read back."""
+        return {
+            "metrics": self.metrics,
+            "seconds": self.seconds,
+            "steps": [tuple(step) for step in self.steps],
+            "seconds_of_steps": self._seconds_so_far() if self.steps else 0.0,
+            "log": self.log.length,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.metrics, self.seconds = state["metrics"], state["seconds"]
+        self.steps = [StepResult(*step) for step in state["steps"]]
+        self._earlier_seconds = state["seconds_of_steps"]
+        self.log.resume(state["log"])
