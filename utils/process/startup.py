@@ -13,14 +13,16 @@ def start_script() -> None:
     Until `exit_status` runs the script, Ctrl-C ends the process with one line: an exception would
     come out of some import as a long traceback, or as another exception. A standard stream that the
     parent process closed becomes the null device: otherwise the next file that is opened would take
-    its number, and messages of libraries would be written to that file. Several processes leave out
-    PyTorch's warnings, which each would print; PyTorch reads this setting when it is imported.
+    its number, and messages of libraries would be written to that file. Characters that standard
+    output cannot show are written as escapes. Several processes leave out PyTorch's warnings, which
+    each would print; PyTorch reads this setting when it is imported.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the end
+    sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not so in a background job
         signal.signal(signal.SIGINT, _end_process)
 
