@@ -46,7 +46,7 @@ def train(config: Config, world: World | None = None) -> None:
     if config.compile:
         check_compiler(device)
     with training_run(config, world) as run:
-        if run.is_finished():
+        if run.is_finished:
             return
         dataset = world.in_turn(config.load_dataset).to(device)
         generator = torch.Generator(device).manual_seed(config.seed)

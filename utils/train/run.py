@@ -57,8 +57,10 @@ def training_run(config: Config, world: World) -> Iterator["TrainingRun"]:
         require("--tensorboard", "tensorboard")
     signals = StopSignals(world.largest if world.size > 1 else None)
     with signals, ExitStack() as held:
-        world.on_main(lambda: held.enter_context(_own_files(config)))
         run = TrainingRun(config, signals, world)
+        if not run.check_finished():  # otherwise nothing is written, and so nothing is locked
+            world.on_main(lambda: held.enter_context(_own_files(config)))
+            run.check_finished()  # by another process, before this one had the lock
         try:
             with lost_process_reported(run.advice):
                 yield run
@@ -93,6 +95,7 @@ class TrainingRun:
         self.metrics = self.history.metrics
         on_board = config.tensorboard and world.is_main
         self.board = Board(config.files.tensorboard) if on_board else None
+        self.is_finished = False  # whether the model is there already, and not to be trained anew
         self.saved: dict[str, Any] | None = None  # what the resume file holds
         self.state: RunState
         self._pace = Pace()
@@ -104,16 +107,16 @@ class TrainingRun:
         never = " without --resume never" if self.config.resume == "never" else ""
         return f"the same command{never} goes on after {self.resume.position}"
 
-    def is_finished(self) -> bool:
-        """Whether the model is there already and is not to be trained anew; says so."""
+    def check_finished(self) -> bool:
+        """Set `is_finished`, return it, and say so if it is true."""
         model = self.config.files.model
-        finished = self.config.resume == "auto" and self.world.on_main(
+        self.is_finished = self.config.resume == "auto" and self.world.on_main(
             lambda: model.is_file() and not self.resume.exists()
         )
-        if finished:
+        if self.is_finished:
             self.world.on_main(lambda: self._check_data(model))
             say(f"Trained already; --resume never trains it anew:\n  {model}")
-        return finished
+        return self.is_finished
 
     def _check_data(self, model: Path) -> None:
         """Raise UserError if a finished model is of another data set of one's own of this name."""
