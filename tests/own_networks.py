@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import prune
 
 
 class SmallViT(nn.Module):
@@ -140,6 +141,44 @@ class FlashAttention(nn.Linear):
 
 def no_second_derivative(num_classes):
     return FlashAttention(8, num_classes)
+
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def masked(num_classes):
+    model = plain()
+    prune.l1_unstructured(model[1], "weight", 0.5)
+    return model
+
+
+def data_parallel(num_classes):
+    return nn.Sequential(nn.DataParallel(plain()))
+
+
+def scripted(num_classes):
+    return torch.jit.script(plain())
+
+
+def traced(num_classes):
+    return torch.jit.trace(plain(), torch.zeros(2, 1, 8, 8))
+
+
+def exported(num_classes):
+    return torch.export.export(plain(), (torch.zeros(2, 1, 8, 8),))
+
+
+def module_of_export(num_classes):
+    return exported(num_classes).module()
+
+
+def unflattened(num_classes):
+    return torch.export.unflatten(exported(num_classes))
+
+
+def optimised(num_classes):
+    return torch.compile(plain())
 
 
 shared = Shared

@@ -59,10 +59,10 @@ def global_prune(model: nn.Module, ratio: float) -> int:
     """Set the floor(ratio N) smallest in magnitude of all N entries of `model.parameters()` to 0.
 
     The model changes in place. Returns the number of entries removed; raises ValueError as
-    MagnitudeRanking.prune does. Parameters may be sharded (DTensors): all processes must then call
-    it together.
+    MagnitudeRanking.prune does, and for a model with masks of torch.nn.utils.prune. Parameters may
+    be sharded (DTensors): all processes must then call it together.
     """
-    parameters = list(model.parameters())
+    parameters = list(prunable(model).values())
     refuse_flattened(parameters)
     if not any(map(is_sharded, parameters)):
         return MagnitudeRanking(model).prune(ratio)
