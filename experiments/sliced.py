@@ -95,10 +95,10 @@ def data_for(images: str, data_dir: Path) -> Dataset:
 def tested(model: nn.Module, data: Dataset) -> dict[str, float]:
     """Accuracies in percent as it is and recalibrated, and sizes; the model changes in place."""
     batches = data.test_batches(proxy.BATCH_SIZE)
-    sliced = evaluate(model, batches, proxy.PRECISION)
+    sliced = evaluate(model, batches, proxy.PRECISION).percent
     calibration = calibration_batches(data, proxy.CALIBRATION_IMAGES, "the experiment")
     recalibrate(model, calibration, proxy.PRECISION)
-    recalibrated = evaluate(model, batches, proxy.PRECISION)
+    recalibrated = evaluate(model, batches, proxy.PRECISION).percent
     _, parameters, _, work = sizes_of(model, example_images())
     accuracies = {"sliced": sliced, "recalibrated": recalibrated}
     return accuracies | {"parameters": parameters, "multiply_adds": work}
