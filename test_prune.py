@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from utils.compute.device import pick_device, placed
-from utils.compute.measure import evaluate, zeros_by_parameter
+from utils.compute.measure import Accuracy, evaluate, zeros_by_parameter
 from utils.datasets import Dataset
 from utils.outputs.formats import check_formats, write_pruned
 from utils.outputs.model_file import new_model, pruned_metadata
@@ -122,25 +122,30 @@ def test_and_save(
     prune: PruneConfig,
     dataset: Dataset,
     correction: Correction | None,
-) -> tuple[float, float | None, dict[str, int]]:
-    """The accuracy of a pruned network, that after the correction if any, and sizes of its files.
+) -> tuple[dict[str, Accuracy], dict[str, int]]:
+    """The accuracies of a pruned network by column, as it is and corrected; sizes of its files.
 
     It is saved, after the correction, if the ratio is one of --save_pruned.
     """
     config = trained.config
     batches = dataset.test_batches(config.test_batchsize)
     uncorrected = accuracy = evaluate(pruned, batches, config.precision)
+    accuracies = {"accuracy": uncorrected}
     if correction is not None:
         correction(pruned)
         accuracy = evaluate(pruned, batches, config.precision)
+        accuracies[prune.correction_column] = accuracy
     sizes = {}
     if ratio in prune.save_pruned:
-        pruning = {"sparsity": ratio, "accuracy": accuracy, "accuracy_uncorrected": uncorrected}
+        pruning = {"sparsity": ratio, "accuracy": accuracy.percent}
+        pruning["accuracy_uncorrected"] = uncorrected.percent
+        if accuracy.not_finite:
+            pruning["not_finite"] = accuracy.not_finite
         metadata = pruned_metadata(config, pruning | identifying_settings(prune), trained.unknown)
         if widths := widths_of(pruned, new_model(config)):
             metadata["widths"] = widths
         sizes = save(prune.pruned_files(trained.files, ratio), pruned, dataset, metadata)
-    return uncorrected, None if correction is None else accuracy, sizes
+    return accuracies, sizes
 
 
 def save(

@@ -53,7 +53,7 @@ def train(config: Config, world: World | None = None) -> None:
     if config.compile:
         check_compiler(device)
     with checkpointing(config, world) as checkpoints:
-        if checkpoints.finished():
+        if checkpoints.finished:
             return
         dataset = world.in_turn(config.load_dataset).to(device)
         generator = torch.Generator(device).manual_seed(config.seed)

@@ -140,9 +140,9 @@ def accuracies(
     for ratio in ratios:
         model.load_state_dict(dense)
         ranking.prune(ratio)
-        pruned = evaluate(model, batches, PRECISION)
+        pruned = evaluate(model, batches, PRECISION).percent
         recalibrate(model, calibration, PRECISION)
-        found[str(ratio)] = pruned, evaluate(model, batches, PRECISION)
+        found[str(ratio)] = pruned, evaluate(model, batches, PRECISION).percent
     model.load_state_dict(dense)
     return found
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import nn
 
-from models.check import describe_error, dry_run
+from models.check import describe_error, dry_run, refuse_masks
 from models.factory import build_from_factory, is_factory
 from models.mlp import Mlp
 from models.resnet import ResNet18
@@ -22,6 +22,7 @@ __all__ = [
     "describe_error",
     "dry_run",
     "is_factory",
+    "refuse_masks",
 ]
 
 

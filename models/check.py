@@ -7,6 +7,19 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.prune import BasePruningMethod
+
+# Modules that stand for another one, by their classes in PyTorch. These are not imported here: some
+# of them take seconds.
+WRAPPERS = {
+    "DataParallel": "DataParallel",
+    "DistributedDataParallel": "DistributedDataParallel",
+    "ScriptModule": "TorchScript",
+    "OptimizedModule": "torch.compile",
+    "_StatefulGraphModule": "torch.export",
+    "UnflattenedModule": "torch.export",
+    "ExportedProgram": "torch.export",
+}
 
 # Folders whose lines tell nothing about an error in somebody's network: PyTorch's, and this one.
 ELSEWHERE = Path(torch.__file__).parent, Path(__file__).parent
@@ -19,8 +32,12 @@ def check_network(model: nn.Module, num_classes: int, color_channel: int, image_
     It is run on two black images. Lazy layers are thus initialised; otherwise the model and the
     global random state of the CPU stay as they are.
     """
+    _refuse_wrapper(model, "its network")
     if not isinstance(model, nn.Module):
         raise ValueError(f"returns {type(model).__name__}, which is no torch.nn.Module")
+    for name, module in model.named_modules():
+        _refuse_wrapper(module, f"its layer {name}")
+    refuse_masks(model)
     images = torch.zeros(2, color_channel, image_size, image_size)
     for training in (False, True):
         mode = "training" if training else "evaluation"
@@ -56,6 +73,27 @@ def dry_run(model: nn.Module, images: Tensor, training: bool) -> Tensor:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def refuse_masks(model: nn.Module) -> None:
+    """Raise ValueError for a model with masks of torch.nn.utils.prune.
+
+    Their layers compute with other weights than their parameters, and what is counted, ranked or
+    removed of the parameters would be wrong.
+    """
+    for name, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, BasePruningMethod):
+                raise ValueError(
+                    f"its layer {name or type(module).__name__} has a mask of torch.nn.utils.prune;"
+                    f' make it final by torch.nn.utils.prune.remove(layer, "{hook._tensor_name}")'
+                )
+
+
+def _refuse_wrapper(module: object, what: str) -> None:
+    for kind in type(module).__mro__:
+        if kind.__name__ in WRAPPERS and kind.__module__.startswith("torch."):
+            raise ValueError(f"{what} comes from {WRAPPERS[kind.__name__]}; give the plain module")
 
 
 def _check_tensors(model: nn.Module) -> None:

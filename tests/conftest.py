@@ -27,6 +27,11 @@ GOLDEN = ROOT / "tests" / "golden"
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 
+def pytest_configure():
+    """In a job in the background SIGINT is ignored, and processes that tests start inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:

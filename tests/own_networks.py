@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import prune
 
 
 class SmallViT(nn.Module):
@@ -66,6 +67,24 @@ class Wrong(nn.Linear):
         return self.change(super().forward(images.flatten(1)), self.training)
 
 
+class CosineClassifier(nn.Linear):
+    """Classifies by the angles between features and weights: not finite for features of zeros."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(features / features.norm(dim=1, keepdim=True), self.weight)
+
+
+class Cosine(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(64, 8)
+        self.head = CosineClassifier(8, num_classes, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.hidden(images.flatten(1)).relu())
+
+
+cosine = Cosine
 not_callable = 3
 
 
@@ -140,6 +159,44 @@ class FlashAttention(nn.Linear):
 
 def no_second_derivative(num_classes):
     return FlashAttention(8, num_classes)
+
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def masked(num_classes):
+    model = plain()
+    prune.l1_unstructured(model[1], "weight", 0.5)
+    return model
+
+
+def data_parallel(num_classes):
+    return nn.Sequential(nn.DataParallel(plain()))
+
+
+def scripted(num_classes):
+    return torch.jit.script(plain())
+
+
+def traced(num_classes):
+    return torch.jit.trace(plain(), torch.zeros(2, 1, 8, 8))
+
+
+def exported(num_classes):
+    return torch.export.export(plain(), (torch.zeros(2, 1, 8, 8),))
+
+
+def module_of_export(num_classes):
+    return exported(num_classes).module()
+
+
+def unflattened(num_classes):
+    return torch.export.unflatten(exported(num_classes))
+
+
+def optimised(num_classes):
+    return torch.compile(plain())
 
 
 shared = Shared

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from closed_form import INPUTS, closed_form_model
+from own_networks import Cosine
 from torch import nn
 
-from utils.compute.measure import THRESHOLDS, count_above, evaluate, not_finite
+from utils.compute.measure import THRESHOLDS, Accuracy, count_above, evaluate, not_finite
 
 
 def test_accuracy_is_over_images_and_in_evaluation_mode():
@@ -16,7 +17,7 @@ def test_accuracy_is_over_images_and_in_evaluation_mode():
         model[1].weight.copy_(torch.eye(2))
     rows = torch.eye(2)
     batches = [(rows, torch.tensor([0, 0])), (rows[:1], torch.tensor([0]))]
-    assert evaluate(model.train(), batches) == 100 * 2 / 3
+    assert evaluate(model.train(), batches) == Accuracy(100 * 2 / 3)
 
 
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
@@ -25,7 +26,31 @@ def test_outputs_that_are_not_finite_count_as_wrong(broken):
     with torch.no_grad():
         model.weight.copy_(torch.eye(2))
     rows = torch.tensor([[1.0, 0.0], [broken, 0.0]])
-    assert evaluate(model, [(rows, torch.tensor([0, 0]))]) == 50
+    assert evaluate(model, [(rows, torch.tensor([0, 0]))]) == Accuracy(50, 1)
+
+
+def test_without_any_finite_output_there_is_no_accuracy():
+    model = nn.Linear(2, 2)
+    nn.init.constant_(model.weight, torch.inf)
+    assert evaluate(model, [(torch.ones(3, 2), torch.zeros(3))]) == Accuracy(None, 3)
+
+
+def test_the_first_layer_whose_output_is_not_finite_is_named():
+    """In the second batch one image has no direction; later layers are not finite, too."""
+    model = Cosine(2)
+    nn.init.ones_(model.hidden.weight)
+    nn.init.zeros_(model.hidden.bias)
+    model = nn.Sequential(nn.Identity(), model, nn.Linear(2, 2))
+    batches = [(torch.ones(2, 64), torch.zeros(2)), (torch.eye(2, 64), torch.zeros(2))]
+    batches[1][0][1] = 0
+    accuracy = evaluate(model, batches)
+    assert (accuracy.not_finite, accuracy.layer) == (1, "1.head")
+
+
+def test_a_layer_whose_weight_is_computed_is_named_itself():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
+    nn.init.zeros_(model[0].parametrizations.weight.original1)
+    assert evaluate(model, [(torch.ones(3, 2), torch.zeros(3))]) == Accuracy(None, 3, "0")
 
 
 def test_count_above_counts_magnitudes_strictly_above():

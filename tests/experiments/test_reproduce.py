@@ -99,7 +99,7 @@ def test_a_correction_is_compared_with_the_uncorrected_networks(run, tmp_path):
     columns = read_accuracies(csv)
     for row, column in zip(rows, ("accuracy", "repaired"), strict=True):
         assert row.split(" | ")[1:] == [
-            f"{columns[column][ratio]:.2f}" + " |" * (ratio == SHOWN[-1]) for ratio in SHOWN
+            f"{columns[column][ratio].percent:.2f}" + " |" * (ratio == SHOWN[-1]) for ratio in SHOWN
         ]
     assert rows[1].startswith("| repair=50 |")
     assert columns["accuracy"] != columns["repaired"]

@@ -25,9 +25,18 @@ REFUSED = {
     "own_networks:pairs": "returns an output of type tuple in training mode, and must return",
     "own_networks:whole_numbers": "parameter count is int64 (3,): each must hold real numbers",
     "own_networks:complex_buffer": "waves in its state dict is no dense tensor of real numbers",
+    "own_networks:masked": "its layer 1 has a mask of torch.nn.utils.prune; make it final by",
+    "own_networks:data_parallel": "its layer 0 comes from DataParallel; give the plain module",
+    "own_networks:scripted": "its network comes from TorchScript; give the plain module",
+    "own_networks:traced": "its network comes from TorchScript; give the plain module",
+    "own_networks:exported": "its network comes from torch.export; give the plain module",
+    "own_networks:module_of_export": "its network comes from torch.export; give the plain module",
+    "own_networks:unflattened": "its network comes from torch.export; give the plain module",
+    "own_networks:optimised": "its network comes from torch.compile; give the plain module",
 }
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 @pytest.mark.parametrize("arch", REFUSED)
 def test_a_network_that_cannot_be_used_is_refused_in_one_line(arch, quick, tmp_path):
     flags = ("--data", "digits", "--arch", arch, "--output_dir", tmp_path)

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -137,6 +138,16 @@ def test_a_curve_without_differences_is_drawn(panels):
     for axes in panels({"a": [10.0] * len(RATIOS)}):
         low, high = axes.get_ylim()
         assert low < 10 < high
+
+
+def test_a_curve_has_a_gap_and_says_so_where_outputs_are_not_finite(panels, drawn):
+    left, right = panels({"a": [90.0, 80.0, None, None, None, None]})
+    assert max(left.get_ylim()) < 92 and np.isnan(right.lines[1].get_ydata().astype(float)).all()
+    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert labels[1] == "a (gap: outputs are not finite)"
+    (axes,) = drawn(plot_comparison, {"b": [{0.5: 90.0, 0.8: None}]}, RUN)
+    assert np.isnan(axes.lines[0].get_ydata()).tolist() == [False, True]
+    assert axes.lines[0].get_label() == "b (gap: outputs are not finite)"
 
 
 def test_a_comparison_shows_means_and_ranges_at_the_ratios_of_all_runs(drawn):

@@ -2,19 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from utils.process.signals import SIGNALS, Stopped, StopSignals
-
-
-@pytest.fixture(autouse=True)
-def default_handlers():
-    """A job in the background, for instance, ignores SIGINT."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def send(number=signal.SIGTERM):
@@ -54,9 +47,17 @@ def test_a_signal_to_another_process_is_received_in_this_one():
 
 @pytest.mark.parametrize("former", [signal.SIG_IGN, lambda number, frame: None])
 def test_handlers_are_restored_and_ignored_signals_stay_ignored(former):
-    signal.signal(signal.SIGTERM, former)
+    before = signal.signal(signal.SIGTERM, former)
     with StopSignals() as signals:
         if former == signal.SIG_IGN:
             send()
             assert not signals.received()
-    assert signal.getsignal(signal.SIGTERM) == former
+    assert signal.signal(signal.SIGTERM, before) == former
+
+
+def test_the_tests_themselves_pass_in_the_background():
+    """A shell starts a job in the background with SIGINT ignored."""
+    test = f"{__file__}::test_a_signal_is_raised_at_once"
+    line = f"exec {sys.executable} -m pytest -q '{test}' & wait $!"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout

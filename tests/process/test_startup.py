@@ -1,10 +1,15 @@
 """A script as a process: what it imports, and standard streams that are closed."""
 
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from runs import ROOT, SCRIPTS
+
+from models import build_model
 
 
 def python(*arguments, redirect=""):
@@ -40,3 +45,17 @@ raise SystemExit(exit_status(main))
 def test_an_error_with_standard_error_closed_is_not_told_elsewhere():
     done = python("train_prune.py", "--lr", "7", redirect="2>&-")
     assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("name", ["test_prune.py", "test_weight_distribution.py"])
+def test_names_that_standard_output_cannot_show_are_escaped(name, tmp_path, write_npz):
+    labels = np.arange(4)
+    data = write_npz(tmp_path, "digits", train=4, test=4, y_train=labels, y_test=labels)
+    data.rename(tmp_path / "ψηφία.npz")
+    torch.save(build_model("Mlp", 4, 1, 8).state_dict(), tmp_path / "ψηφία.pt")
+    flags = ("--data", "ψηφία", "--arch", "Mlp", "--model_path", "ψηφία.pt", "--data_dir", ".")
+    latin = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, ROOT / name, *flags]
+    done = subprocess.run(command, cwd=tmp_path, env=latin, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert rb"picture: \u03c8\u03b7" in done.stdout

@@ -37,7 +37,7 @@ def test_sliced_networks_are_measured_beside_the_dense_one(quick, trained):
     assert list(dense) == [
         *("ratio", "removed", "channels", "parameters", "bytes", "multiply_adds"),
         *("milliseconds_1", "dense_milliseconds_1", "milliseconds_128", "dense_milliseconds_128"),
-        "accuracy",
+        *("accuracy", "accuracy_not_finite"),
     ]
     assert [float(dense[name]) for name in list(dense)[:6]] == [0, 0, 266, 26122, 104488, 25856]
     assert float(sliced["removed"]) >= 0.5 and int(sliced["multiply_adds"]) <= 25856 / 2
@@ -189,7 +189,7 @@ def test_a_recalibrated_network_is_saved(quick, write_npz, tmp_path, monkeypatch
     status, _, err = quick("test_prune.py", *flags, *own, "--bn_recalibrate", 8)
     assert status == 0, err
     (row,) = read_csv(next(tmp_path.rglob("SFW_prune_test/*.csv")))
-    assert list(row)[-3:] == ["accuracy", "recalibrated", "npz_bytes"]
+    assert {"accuracy", "recalibrated", "npz_bytes"} < row.keys()
     saved = load_pruned(next(tmp_path.rglob("saved_models/*.npz")))
     assert saved.bn1.running_mean.count_nonzero() > 0  # untrained: 0 before
     assert sum(p.numel() for p in saved.parameters()) == int(row["parameters"])

@@ -6,6 +6,7 @@ import re
 import pytest
 from runs import DIGITS, assert_refused
 
+from utils.compute.measure import Accuracy
 from utils.outputs.trained_model import TrainedModel
 from utils.prune.comparison import heading_of, labels_of, read_curves
 from utils.prune.config import PruneConfig
@@ -19,7 +20,7 @@ from utils.settings.names import RunFiles
 def table(tmp_path):
     """Writes what test_prune.py would: table(name, accuracy, **settings) gives the table's path.
 
-    `corrected` is the accuracy after a correction.
+    Accuracies are in percent, or Accuracy; `corrected` is that after a correction.
     """
 
     def write(name, accuracy=90.0, prune=None, corrected=None, known=None, before=None, **settings):
@@ -28,7 +29,13 @@ def table(tmp_path):
         unknown = frozenset() if known is None else frozenset(vars(config)) - set(known)
         trained = TrainedModel(None, config, files, f"{name}.pt", unknown, before)
         write_settings(trained, prune, files)
-        results = [PrunedResult(r, 1, 2, {"w": 1}, accuracy, corrected) for r in prune.ratios]
+        columns = {"accuracy": accuracy, prune.correction_column: corrected}
+        accuracies = {
+            column: value if isinstance(value, Accuracy) else Accuracy(value)
+            for column, value in columns.items()
+            if value is not None
+        }
+        results = [PrunedResult(r, 1, 2, {"w": 1}, accuracies) for r in prune.ratios]
         write_tables(prune, results, {"w": 2}, files)
         return files.prune_test(".csv")
 
@@ -159,6 +166,19 @@ def test_a_network_is_drawn_once_though_several_tables_have_it(quick, table, tmp
     assert status == 0
     assert len(re.findall("^[|] .* 90.00 ", out, re.M)) == 1
     assert len(re.findall("^[|] repair=9 .* 80.00 ", out, re.M)) == 1
+
+
+def test_accuracies_of_outputs_that_are_not_finite_are_marked(quick, table, tmp_path):
+    tables = [
+        table("a", Accuracy(90.0, 3)),
+        table("b", Accuracy(None, 9), tau=5.0),
+        table("c", 80.0, tau=4.0),
+        table("d", Accuracy(None, 9), tau=4.0, seed=1),
+    ]
+    status, out, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
+    assert status == 0, err
+    cells = [line.split(" | ")[1] for line in out.splitlines() if line.startswith("| tau=")]
+    assert cells == ["90.00, some not finite", "not finite", "not finite in 1 of 2 runs"]
 
 
 def test_tables_of_one_name_in_several_folders_are_all_drawn(quick, table, tmp_path):

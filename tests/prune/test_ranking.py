@@ -10,6 +10,7 @@ from closed_form import INPUTS, closed_form_images, closed_form_model
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
 from utils.prune import global_prune
 from utils.prune.ranking import RATIOS, MagnitudeRanking
@@ -99,3 +100,15 @@ def test_pruned_models_are_the_authors_up_to_ties(arch, golden):
         with torch.no_grad():
             logits = model(images)
         np.testing.assert_allclose(logits, file[f"{arch}_pruned_logits"][i], rtol=1e-2, atol=1e-2)
+
+
+def test_a_network_with_masks_is_refused_until_they_are_final():
+    """Its layer computes with other weights than those that would be ranked and counted."""
+    model = network(0, ties=False)
+    prune.random_unstructured(model[2], "weight", 0.5)
+    with pytest.raises(
+        ValueError, match=r'its layer 2 has a mask .*prune.remove\(layer, "weight"\)'
+    ):
+        global_prune(model, 0.8)
+    prune.remove(model[2], "weight")
+    assert global_prune(model, 0.8) == int(0.8 * len(entries(model)))

@@ -170,7 +170,8 @@ def test_accuracy_is_told_with_and_without_recalibration(quick, resnet, tmp_path
     assert not torch.equal(saved["bn1.running_mean"], dense["bn1.running_mean"])
     (path,) = tmp_path.rglob("SFW_prune_test/*_bn_recalibrate=20_*.csv")
     rows = read_csv(path)
-    assert list(rows[0])[3:] == ["accuracy", "recalibrated", "npz_bytes"]
+    finite = ["accuracy_not_finite", "recalibrated_not_finite"]
+    assert list(rows[0])[3:] == ["accuracy", finite[0], "recalibrated", finite[1], "npz_bytes"]
     log = path.with_suffix(".log").read_text().splitlines()
     assert log[1] == "Pruning Bn_Recalibrate: 20 Ratios: 0,0.1,0.5"
     for line, row in zip(log[2:], rows, strict=False):
@@ -224,13 +225,41 @@ def test_repairing_leaves_the_zeros_and_the_accuracies_without_it(scope, quick, 
             assert [row[column] for row in plain] == [row[column] for row in repaired]
     (path,) = results.glob("*repair=300.csv")
     rows = {row["sparsity"]: row for row in read_csv(path)}
-    assert list(rows["0.0"])[3:] == ["accuracy", "repaired", "npz_bytes"]
+    assert "accuracy" in rows["0.0"] and "repaired" in rows["0.0"]
     assert re.search(r"^sparsity +remaining +accuracy +repaired  file$", out, re.M)
     pruning = read_contents(next(trained.rglob("saved_models/*.npz")), "")[0]["pruning"]
     assert (pruning["repair"], pruning["prune_scope"]) == (300, scope)
     for key, column in (("accuracy_uncorrected", "accuracy"), ("accuracy", "repaired")):
         assert pruning[key] == pytest.approx(float(rows["0.97"][column]), abs=1e-3)
     assert pruning["accuracy"] > pruning["accuracy_uncorrected"]
+
+
+@pytest.mark.parametrize("flags", ["--repair 20", "--granularity channels"])
+def test_outputs_that_are_not_finite_are_no_accuracy(flags, quick, tmp_path):
+    """Of the dense network's outputs some are not finite, of the pruned one's none is."""
+    pytest.importorskip("torch_pruning")
+    torch.manual_seed(0)
+    model = build_model("own_networks:cosine", 10, 1, 8)
+    with torch.no_grad():
+        model.hidden.weight.mul_(1e-3)  # pruned first
+        model.hidden.bias.fill_(-1e-2 if "repair" in flags else -1)  # no feature is active
+    torch.save(model.state_dict(), tmp_path / "cosine.pt")
+    own = ("--data", "digits", "--arch", "own_networks:cosine", "--model_path")
+    own += (tmp_path / "cosine.pt", "--output_dir", tmp_path, "--ratios", 0.9, *flags.split())
+    status, out, err = quick("test_prune.py", *own, "--save_pruned", 0.9)
+    assert status == 0, err
+    told = "accuracy: outputs of 360 images are not finite, first in layer head"
+    assert re.search(rf"^ +90% .* none .*{told}", out, re.M)
+    (table,) = tmp_path.rglob("SFW_prune_test/*.csv")
+    (row,) = read_csv(table)
+    assert (row["accuracy"], row["accuracy_not_finite"]) == ("", "360")
+    assert "Test Accuracy nan Not_Finite 360 Layer head" in table.with_suffix(".log").read_text()
+    pruning = read_contents(next(tmp_path.rglob("saved_models/*.npz")), "")[0]["pruning"]
+    assert (pruning["accuracy"], pruning["not_finite"]) == (None, 360)
+    if "repair" in flags:
+        assert (row["repaired"], row["repaired_not_finite"]) == ("", "360")
+        status, out, _ = quick("test_prune.py", "--compare", table, "--output_dir", tmp_path)
+        assert status == 0 and out.count("| not finite |") == 2
 
 
 BAD_FLAGS = {

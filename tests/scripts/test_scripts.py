@@ -118,7 +118,8 @@ def test_prune_test_writes_log_csv_and_picture(quick, trained):
     ]
     assert tuple(float(match[1]) for match in found) == RATIOS
     rows = read_csv(folder / f"{RUN}.csv")
-    assert list(rows[0]) == ["sparsity", "remaining", "parameters", "accuracy"]
+    first = ["sparsity", "remaining", "parameters", "accuracy", "accuracy_not_finite"]
+    assert list(rows[0]) == first and {row["accuracy_not_finite"] for row in rows} == {"0"}
     for row, match in zip(rows, found, strict=True):
         assert float(row["accuracy"]) == pytest.approx(float(match[2]), abs=0.006)
         removed = int(row["parameters"]) - int(row["remaining"])

@@ -1,15 +1,17 @@
 """Runs that were stopped or killed, and go on as if nothing had happened."""
 
+import errno
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
-from runs import FLAGS, ROOT, SETTINGS, assert_refused, flags_of, outcome
+from runs import DIGITS, FLAGS, ROOT, RUN, SETTINGS, assert_refused, flags_of, outcome
 
 from utils.settings.config import Config
 from utils.train.checkpointing import RunState
@@ -81,6 +83,35 @@ def test_a_finished_run_is_not_trained_again(quick, trained):
     assert {path: path.read_bytes() for path in before} == before
     status, out, _ = quick("train_prune.py", *flags, "--resume", "never")
     assert status == 0 and "Epoch 2/2" in out
+
+
+def test_a_finished_model_in_a_folder_that_cannot_be_written_is_no_error(
+    quick, trained, monkeypatch
+):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("utils.process.writing.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("utils.train.lock.os.open", refuse)
+    status, out, err = quick("train_prune.py", *DIGITS, "--output_dir", trained)
+    assert (status, err) == (0, "") and "Trained already" in out
+    status, _, err = quick("train_prune.py", *DIGITS, "--lr", 0.5, "--output_dir", trained)
+    assert status == 2 and "Read-only file system" in err
+
+
+def test_a_model_that_another_process_finishes_meanwhile_is_not_trained_again(
+    quick, trained, tmp_path, monkeypatch
+):
+    @contextmanager
+    def finished_meanwhile(config):
+        hidden.rename(model)
+        yield
+
+    model = trained / "saved_models" / f"{RUN}.pt"
+    hidden = model.rename(tmp_path / "hidden.pt")
+    monkeypatch.setattr("utils.train.run._own_files", finished_meanwhile)
+    status, out, _ = quick("train_prune.py", *DIGITS, "--output_dir", trained)
+    assert status == 0 and "Trained already" in out and "Epoch" not in out
 
 
 def test_resume_never_starts_over(quick, stopped, uninterrupted):

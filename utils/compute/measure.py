@@ -1,6 +1,8 @@
 """What is measured of a network: accuracy, zeros, magnitudes, and whether all is finite."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +18,37 @@ BINS_PER_DECADE = 10
 SMALLEST_DECADE = -10
 
 
+@dataclass(frozen=True)
+class Accuracy:
+    """The percentage of images that a network classifies correctly.
+
+    Images with an output that is infinite or not a number count as wrong. `not_finite` is how many
+    there are, and `layer` the first layer with such an output, if it is known. Where all images are
+    such ones, there is no accuracy, and `percent` is None.
+    """
+
+    percent: float | None
+    not_finite: int = 0
+    layer: str | None = None
+
+
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "fp32"
-) -> float:
-    """The percentage of inputs that the model, in evaluation mode, classifies correctly.
+) -> Accuracy:
+    """The accuracy of the model in evaluation mode.
 
-    `batches` yields (inputs, targets) on the model's device, at least one. An input with an output
-    that is infinite or not a number counts as wrong.
+    `batches` yields (inputs, targets) on the model's device, at least one, each time it is iterated
+    over.
     """
-    correct, count = count_correct(model, batches, precision)
-    return 100 * correct / count
+    counts = _count_by_batch(model, batches, precision)
+    correct, not_finite, count = counts.sum(0).tolist()
+    if not not_finite:
+        return Accuracy(100 * correct / count)
+    inputs, _ = next(islice(batches, int(counts[:, 1].argmax()), None))
+    layer = _first_not_finite(model, inputs, precision)
+    return Accuracy(100 * correct / count if not_finite < count else None, not_finite, layer)
 
 
-@torch.no_grad()
 def count_correct(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "fp32"
 ) -> tuple[int, int]:
@@ -36,15 +56,56 @@ def count_correct(
 
     `batches` is as for `evaluate`, and may be empty.
     """
+    correct, _, count = _count_by_batch(model, batches, precision).sum(0).tolist()
+    return correct, count
+
+
+@torch.no_grad()
+def _count_by_batch(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str
+) -> Tensor:
+    """By batch: the inputs classified correctly, those with outputs that are not finite, and all.
+
+    On the CPU, (batches, 3).
+    """
     model.eval()
-    device = next(model.parameters()).device
-    correct, count = torch.zeros((), dtype=torch.int64, device=device), 0
+    device, counts = next(model.parameters()).device, []
     with autocast(device, precision):
         for inputs, targets in batches:
             logits = model(inputs)
-            correct += ((logits.argmax(1) == targets) & logits.isfinite().all(1)).sum()
-            count += len(targets)
-    return int(correct), count
+            finite = logits.isfinite().all(1)
+            correct = (logits.argmax(1) == targets) & finite
+            counts.append(torch.stack([correct, ~finite, torch.ones_like(finite)]).sum(1))
+    return torch.stack(counts).cpu() if counts else torch.zeros(0, 3, dtype=torch.int64)
+
+
+@torch.no_grad()
+def _first_not_finite(model: nn.Module, inputs: Tensor, precision: str) -> str | None:
+    """The first layer with an output that is not finite; None if it is of the network itself."""
+    found: list[str] = []
+
+    def note(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, _inputs: object, outputs: object) -> None:
+            parts = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+            tensors = [part for part in parts if isinstance(part, Tensor)]
+            if not found and not all(part.isfinite().all() for part in tensors):
+                found.append(name)
+
+        return hook
+
+    layers = {name: module for name, module in model.named_modules() if name}
+    hooks = [
+        module.register_forward_hook(note(name))
+        for name, module in layers.items()
+        if "parametrizations" not in name.split(".")  # they are of a layer that has its own name
+    ]
+    try:
+        with autocast(inputs.device, precision):
+            model(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else None
 
 
 @torch.no_grad()

@@ -103,8 +103,13 @@ def _decades_removed(sparsity: np.ndarray) -> np.ndarray:
     return -np.log10(np.clip(100 - np.asarray(sparsity, float), 1e-9, None))
 
 
-def set_accuracy_limits(axes: "Axes", shown: Sequence[float]) -> None:
-    """Fit the axes to these accuracies, with at least half a point on either side."""
+def set_accuracy_limits(axes: "Axes", shown: Sequence[float | None]) -> None:
+    """Fit the axes to these accuracies, with at least half a point on either side.
+
+    Those that are None or NaN do not count, since outputs were not finite there.
+    """
+    values = np.array(shown, dtype=float)
+    shown = values[np.isfinite(values)] if np.isfinite(values).any() else [0.0, 100.0]
     margin = max(0.08 * (max(shown) - min(shown)), 0.5)
     axes.set_ylim(min(shown) - margin, max(shown) + margin)
 

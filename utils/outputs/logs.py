@@ -2,12 +2,14 @@
 
 import csv
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from optim.initialisation import Report
+from utils.compute.measure import Accuracy
 from utils.process.errors import warn
 from utils.process.writing import append, atomic_write
 from utils.settings.config import LABELS, Config
@@ -102,10 +104,16 @@ def pruning_line(title: str, settings: dict[str, Any]) -> str:
     return " ".join([title, *(f"{name.title()}: {plain(v)}" for name, v in settings.items())])
 
 
-def prune_line(ratio: float, accuracy: float, **after_correction: float) -> str:
-    """`after_correction` is the accuracy after a correction, by the name of its column."""
-    more = [f" {column.title()} {value:.2f}" for column, value in after_correction.items()]
-    return f"Prune Ratio {plain(ratio)} Test Accuracy {accuracy:.2f}{''.join(more)}"
+def prune_line(ratio: float, accuracies: Mapping[str, Accuracy]) -> str:
+    """Accuracies by the names of their columns, each with what is not finite, if anything is."""
+    line = f"Prune Ratio {plain(ratio)} Test"
+    for column, accuracy in accuracies.items():
+        percent = math.nan if accuracy.percent is None else accuracy.percent
+        line += f" {column.title()} {percent:.2f}"
+        if accuracy.not_finite:
+            line += f" Not_Finite {accuracy.not_finite}"
+            line += f" Layer {accuracy.layer}" if accuracy.layer else ""
+    return line
 
 
 def sliced_line(ratio: float, measures: dict[str, float]) -> str:

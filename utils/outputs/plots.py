@@ -26,8 +26,8 @@ from utils.settings.names import percent
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# For each label its runs, each of which maps pruning ratios to accuracies.
-Curves = dict[str, list[dict[float, float]]]
+# For each label its runs, each of which maps pruning ratios to accuracies, or to None.
+Curves = dict[str, list[dict[float, float | None]]]
 
 
 def plot_training(path: Path, table: dict[str, Sequence[float | None]], heading: Heading) -> None:
@@ -51,15 +51,15 @@ def plot_training(path: Path, table: dict[str, Sequence[float | None]], heading:
 
 
 def plot_pruning(
-    path: Path, ratios: Sequence[float], curves: dict[str, Sequence[float]], heading: Heading
+    path: Path, ratios: Sequence[float], curves: dict[str, Sequence[float | None]], heading: Heading
 ) -> None:
     """Accuracy against sparsity, both in percent, as `sparsity_panels` divides it.
 
-    `curves` maps labels to accuracies, one for each of `ratios`, which are ascending. A line shows
-    the accuracy of the unpruned network if 0 is among these.
+    `curves` maps labels to accuracies, one for each of `ratios`, which are ascending; None leaves a
+    gap. A line shows the accuracy of the unpruned network if 0 is among these.
     """
     figure = new_figure(10, 4.4)
-    dense = [next(iter(curves.values()))[0]] if ratios[0] == 0 else []
+    dense = [a for a in next(iter(curves.values()))[:1] if ratios[0] == 0 and a is not None]
     for axes, shown in sparsity_panels(figure, ratios):
         for accuracy in dense:
             label = f"at 0 %: {accuracy:.2f} %"
@@ -67,6 +67,7 @@ def plot_pruning(
         accuracies = list(dense)
         for label, values in curves.items():
             points = [(100 * r, a) for r, a in zip(ratios, values, strict=True) if r in shown]
+            label = _with_gaps(label, values)
             axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=label)
             accuracies += [accuracy for _, accuracy in points]
         set_accuracy_limits(axes, accuracies)
@@ -77,7 +78,7 @@ def plot_pruning(
 def plot_slicing(
     path: Path,
     multiply_adds: Sequence[float],
-    curves: dict[str, Sequence[float]],
+    curves: dict[str, Sequence[float | None]],
     times: dict[str, Sequence[float]],
     heading: Heading,
 ) -> None:
@@ -88,6 +89,7 @@ def plot_slicing(
     """
     figure = new_figure(10, 4.4)
     by_multiply_adds, by_time = figure.subplots(1, 2, sharey=True)
+    curves = {_with_gaps(label, values): values for label, values in curves.items()}
     for label, accuracies in curves.items():
         by_multiply_adds.plot(multiply_adds, accuracies, "o-", markersize=4, label=label)
     label, accuracies = list(curves.items())[-1]
@@ -121,7 +123,8 @@ def plot_comparison(path: Path, curves: Curves, heading: Heading) -> None:
         accuracies = []
         for label, runs in curves.items():
             ratios = [ratio for ratio in shown if ratio in common[label]]
-            values = np.array([[run[ratio] for ratio in ratios] for run in runs])
+            values = np.array([[run[ratio] for ratio in ratios] for run in runs], dtype=float)
+            label = _with_gaps(label, [a for run in runs for a in run.values()])
             x, low, high = [100 * ratio for ratio in ratios], values.min(0), values.max(0)
             (line,) = axes.plot(x, values.mean(0), marker="o", markersize=3.5, label=label)
             axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2)
@@ -197,6 +200,11 @@ def plot_scales(path: Path, scales: dict[str, float], heading: Heading) -> None:
     axes.set_ylim(len(scales) - 0.5, -0.5)
     axes.set_xlabel("scale of the initial values (blue: weights, orange: biases)")
     save_figure(figure, path, heading)
+
+
+def _with_gaps(label: str, accuracies: Sequence[float | None]) -> str:
+    """The label of a curve, which says why it has gaps if it has some."""
+    return f"{label} (gap: outputs are not finite)" if None in accuracies else label
 
 
 def _draw_rows(axes: "Axes", rows: Tensor, edges: np.ndarray, names: list[str]) -> None:

@@ -1,6 +1,7 @@
 """User errors and failed runs, reported in one line with an exit status."""
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -46,7 +47,7 @@ def notify(message: str) -> None:
 
 def exit_status(main: Callable[[], None]) -> int:
     """Run `main` and return the exit status; expected errors are reported without a traceback."""
-    _replace_closed_streams()
+    _prepare_streams()
     try:
         main()
         print(end="", flush=True)  # what fails at the end of the process cannot be reported
@@ -68,14 +69,17 @@ def exit_status(main: Callable[[], None]) -> int:
     return 0
 
 
-def _replace_closed_streams() -> None:
+def _prepare_streams() -> None:
     """Open the null device for each standard stream that the parent process closed.
 
     Otherwise the next file would get its number, and messages of libraries be written to that file.
+    Characters that standard output has no code for are written as escapes.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from models import refuse_masks
+
 # Which parameters of a model are pruned. "Weights" are tensors of at least two dimensions.
 SCOPES: dict[str, Callable[[Tensor], bool]] = {
     "all": lambda parameter: True,
@@ -18,7 +20,11 @@ SCOPES: dict[str, Callable[[Tensor], bool]] = {
 
 
 def prunable(model: nn.Module, scope: str = "all") -> dict[str, nn.Parameter]:
-    """The parameters, by name, that are pruned in `scope`, a key of SCOPES."""
+    """The parameters, by name, that are pruned in `scope`, a key of SCOPES.
+
+    Raises ValueError for a model with masks of torch.nn.utils.prune.
+    """
+    refuse_masks(model)
     return {name: p for name, p in model.named_parameters() if SCOPES[scope](p)}
 
 

@@ -13,6 +13,7 @@ from utils.outputs.trained_model import TrainedModel
 from utils.prune.config import PruneConfig
 from utils.prune.report import (
     add_tested,
+    curves_of,
     new_log,
     print_model,
     saved_files,
@@ -70,9 +71,7 @@ def write_results(
     write_log(trained, prune, results, files)
     write_settings(trained, prune, files)
     write_tables(trained, prune, results, files)
-    curves = {"sliced in one shot": [r.accuracy for r in results]}
-    if prune.correction:
-        curves[prune.correction_column] = [r.accuracy_after_correction for r in results]
+    curves = curves_of(results, "sliced in one shot")
     left = [100 * (1 - r.removed) for r in results]
     times = {
         f"batch of {batch}": [100 * r.seconds[batch][1] / r.seconds[batch][0] for r in results]

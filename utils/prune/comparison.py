@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.compute.measure import Accuracy
 from utils.outputs.headings import Heading, heading
-from utils.outputs.plots import Curves, plot_comparison
+from utils.outputs.plots import plot_comparison
 from utils.process.errors import UserError, warn
 from utils.process.writing import atomic_write, check_writable
 from utils.prune.config import CORRECTIONS, DEFAULTS, PruneConfig
@@ -17,6 +18,8 @@ from utils.settings.fields import differing, identifying_settings
 from utils.settings.names import RunFiles, file_name, percent, plain, results_line
 
 PRUNED_BEFORE = "pruned_before"  # the sparsity of a model that was already pruned, or "None"
+# For each label its runs, each of which maps pruning ratios to accuracies.
+Runs = dict[str, list[dict[float, Accuracy]]]
 OF_PRUNING = (*identifying_settings(PruneConfig()), PRUNED_BEFORE)
 
 
@@ -32,7 +35,7 @@ class Curve:
     table: Path
     settings: dict[str, str]
     notable: frozenset[str]
-    accuracies: dict[float, float]
+    accuracies: dict[float, Accuracy]
     model_file: str | None = None
 
 
@@ -49,7 +52,7 @@ def compare(tables: Sequence[Path], output_dir: Path) -> None:
         paths = weights
     curves = distinct([curve for path in paths for curve in read_curves(path)])
     ratios = shown_ratios(curves)
-    runs: Curves = {}
+    runs: Runs = {}
     for label, curve in zip(labels_of(curves), curves, strict=True):
         runs.setdefault(label, []).append(curve.accuracies)
     values = {name: {curve.settings.get(name) for curve in curves} for name in NAMED_ALWAYS}
@@ -60,7 +63,8 @@ def compare(tables: Sequence[Path], output_dir: Path) -> None:
     files = RunFiles(output_dir, file_name(common | {"runs": len(paths), "sha256": digest}))
     picture, table = files.comparison(".png"), files.comparison(".md")
     check_writable([picture, table], "--output_dir")
-    plot_comparison(picture, runs, heading_of(curves))
+    drawn = {n: [{r: a.percent for r, a in run.items()} for run in of] for n, of in runs.items()}
+    plot_comparison(picture, drawn, heading_of(curves))
     text = comparison_table(runs, ratios)
     with atomic_write(table) as file:
         file.write(text)
@@ -114,20 +118,25 @@ def shown_ratios(curves: Sequence[Curve]) -> list[float]:
     return list(SHOWN) if common.issuperset(SHOWN) else sorted(common)
 
 
-def comparison_table(curves: Curves, ratios: Sequence[float]) -> str:
-    """A Markdown row for each label: the mean over its runs, and their range if it has several."""
+def comparison_table(curves: Runs, ratios: Sequence[float]) -> str:
+    """A Markdown row for each label, with what `_cell` tells of its runs at each ratio."""
     titles = [f"{percent(ratio)}%" for ratio in ratios]
     lines = ["| weights removed | " + " | ".join(titles) + " |"]
     lines.append("| --- |" + " --- |" * len(ratios))
     for label, runs in curves.items():
-        cells = []
-        for ratio in ratios:
-            accuracies = [run[ratio] for run in runs]
-            low, high = min(accuracies), max(accuracies)
-            spread = f" ({low:.2f} to {high:.2f})" if len(runs) > 1 else ""
-            cells.append(f"{sum(accuracies) / len(runs):.2f}{spread}")
+        cells = [_cell([run[ratio] for run in runs]) for ratio in ratios]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(runs: Sequence[Accuracy]) -> str:
+    """The mean over the runs and, of several, their range; whether outputs were not finite."""
+    percents = [accuracy.percent for accuracy in runs]
+    if without := percents.count(None):
+        return "not finite" + (f" in {without} of {len(runs)} runs" if len(runs) > 1 else "")
+    spread = f" ({min(percents):.2f} to {max(percents):.2f})" if len(runs) > 1 else ""
+    mark = ", some not finite" if any(accuracy.not_finite for accuracy in runs) else ""
+    return f"{sum(percents) / len(runs):.2f}{spread}{mark}"
 
 
 def labels_of(curves: Sequence[Curve]) -> list[str]:

@@ -59,6 +59,6 @@ def global_prune(model: nn.Module, ratio: float) -> int:
     """Set the floor(ratio N) smallest in magnitude of all N entries of `model.parameters()` to 0.
 
     The model changes in place. Returns the number of entries removed; raises ValueError as
-    MagnitudeRanking.prune does.
+    MagnitudeRanking.prune does, and for a model with masks of torch.nn.utils.prune.
     """
     return MagnitudeRanking(model).prune(ratio)

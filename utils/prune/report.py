@@ -68,13 +68,28 @@ def print_result(result: PrunedResult, model: nn.Module) -> None:
 
 def tested_cells(result: Any, model: nn.Module) -> str:
     """The accuracies and file sizes of any pruned network; `model` is the dense one."""
-    text, dense = f"  {result.accuracy:>6.2f} %", sum(v.nbytes for v in model.state_dict().values())
-    if result.accuracy_after_correction is not None:
-        text += f"  {result.accuracy_after_correction:>10.2f} %"
+    text, dense = "", sum(v.nbytes for v in model.state_dict().values())
+    for column, accuracy in result.accuracies.items():
+        cell = "none" if accuracy.percent is None else f"{accuracy.percent:.2f} %"
+        text += f"  {cell:>{8 if column == 'accuracy' else 12}}"
     for name, size in result.sizes.items():
         label = f"{name} " if len(result.sizes) > 1 else ""
         text += f"  {label}{size / 1000:,.0f} kB, {100 * size / dense:.1f} % of dense"
+    for column, accuracy in result.accuracies.items():
+        if accuracy.not_finite:
+            text += f"  {column}: outputs of {accuracy.not_finite:,} images are not finite"
+            text += f", first in layer {accuracy.layer}" if accuracy.layer else ""
     return text
+
+
+def curves_of(results: Sequence[Any], uncorrected: str) -> dict[str, list[float | None]]:
+    """The accuracies of pruned networks by label, which is `uncorrected` for those as pruned."""
+    return {
+        uncorrected if column == "accuracy" else column: [
+            r.accuracies[column].percent for r in results
+        ]
+        for column in results[0].accuracies
+    }
 
 
 def write_results(
@@ -90,10 +105,8 @@ def write_results(
     write_settings(trained, prune, files)
     write_tables(prune, results, entries, files)
     ratios = [r.ratio for r in results]
-    curves = {"pruned in one shot": [r.accuracy for r in results]}
-    if prune.correction:
-        curves[prune.correction_column] = [r.accuracy_after_correction for r in results]
     above = trained.heading(prune.in_name(ratios=False))
+    curves = curves_of(results, "pruned in one shot")
     plot_pruning(files.prune_test(".png"), ratios, curves, above)
     left = {name: [1 - r.zeros[name] / n for r in results] for name, n in entries.items()}
     plot_layer_sparsity(files.layer_sparsity(".png"), ratios, left, above)
@@ -142,8 +155,7 @@ def new_log(trained: TrainedModel, prune: PruneConfig, files: RunFiles) -> TextL
 
 def add_tested(log: TextLog, result: Any, trained: TrainedModel, prune: PruneConfig) -> None:
     """Log the accuracies and the files of any pruned network."""
-    column, accuracy = prune.correction_column, result.accuracy_after_correction
-    log.add(prune_line(result.ratio, result.accuracy, **({column: accuracy} if column else {})))
+    log.add(prune_line(result.ratio, result.accuracies))
     saved = prune.pruned_files(trained.files, result.ratio)
     for name, size in result.sizes.items():
         log.add(pruned_file_line(result.ratio, size, saved[name]))

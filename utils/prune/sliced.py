@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.compute.device import autocast
-from utils.compute.measure import channels_by_layer, multiply_adds
+from utils.compute.measure import Accuracy, channels_by_layer, multiply_adds
 from utils.compute.timing import time_in_turns
 from utils.datasets import Dataset
 
@@ -17,7 +17,7 @@ SECONDS = 2.0  # how long each of them is timed
 
 @dataclass(frozen=True)
 class SlicedResult:
-    """A network sliced at one ratio; accuracies are in percent."""
+    """A network sliced at one ratio."""
 
     ratio: float
     removed: float  # the fraction of the multiply-adds that it has lost
@@ -26,8 +26,7 @@ class SlicedResult:
     bytes: int  # of its parameters and buffers
     multiply_adds: int  # for one image
     seconds: dict[int, tuple[float, float]]  # by batch: of the dense network and of this one
-    accuracy: float
-    accuracy_after_correction: float | None
+    accuracies: dict[str, Accuracy]  # by column: as sliced and, if there is one, corrected
     sizes: dict[str, int]  # of its files, in bytes, by format
 
 

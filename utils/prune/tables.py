@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from utils.compute.measure import Accuracy
 from utils.outputs.logs import write_csv
 from utils.outputs.trained_model import TrainedModel
 from utils.process.errors import UserError
@@ -20,18 +21,20 @@ from utils.settings.names import RunFiles
 
 # The ratios that a comparison prints if all of its tables have them.
 SHOWN = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
+# Ends the name of a column: how many of the images behind an accuracy have outputs that are not
+# finite.
+NOT_FINITE = "_not_finite"
 
 
 @dataclass(frozen=True)
 class PrunedResult:
-    """A network pruned at one ratio; accuracies are in percent."""
+    """A network pruned at one ratio."""
 
     ratio: float
     remaining: int  # of the entries that were ranked
     count: int  # of these entries before pruning
     zeros: dict[str, int]  # by parameter
-    accuracy: float
-    accuracy_after_correction: float | None = None
+    accuracies: dict[str, Accuracy]  # by column: as pruned and, if there is one, corrected
     sizes: dict[str, int] = field(default_factory=dict)  # of its files, in bytes, by format
 
 
@@ -87,10 +90,15 @@ def write_tables(
 
 
 def tested_columns(prune: PruneConfig, result: Any) -> dict[str, float | int | None]:
-    """What a table has of any pruned network: accuracies in percent, sizes of files in bytes."""
-    columns = {"accuracy": round(result.accuracy, 4)}
-    if prune.correction:
-        columns[prune.correction_column] = round(result.accuracy_after_correction, 4)
+    """What a table has of any pruned network.
+
+    Accuracies in percent, or None where there is none, images whose outputs are not finite, and
+    sizes of files in bytes.
+    """
+    columns = {}
+    for name, accuracy in result.accuracies.items():
+        columns[name] = None if accuracy.percent is None else round(accuracy.percent, 4)
+        columns[name + NOT_FINITE] = accuracy.not_finite
     if prune.save_pruned:
         columns |= {f"{name}_bytes": result.sizes.get(name) for name in prune.pruned_format}
     return columns
@@ -105,7 +113,7 @@ def is_of_channels(table: Path) -> bool:
         return False
 
 
-def read_accuracies(table: Path) -> dict[str, dict[float, float]]:
+def read_accuracies(table: Path) -> dict[str, dict[float, Accuracy]]:
     """The accuracies in a table of test_prune.py, by column and ratio.
 
     Raises UserError for a file that is not such a table.
@@ -117,9 +125,10 @@ def read_accuracies(table: Path) -> dict[str, dict[float, float]]:
                 f"{table}: is of --granularity channels; --compare takes tables of pruned weights"
             )
         columns = [name for name in ("accuracy", *CORRECTIONS.values()) if name in rows[0]]
-        accuracies = {n: {float(row["sparsity"]): float(row[n]) for row in rows} for n in columns}
-        valid = all(0 <= a <= 100 for column in accuracies.values() for a in column.values())
-        if "accuracy" not in accuracies or not valid:
+        accuracies = {
+            n: {float(row["sparsity"]): _read_accuracy(row, n) for row in rows} for n in columns
+        }
+        if "accuracy" not in accuracies:
             raise ValueError
     except OSError as error:
         raise UserError(f"{table}: cannot be read ({error.strerror}); name another table") from None
@@ -129,6 +138,16 @@ def read_accuracies(table: Path) -> dict[str, dict[float, float]]:
             " saved_logs/SFW_prune_test/; name one"
         ) from None
     return accuracies
+
+
+def _read_accuracy(row: dict[str, str], column: str) -> Accuracy:
+    not_finite = int(row.get(column + NOT_FINITE) or 0)
+    if not_finite and not row[column]:
+        return Accuracy(None, not_finite)
+    percent = float(row[column])
+    if not 0 <= percent <= 100:
+        raise ValueError
+    return Accuracy(percent, not_finite)
 
 
 def read_settings(table: Path) -> TableSettings:

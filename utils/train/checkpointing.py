@@ -44,8 +44,10 @@ def checkpointing(config: Config, world: World) -> Iterator["Checkpointer"]:
     if config.tensorboard:
         require("--tensorboard", "tensorboard")
     with StopSignals(world.largest if world.size > 1 else None) as signals, ExitStack() as held:
-        world.on_main(lambda: held.enter_context(_own_files(config)))
         checkpoints = Checkpointer(config, world, signals)
+        if not checkpoints.check_finished():  # otherwise nothing is written, and nothing is locked
+            world.on_main(lambda: held.enter_context(_own_files(config)))
+            checkpoints.check_finished()  # by another process, before this one had the lock
         try:
             with lost_process_reported(checkpoints.advice):
                 yield checkpoints
@@ -125,6 +127,7 @@ class Checkpointer:
     def __init__(self, config: Config, world: World, signals: StopSignals) -> None:
         self.config, self.world, self.signals = config, world, signals
         self.newest, self.previous = config.files.resume, config.files.previous_resume
+        self.finished = False  # whether the model is there already, and not to be trained anew
         self.position: str | None = None  # of the run in what is saved
         self._saved_at = time.monotonic()
 
@@ -135,16 +138,16 @@ class Checkpointer:
         never = " without --resume never" if self.config.resume == "never" else ""
         return f"the same command{never} goes on after {self.position}"
 
-    def finished(self) -> bool:
-        """Whether the model is there already and is not to be trained anew; says so."""
+    def check_finished(self) -> bool:
+        """Set `finished`, return it, and say so if it is true."""
         model = self.config.files.model
-        finished = self.config.resume == "auto" and self.world.on_main(
+        self.finished = self.config.resume == "auto" and self.world.on_main(
             lambda: model.is_file() and not self._exists()
         )
-        if finished:
+        if self.finished:
             self.world.on_main(lambda: self._check_data(model))
             say(f"Trained already; --resume never trains it anew:\n  {model}")
-        return finished
+        return self.finished
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """What the run is resumed from; None if it starts from the beginning.
