@@ -54,5 +54,5 @@ def decoded(monkeypatch):
         paths.append(path)
         return decode(path, side)
 
-    monkeypatch.setattr("utils.datasets.own.decode_fitted", note)
+    monkeypatch.setattr("utils.datasets.folders.decode_fitted", note)
     return paths

@@ -123,7 +123,8 @@ IMAGES = np.zeros((40, 32, 32, 3), np.uint8)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"x_test": None}, "holds no x_test"),
+        ({"x_test": None}, "has no test images; add x_test and y_test"),
+        ({"y_train": np.zeros((40, 2), int)}, "y_train has 2 labels for each image"),
         ({"x_train": IMAGES[..., :1]}, r"x_train must be uint8 .*3\), not uint8 \(40, 32, 32, 1\)"),
         ({"x_train": IMAGES[:, :28]}, r"x_train must be uint8 .*\(40, 28, 32, 3\)"),
         ({"x_train": IMAGES.astype(np.float32)}, "not float32"),

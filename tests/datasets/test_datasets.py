@@ -14,6 +14,7 @@ from torchvision import datasets
 from torchvision.transforms.v2.functional import resize
 
 from utils.datasets import DATASETS, images, load_dataset
+from utils.process.errors import UserError
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -28,6 +29,19 @@ def test_npz_loads_as_uint8_channels_first(name, tmp_path, write_npz):
     np.testing.assert_array_equal(dataset.train_labels, file["y_train"])
     images = file["x_train"].reshape(40, info.side, info.side, info.channels)
     np.testing.assert_array_equal(dataset.train_images.permute(0, 2, 3, 1), images)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_an_npz_may_have_test_images_alone_which_serve_no_training(name, tmp_path, write_npz):
+    write_npz(tmp_path, name)
+    whole = load_dataset(name, tmp_path)
+    labels = whole.test_labels[:, None].numpy()
+    write_npz(tmp_path, name, x_train=None, y_train=None, y_test=labels)
+    data = load_dataset(name, tmp_path)
+    assert torch.equal(data.test_images, whole.test_images)
+    assert torch.equal(data.test_labels, whole.test_labels)
+    with pytest.raises(UserError, match="--data: has no training images; add some, or give"):
+        data.train_batches(8, torch.Generator())
 
 
 def test_mnist_is_padded_by_two_and_digits_enlarged_four_times(tmp_path, write_npz):

@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms import v2
 
 from utils.datasets import DATASETS, OwnData, describe_own, load_dataset
-from utils.datasets.own import measure, read_own
+from utils.datasets.own import find_own, measure, read_own
 from utils.process.errors import UserError
 
 
@@ -45,6 +45,36 @@ def test_sums_over_many_pixels_are_exact(monkeypatch):
     assert stds[1] == 1  # a constant channel becomes 0
 
 
+def test_labels_may_be_a_column(npz, tmp_path):
+    column = np.arange(30)[:, None] % 3
+    npz(y_train=column)
+    assert load_dataset("pets", tmp_path).train_labels.tolist() == column[:, 0].tolist()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_test_images_alone_serve_a_model_that_knows_the_classes(named, npz, tmp_path):
+    names = np.array(["a", "b", "c"])
+    npz(classes=names)
+    known = describe_own("pets", tmp_path, None)
+    arrays = npz(x_train=None, y_train=None, classes=names if named else None)
+    data = load_dataset("pets", tmp_path, image_size=20, known=known)
+    assert data.test_labels.tolist() == arrays["y_test"].tolist()
+    assert (data.classes, data.mean, data.std) == (3, known.mean, known.std)
+    with pytest.raises(UserError, match="--data: has no training images"):
+        data.train_batches(4, torch.Generator())
+
+
+def test_test_images_alone_are_of_the_classes_that_the_model_knows(npz, tmp_path):
+    npz()
+    known = describe_own("pets", tmp_path, None)
+    npz(x_train=None, y_train=None, y_test=np.arange(12) % 4)
+    with pytest.raises(UserError, match=r"y_test must hold labels 0 ... 2, not 0 ... 3"):
+        load_dataset("pets", tmp_path, known=known)
+    npz(x_train=None, y_train=None, classes=np.array(["0", "1", "two"]))
+    with pytest.raises(UserError, match="its classes 0, 1, two, not classes 0, 1, 2"):
+        load_dataset("pets", tmp_path, known=known)
+
+
 def test_an_npz_may_name_its_classes(npz, tmp_path):
     npz(classes=np.array(["猫", "chien d'été", "c"]))
     assert describe_own("pets", tmp_path, None).classes == ("猫", "chien d'été", "c")
@@ -64,7 +94,9 @@ def test_images_that_are_not_square_need_a_size(npz, tmp_path):
 
 
 BAD_ARRAYS = [
-    ({"x_train": None}, "pets.npz: holds no x_train"),
+    ({"x_train": None}, "pets.npz: has no training images; add some, or test a model that"),
+    ({"y_test": None}, "pets.npz: has no test images; add x_test and y_test"),
+    ({"y_train": np.zeros((30, 14), int)}, "y_train has 14 labels for each image, and one is"),
     ({"x_train": np.zeros((30, 24, 24, 3))}, r"x_train must be uint8 .* not float64"),
     ({"x_train": np.zeros((30, 24, 24, 4), np.uint8)}, r"x_train must be uint8 .*, 1 or 3\)"),
     ({"x_train": np.zeros((30, 0, 24, 3), np.uint8)}, r"x_train must be uint8"),
@@ -101,7 +133,7 @@ def test_an_npz_of_the_wrong_form_is_refused(changed, message, npz, tmp_path):
         ("", "is no name of a data set"),
         ("a\nb", "is no name of a data set"),
         ("a\0b", "is no name of a data set"),
-        ("x" * 300, "File name too long; give another name"),
+        ("x" * 300, "--data x{300}: .* cannot be read .File name too long"),
         ("cifer10", f"choose one of {', '.join(DATASETS)}, or put cifer10.npz or cifer10/"),
     ],
 )
@@ -160,5 +192,5 @@ def test_an_impossible_description_is_refused(changed, npz, tmp_path):
 def test_reading_leaves_nothing_in_memory(npz, tmp_path):
     npz()
     load_dataset("pets", tmp_path)
-    first, _ = read_own("pets", tmp_path, None)
+    first, _ = read_own(find_own("pets", tmp_path, None))
     assert set(first) == {"x_train", "y_train", "x_test", "y_test"}

@@ -150,7 +150,9 @@ def test_senseless_flags_are_refused(flags, script, trained, offline):
 
 def test_an_archive_that_declares_more_than_memory_holds_is_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr("utils.datasets.arrays.available_memory", lambda: 50_000)
-    np.savez_compressed(tmp_path / "mnist.npz", x_train=np.zeros((50, 28, 28), np.uint8))
+    images, labels = np.zeros((50, 28, 28), np.uint8), np.zeros(50, int)
+    arrays = {"x_train": images, "y_train": labels, "x_test": images[:1], "y_test": labels[:1]}
+    np.savez_compressed(tmp_path / "mnist.npz", **arrays)
     with pytest.raises(UserError, match=r"mnist.npz: its images take"):
         load_dataset("mnist", tmp_path)
 

@@ -36,7 +36,8 @@ def write_npz(folder, count=60, seed=0, **changed):
         arrays |= {f"x_{split}": x + (85 * y).astype(np.uint8)[:, None, None, None]}
         arrays |= {f"y_{split}": y}
     folder.mkdir(exist_ok=True)
-    np.savez(folder / "my pets.npz", **(arrays | changed))
+    arrays = {name: values for name, values in (arrays | changed).items() if values is not None}
+    np.savez(folder / "my pets.npz", **arrays)
 
 
 def test_three_commands_take_an_npz(quick, flags, tmp_path):
@@ -132,6 +133,34 @@ def test_a_model_is_tested_on_other_images_of_its_classes_with_a_warning(quick, 
     assert "has other data than the model was trained on: its pixels or labels are others\n" in err
     write_npz(tmp_path / "data", classes=np.array(["a", "b", "c"]))
     assert_refused(quick("test_prune.py", *model), "has other data than the model was trained on")
+
+
+@pytest.mark.parametrize("form", ["npz", "folder"])
+def test_a_model_is_tested_on_test_images_alone(form, quick, flags, tmp_path):
+    assert quick("train_prune.py", *flags)[0] == 0
+    (path,) = tmp_path.rglob("*.pt")
+    model = ("--model_path", path, "--output_dir", tmp_path, "--data_dir", tmp_path / "data")
+    assert quick("test_prune.py", *model, "--ratios", 0)[0] == 0
+    (table,) = tmp_path.rglob("SFW_prune_test/*.csv")
+    expected, alone = read_csv(table), dict(np.load(tmp_path / "data/my pets.npz"))
+    write_npz(tmp_path / "data", x_train=None, y_train=None)
+    if form == "folder":
+        (tmp_path / "data/my pets.npz").unlink()
+        for i, (image, label) in enumerate(zip(alone["x_test"], alone["y_test"], strict=True)):
+            folder = tmp_path / "data/my pets/test" / alone["classes"][label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{i}.png")
+    status, _, err = quick("test_prune.py", *model, "--ratios", 0)
+    assert status == 0 and "it has 0 training and 30 test images, not 60 training and 30" in err
+    assert read_csv(table) == expected
+    status, _, err = quick("test_prune.py", *model, "--repair", 8)
+    message = (
+        "error: --repair 8: there are 0 training images; leave it out, or add some to the data"
+    )
+    assert status == 2 and message in err
+    place = "my pets" if form == "folder" else "my pets.npz"
+    message = f"{place}: has no training images; add some, or test a model that was trained on"
+    assert_refused(quick("train_prune.py", *flags, "--seed", 1), message)
 
 
 def test_a_bare_state_dict_of_own_data_is_tested(quick, flags, tmp_path):

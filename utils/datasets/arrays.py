@@ -1,6 +1,8 @@
 """The four arrays of a data set, as .npz files hold them."""
 
+import contextlib
 import zipfile
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +30,14 @@ def check_memory(size: int, source: Path) -> None:
         )
 
 
-def read_npz(path: Path, keys: tuple[str, ...] = KEYS, optional: tuple[str, ...] = ()) -> Arrays:
-    """Read the arrays called `keys`, and those of `optional` that there are.
-
-    Raises UserError if the file is not such an .npz file, or holds more than memory does.
-    """
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The file, whose damage becomes a UserError."""
     if path.is_dir():
         raise UserError(f"{path}: is a folder where a file is to be; move it away")
     try:
         with zipfile.ZipFile(path) as archive:
-            declared = sum(member.file_size for member in archive.infolist())
-        check_memory(declared, path)
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in (*keys, *optional) if key in file}
+            yield archive
     except UserError:
         raise
     except MemoryError:
@@ -50,6 +47,24 @@ def read_npz(path: Path, keys: tuple[str, ...] = KEYS, optional: tuple[str, ...]
         raise UserError(
             f"{path}: cannot be read as .npz, it may be truncated ({reason}); replace it"
         ) from None
+
+
+def names_in_npz(path: Path) -> list[str]:
+    """The names of the arrays in a file; raises UserError if it is no .npz file."""
+    with _opened(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def read_npz(path: Path, keys: Collection[str] = KEYS) -> Arrays:
+    """Read the arrays called `keys`.
+
+    Raises UserError if the file is not such an .npz file, or if they are more than memory holds.
+    """
+    with _opened(path) as archive:
+        sizes = {f.filename.removesuffix(".npy"): f.file_size for f in archive.infolist()}
+        check_memory(sum(sizes.get(key, 0) for key in keys), path)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in keys if key in file}
     for key in keys:
         if not isinstance(arrays.get(key), np.ndarray):
             raise UserError(f"{path}: holds no {key}; it needs {', '.join(keys)}")
@@ -74,6 +89,8 @@ def check_array(
     if images.dtype != np.uint8 or images.shape[1:] != shape:
         form = f"{images.dtype} {images.shape}"
         raise refuse("x", f"must be uint8 (images, {', '.join(map(str, shape))}), not {form}")
+    if labels.ndim == 2 and len(labels) == len(images):
+        raise refuse("y", f"has {labels.shape[1]} labels for each image, and one is needed")
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         form = f"{labels.dtype} {labels.shape}"
         raise refuse("y", f"must hold one integer for each of {len(images)} images, not {form}")
@@ -83,36 +100,51 @@ def check_array(
     return images
 
 
-def check_own_arrays(arrays: Arrays, source: Path) -> list[str]:
+def one_column(labels: np.ndarray) -> np.ndarray:
+    """Labels of shape (images, 1) as (images,), others as they are."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def check_own_arrays(arrays: Arrays, source: Path, known: Sequence[str] = ()) -> list[str]:
     """Check the arrays of a data set of unknown form, and give the images channels last in place.
 
-    Returns the names of the classes, which the array `classes`, removed here, may hold. Raises
-    UserError unless the images of both splits are alike and the training labels are 0, 1, 2 ...
+    Returns the names of the classes, which the array `classes`, removed here, may hold. Test images
+    may stand alone; labels without names are then those of the classes `known`. Raises UserError
+    unless all images are alike and the training labels are 0, 1, 2 ...
     """
-    train, labels = arrays["x_train"], arrays["y_train"]
-    shape = train.shape[1:] if train.ndim == 4 else (*train.shape[1:], 1)
-    if train.ndim not in (3, 4) or shape[2] not in (1, 3) or 0 in shape:
+    splits = [split for split in ("train", "test") if f"x_{split}" in arrays]
+    first, labels = arrays[f"x_{splits[0]}"], arrays[f"y_{splits[0]}"]
+    shape = first.shape[1:] if first.ndim == 4 else (*first.shape[1:], 1)
+    if first.ndim not in (3, 4) or shape[2] not in (1, 3) or 0 in shape:
         raise UserError(
-            f"{source}: x_train must be uint8 (images, height, width, 1 or 3) or (images, height,"
-            f" width), not {train.dtype} {train.shape}; replace the file"
+            f"{source}: x_{splits[0]} must be uint8 (images, height, width, 1 or 3) or (images,"
+            f" height, width), not {first.dtype} {first.shape}; replace the file"
         )
-    present = np.unique(labels) if labels.dtype.kind in "iu" and labels.size else np.arange(1)
-    classes = max(int(present.max()) + 1, 1)
-    for split in ("train", "test"):
+    names, count = arrays.pop("classes", None), _number_of_classes(labels)
+    if "x_train" not in arrays:
+        names = np.array(known) if names is None else names
+        count = names.size
+    for split in splits:
         keys = f"x_{split}", f"y_{split}"
-        arrays[keys[0]] = check_array(*(arrays[key] for key in keys), split, shape, classes, source)
-    if len(present) != classes:
-        missing = next(label for label in range(classes) if label not in present)
+        arrays[keys[0]] = check_array(*(arrays[key] for key in keys), split, shape, count, source)
+    present = np.unique(labels)
+    if "x_train" in arrays and len(present) != count:
+        missing = next(label for label in range(count) if label not in present)
         raise UserError(
-            f"{source}: y_train has no image of label {missing}, and some of {classes - 1}; number"
+            f"{source}: y_train has no image of label {missing}, and some of {count - 1}; number"
             " the classes 0, 1, 2 ..."
         )
-    if classes == 1:
+    if count == 1:
         raise UserError(f"{source}: y_train has one class; two are needed; replace the file")
-    names = arrays.pop("classes", np.arange(classes).astype(str))
-    if names.dtype.kind != "U" or names.shape != (classes,):
+    names = np.arange(count).astype(str) if names is None else names
+    if names.dtype.kind != "U" or names.shape != (count,):
         raise UserError(
-            f"{source}: classes must hold the name of each of {classes} classes, not {names.dtype}"
+            f"{source}: classes must hold the name of each of {count} classes, not {names.dtype}"
             f" {names.shape}; replace or remove it"
         )
     return names.tolist()
+
+
+def _number_of_classes(labels: np.ndarray) -> int:
+    """One more than the greatest label; of what holds no labels, 1."""
+    return max(int(labels.max()) + 1, 1) if labels.dtype.kind in "iu" and labels.size else 1

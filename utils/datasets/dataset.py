@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from utils.datasets import readers
-from utils.datasets.arrays import Arrays, check_array, check_memory, read_npz
+from utils.datasets.arrays import Arrays, check_array, check_memory
 from utils.datasets.augment import AUGMENTATIONS, resized_crop_and_flip
 from utils.datasets.batches import Augmentation, Batches
 from utils.datasets.images import central_square
-from utils.datasets.own import OwnData, has_own, read_own, release_own
+from utils.datasets.own import OwnData, find_own, read_own, release_own
+from utils.datasets.packed import find_packed
+from utils.datasets.splits import check_splits
 from utils.process.errors import UserError, warn
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's conversion to grey
@@ -96,6 +98,9 @@ class Dataset:
             ) from None
 
     def train_batches(self, batch_size: int, generator: Generator) -> Batches:
+        """Raises UserError where there are test images alone, which serve test_prune.py."""
+        if not len(self.train_images):
+            raise UserError("--data: has no training images; add some, or give another --data_dir")
         return Batches(
             self.train_images,
             self.train_labels,
@@ -123,20 +128,20 @@ def load_dataset(
     """Read the data set called `name` from `data_dir`, downloading it there if need be.
 
     `data_dir`/NAME.npz comes first, then the data set's own layout; for a name that is not in
-    DATASETS, see `read_own`. `color_channel` 1 turns colour to grey and 3 repeats grey;
+    DATASETS, see `find_own`. `color_channel` 1 turns colour to grey and 3 repeats grey;
     `image_size` is the side of the images that the network takes; `augment`, a key of
     AUGMENTATIONS, is applied to training images. Each is as in the data set when None. Images of
     another side are enlarged by a whole multiple, padded or shrunk; with `resize`, and if they are
     of a data set of one's own, they are resized. `known` is what a model file has of that: its
-    mean and deviation are used. Raises UserError when the data are missing, damaged or of the
-    wrong form.
+    mean and deviation are used. There may be test images alone, for a data set of one's own if it
+    is `known`. Raises UserError when the data are missing, damaged or of the wrong form.
     """
     data_dir = checked_folder(data_dir)
     if name in DATASETS:
         info = DATASETS[name]
         arrays = _read(name, data_dir, info)
     else:
-        arrays, found = _read_own(name, data_dir, image_size)
+        arrays, found = _read_own(name, data_dir, image_size, known)
         release_own()
         info = info_of(_agreeing(known or found, found, f"--data {name}: {data_dir}"))
         resize = True
@@ -170,13 +175,16 @@ def describe_own(name: str, data_dir: Path, image_size: int | None) -> OwnData:
     return found
 
 
-def _read_own(name: str, data_dir: Path, image_size: int | None) -> tuple[Arrays, OwnData]:
-    if not has_own(name, data_dir):
+def _read_own(
+    name: str, data_dir: Path, image_size: int | None, known: OwnData | None = None
+) -> tuple[Arrays, OwnData]:
+    source = find_own(name, data_dir, image_size)
+    if source is None:
         raise UserError(
             f"--data {name}: choose one of {', '.join(DATASETS)}, or put {name}.npz or {name}/ with"
             f" train/ and test/ into --data_dir {data_dir}"
         )
-    return read_own(name, data_dir, image_size)
+    return read_own(source, known)
 
 
 def info_of(own: OwnData) -> DatasetInfo:
@@ -195,15 +203,21 @@ def checked_folder(data_dir: Path) -> Path:
 
 
 def _read(name: str, data_dir: Path, info: DatasetInfo) -> Arrays:
-    """The checked arrays of a data set in DATASETS, images with channels last."""
-    packed = data_dir / f"{name}.npz"
-    source = packed if packed.exists() else f"{name} in {data_dir}"
-    arrays = read_npz(packed) if source == packed else info.read(name, data_dir)
-    for split in ("train", "test"):
+    """The checked arrays of a data set in DATASETS, images with channels last.
+
+    A file of one's own may have test images alone; the arrays for training are then empty.
+    """
+    packed, shape = find_packed(name, data_dir), (info.side, info.side, info.channels)
+    if packed is None:
+        source, arrays = f"{name} in {data_dir}", info.read(name, data_dir)
+    else:
+        check_splits(packed, test_alone=True)
+        source, arrays = packed.place, packed.read()
+    empty = {"x_train": np.empty((0, *shape), np.uint8), "y_train": np.empty(0, np.int64)}
+    for split in [split for split in ("train", "test") if f"x_{split}" in arrays]:
         images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        shape = (info.side, info.side, info.channels)
         arrays[f"x_{split}"] = check_array(images, labels, split, shape, info.classes, source)
-    return arrays
+    return empty | arrays
 
 
 def _agreeing(known: OwnData, found: OwnData, where: str) -> OwnData:

@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from utils.datasets.arrays import KEYS, Arrays, check_memory, read_npz
+from utils.datasets.arrays import Arrays, check_memory, read_npz
 from utils.process.errors import RunError, UserError, notify, warn
 from utils.process.writing import atomic_write
 
 if TYPE_CHECKING:
     from PIL import Image
 
-# For "train" and "test", the image files and their labels.
+# For "train" and "test", as far as they are there, the image files and their labels.
 Splits = dict[str, list[tuple[Path, int]]]
 Decoder = Callable[[Path, int], np.ndarray]
+
+# The EXIF tag of an image's orientation and, by its value, Pillow's Image.Transpose that undoes it.
+ORIENTATION = 0x0112
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
 
 def fingerprint(root: Path, splits: Splits, side: int) -> str:
@@ -50,8 +54,9 @@ def decoded_once(
     and for more than memory holds.
     """
     if cache.exists():
+        keys = [f"{array}_{split}" for split in splits for array in "xy"]
         with contextlib.suppress(UserError):  # a damaged cache is made anew
-            arrays = read_npz(cache, (*KEYS, "fingerprint"))
+            arrays = read_npz(cache, [*keys, "fingerprint"])
             if str(arrays.pop("fingerprint")) == mark:
                 return arrays
     count = sum(map(len, splits.values()))
@@ -105,16 +110,33 @@ def decode_fitted(path: Path, side: int) -> np.ndarray:
     Grey is repeated and transparency dropped, as torchvision's ImageFolder does; a photo is turned
     as its EXIF data say. Raises UserError for a file that is no image.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with _opened(path) as image:
         image.draft(None, (2 * side, 2 * side))  # a JPEG is decoded at a fraction of a large size
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits of grey
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        upright = _upright(image)
+        if upright.mode.startswith("I;16") or (upright.mode, image.format) == ("I", "PPM"):
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))  # 16 bits
+        elif upright.mode in ("I", "F"):
+            raise UserError(
+                f"{path}: its pixels are numbers of 32 bits, of unknown range; save it with 8 or 16"
+            )
         height, width, top, left = central_square(upright.height, upright.width, side)
         resized = upright.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
         return np.asarray(resized)[top : top + side, left : left + side]
+
+
+def _upright(image: "Image.Image") -> "Image.Image":
+    """The image, turned as its metadata say; damaged ones count as none.
+
+    `ImageOps.exif_transpose` also writes the other metadata again, and fails where that fails.
+    """
+    image.load()  # which turns a TIFF
+    try:
+        turn = TURNS[image.getexif()[ORIENTATION]]
+    except Exception:  # there is none, or damaged bytes raise any error
+        return image
+    return image.transpose(turn)
 
 
 def central_square(height: int, width: int, side: int) -> tuple[int, int, int, int]:

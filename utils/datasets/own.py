@@ -3,20 +3,19 @@
 import dataclasses
 import hashlib
 import os
-import unicodedata
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from utils.datasets.arrays import Arrays, check_own_arrays, read_npz
-from utils.datasets.images import Splits, decode_fitted, decoded_once, fingerprint
-from utils.process.errors import UserError
+from utils.datasets.arrays import Arrays, check_own_arrays
+from utils.datasets.folders import FOLDER_SIDE, find_folder
+from utils.datasets.packed import find_packed
+from utils.datasets.splits import Source, check_splits, listed
+from utils.process.errors import UserError, notify
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-FOLDER_SIDE = 32  # to which images in folders are resized unless --image_size says otherwise
 CHUNK = 1 << 24  # pixels that are measured at a time
 
 
@@ -73,7 +72,7 @@ class OwnData:
     def difference(self, other: "OwnData") -> str | None:
         """How this data set differs from another of its name, in words, or None."""
         if self.classes != other.classes:
-            return f"its {_listed(self.classes)}, not {_listed(other.classes)}"
+            return f"its {listed(self.classes)}, not {listed(other.classes)}"
         for what in ("channels", "side"):
             ours, theirs = getattr(self, what), getattr(other, what)
             if ours != theirs:
@@ -86,49 +85,43 @@ class OwnData:
 
 # What was read last, until it is released: it is read for the settings of a run, which need the
 # number of classes, and then for the run itself.
-_held: dict[tuple, tuple[Arrays, OwnData]] = {}
+_held: dict[Hashable, tuple[Arrays, OwnData]] = {}
 
 
-def has_own(name: str, data_dir: Path) -> bool:
-    """Whether there is such a data set; raises UserError for a name that is none."""
-    check_name(name)
-    try:
-        return (data_dir / f"{name}.npz").exists() or (data_dir / name).exists()
-    except OSError as error:
-        raise UserError(f"--data {name}: {error.strerror}; give another name") from None
-
-
-def read_own(name: str, data_dir: Path, image_size: int | None) -> tuple[Arrays, OwnData]:
-    """The arrays of the data set called `name`, images with channels last, and what is known of it.
+def find_own(name: str, data_dir: Path, image_size: int | None) -> Source | None:
+    """The data set called `name`, if there is one, not yet read.
 
     It is `data_dir`/NAME.npz, or images in `data_dir`/NAME/train/CLASS/ and test/CLASS/ or
-    val/CLASS/, which are brought to the side `image_size`, by default 32. Raises UserError for data
-    that are damaged or of the wrong form.
+    val/CLASS/, which are brought to the side `image_size`, by default 32. Raises UserError for a
+    name that is none, and for data that are not readable or of the wrong form.
     """
-    packed, root = data_dir / f"{name}.npz", data_dir / name
+    check_name(name)
     try:
-        if packed.exists():
-            status = packed.stat()
-            key = packed, status.st_size, status.st_mtime_ns
-        else:
-            classes, splits = _list_folder(root)
-            side = image_size or FOLDER_SIDE
-            key = root, fingerprint(root, splits, side)
+        source = find_packed(name, data_dir)
+        if source is None and os.path.lexists(data_dir / name):
+            source = find_folder(data_dir / name, image_size or FOLDER_SIDE)
     except OSError as error:
-        raise UserError(f"{error.filename or root}: cannot be read ({error.strerror})") from None
-    if key not in _held:
+        raise UserError(
+            f"--data {name}: {error.filename} cannot be read ({error.strerror})"
+        ) from None
+    return source
+
+
+def read_own(source: Source, known: OwnData | None = None) -> tuple[Arrays, OwnData]:
+    """The arrays of a data set, images with channels last, and what is known of it.
+
+    For a model that was trained on the data set `known`, test images are enough. Raises UserError
+    for data that are damaged or of the wrong form.
+    """
+    if source.mark not in _held:
         _held.clear()
-        if packed in key:
-            arrays = read_npz(packed, optional=("classes",))
-            classes = check_own_arrays(arrays, packed)
-            height, width = arrays["x_train"].shape[1:3]
-            default = height if height == width else None
-        else:
-            cache = data_dir / f"{name}.{side}x{side}.cache.npz"
-            arrays = decoded_once(root, cache, splits, key[1], side, decode_fitted)
-            default = FOLDER_SIDE
-        _held[key] = arrays, _describe(arrays, classes, default)
-    return _held[key]
+        check_splits(source, test_alone=known is not None)
+        for note in source.notes:
+            notify(note)
+        arrays = source.read()
+        classes = check_own_arrays(arrays, source.place, known.classes if known else ())
+        _held[source.mark] = arrays, _describe(arrays, classes, source.side, known)
+    return _held[source.mark]
 
 
 def release_own() -> None:
@@ -149,72 +142,27 @@ def check_name(name: str) -> None:
         raise UserError(f"--data {name!r}: is no name of a data set; give another")
 
 
-def _list_folder(root: Path) -> tuple[list[str], Splits]:
-    """The names of the classes, in the order of their labels, and the images of both splits."""
-    train = _classes(root / "train")
-    if len(train) < 2:
-        found = f"the class {next(iter(train))} alone" if train else "no folder of images"
-        raise UserError(
-            f"{root / 'train'}: has {found}; put the training images of each class into a folder"
-            f" {root / 'train'}/CLASS/"
-        )
-    others = [root / split for split in ("test", "val") if (root / split).is_dir()]
-    if not others:
-        raise UserError(f"{root}: has no test/ or val/; put test images into {root}/test/CLASS/")
-    tests = {folder: _classes(folder) for folder in others}
-    chosen = next((f for f, classes in tests.items() if classes.keys() == train.keys()), None)
-    if chosen is None:
-        folder, test = next(iter(tests.items()))
-        only = {"train": train.keys() - test.keys(), folder.name: test.keys() - train.keys()}
-        text = " and ".join(f"only {k}/ has {_listed(sorted(v))}" for k, v in only.items() if v)
-        raise UserError(f"{root}: {text}; give both the same class folders")
-    names = sorted(train)
-    splits = {
-        split: [(path, label) for label, name in enumerate(names) for path in _images(of[name])]
-        for split, of in (("train", train), ("test", tests[chosen]))
-    }
-    return names, splits
+def _describe(
+    arrays: Arrays, classes: list[str], side: int | None, known: OwnData | None
+) -> OwnData:
+    """What is known of these arrays. Those of training images, where there are none, become empty.
 
-
-def _classes(folder: Path) -> dict[str, Path]:
-    """The class folders in a folder, by name; hidden ones, such as .ipynb_checkpoints, are none.
-
-    A name is in Unicode's composed form, since file systems differ in how they keep accents.
+    Their mean and deviation are then those that are `known`.
     """
-    if not folder.is_dir():
-        return {}
-    names = {
-        unicodedata.normalize("NFC", os.fsencode(path.name).decode(errors="replace")): path
-        for path in sorted(folder.iterdir())
-        if path.is_dir() and not path.name.startswith(".")
-    }
-    return names
-
-
-def _images(folder: Path) -> list[Path]:
-    """The images of one class, in its folder or in folders within, in the order of their names."""
-    found = sorted(
-        Path(inner) / name
-        for inner, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    )
-    if not found:
-        kinds = ", ".join(SUFFIXES)
-        raise UserError(f"{folder}: has no image ({kinds}); add some, or delete it in all splits")
-    return found
-
-
-def _describe(arrays: Arrays, classes: list[str], side: int | None) -> OwnData:
-    train = arrays["x_train"]
-    mean, std = measure(train)
+    test = arrays["x_test"]
+    if "x_train" not in arrays:
+        arrays |= {"x_train": test[:0], "y_train": arrays["y_test"][:0]}
+        mean, std, side = known.mean, known.std, known.side
+    else:
+        mean, std = measure(arrays["x_train"])
+        side = side or (test.shape[1] if test.shape[1] == test.shape[2] else None)
     digest = hashlib.sha256("\n".join(classes).encode(errors="replace"))
     for key in ("x_train", "y_train", "x_test", "y_test"):
         values = np.ascontiguousarray(arrays[key])
         digest.update(f"{key} {values.shape}".encode())
         digest.update(values)
-    counts = len(train), len(arrays["x_test"])
-    return OwnData(tuple(classes), train.shape[3], side, mean, std, counts, digest.hexdigest())
+    counts = len(arrays["x_train"]), len(test)
+    return OwnData(tuple(classes), test.shape[3], side, mean, std, counts, digest.hexdigest())
 
 
 def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -235,9 +183,3 @@ def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
         std = (count * squares - total**2) ** 0.5 / (255 * count)
         stds.append(std or 1.0)
     return tuple(means), tuple(stds)
-
-
-def _listed(names: tuple[str, ...] | list[str]) -> str:
-    """The first few of these names of classes."""
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return f"class{'es' * (len(names) > 1)} {', '.join(names[:3])}{more}"

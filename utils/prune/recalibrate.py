@@ -23,7 +23,8 @@ def calibration_batches(dataset: Dataset, count: int, flag: str) -> list[Tensor]
     """
     available, device = len(dataset.train_images), dataset.train_images.device
     if count > available:
-        raise UserError(f"{flag} {count}: there are {available} training images; choose fewer")
+        way = "choose fewer" if available else "leave it out, or add some to the data"
+        raise UserError(f"{flag} {count}: there are {available} training images; {way}")
     order = torch.randperm(available, generator=torch.Generator().manual_seed(SEED))
     chosen = order[:count].to(device)
     subset = replace(
