@@ -21,10 +21,11 @@ from machine import describe
 
 from utils.compute.device import keep_freed_memory
 from utils.compute.timing import time_in_turns
+from utils.outputs.formats import write_pruned
 from utils.outputs.model_file import new_model
-from utils.outputs.onnx_file import InputImages, write_onnx
+from utils.outputs.onnx_file import InputImages
 from utils.outputs.trained_model import load_model_file
-from utils.process.errors import exit_status
+from utils.process.errors import RunError, exit_status
 from utils.process.requirements import require
 from utils.prune.slicing import ChannelRanking
 from utils.settings.config import Config
@@ -39,7 +40,10 @@ def in_onnxruntime(model: nn.Module, images: torch.Tensor, file: Path) -> Callab
 
     channels, side = images.shape[1:3]
     described = InputImages(channels, side, mean=(0.0,) * channels, std=(1.0,) * channels)
-    write_onnx(file, model, described, {})
+    try:
+        write_pruned(file, "onnx", model, described, {})
+    except ValueError as error:
+        raise RunError(f"benchmarks/sliced.py: {error}; give another network") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])

@@ -168,13 +168,36 @@ def larger_than_it_is():
         {"w": b"no array"},
         {"w": larger_than_it_is()},
         {"w": bytes_of(np.ones(9))[:-1]},
-        {"w": np.array([nn.Linear], dtype=object)},  # a pickle, which is not read
     ],
 )
 def test_entries_that_make_no_sense_are_refused(entries):
     assert unpacked(forged(w=np.ones(2)))["state_dict"]["w"].shape == (2,)
     with pytest.raises(ValueError, match="is damaged"):
         unpacked(forged(**entries))
+
+
+def test_an_entry_that_claims_to_be_shorter_than_it_is_is_refused():
+    content = forged(w=np.ones(6000))
+    assert content.count(b"(6000,)") == 1
+    with pytest.raises(ValueError, match="is damaged"):
+        unpacked(content.replace(b"(6000,)", b"(1000,)"))
+
+
+class MakesAFile:
+    """An object that, when it is unpickled, makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return self.path.touch, ()
+
+
+def test_a_pickle_is_refused_unread(tmp_path):
+    objects = np.array([MakesAFile(tmp_path / "made")], dtype=object)
+    with pytest.raises(ValueError, match="is damaged"):
+        unpacked(forged(w=objects))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_foreign_or_missing_file_is_refused_in_one_line(tmp_path):

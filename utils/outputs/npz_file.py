@@ -61,7 +61,7 @@ def unpack(archive: zipfile.ZipFile) -> dict[str, Any]:
         raise ValueError("is an .npz file, but not one that --save_pruned writes")
     try:
         arrays = {
-            # read() compares checksums, which np.load may leave out.
+            # Read whole, so that its checksum is compared: np.load reads as far as its header says.
             name.removesuffix(".npy"): np.lib.format.read_array(
                 io.BytesIO(archive.read(name)), allow_pickle=False
             )
