@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from constraints import Region
 from constraints.sharding import is_sharded
+from constraints.tensors import l2_norm
 
 REPORT_EVERY = 10
 SCALE_LR = 1e-3
@@ -122,7 +123,7 @@ def _after_step(
     g = torch.autograd.grad(loss, theta, create_graph=True, materialize_grads=True)
     with torch.no_grad():
         d = [region.lmo(x).sub_(t) for region, x, t in zip(regions, g, theta, strict=True)]
-        norms = (torch.stack([x.norm() for x in tensors]) for tensors in (g, d))
+        norms = (torch.stack([l2_norm(x) for x in tensors]) for tensors in (g, d))
         size, distance = (norm.clamp_(min=torch.finfo(norm.dtype).tiny) for norm in norms)
         alpha = (lr * size / distance).clamp_(max=1)
         moved = [torch.addcmul(t, x, a) for t, x, a in zip(theta, d, alpha, strict=True)]

@@ -22,6 +22,8 @@ class ProjectedSGD(ConstrainedOptimizer):
     common, are described in ConstrainedOptimizer. Raises ValueError for a value that does not fit.
     """
 
+    kind = "ProjectedSGD"
+
     def __init__(
         self,
         params: Iterable[Any],

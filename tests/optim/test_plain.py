@@ -97,6 +97,23 @@ def test_only_tensors_of_one_shape_and_one_look_of_vertices_are_rows_of_a_matrix
         assert torch.equal(region.lmo(g), point)
 
 
+@pytest.mark.parametrize("rescale", [None, "gradient"])
+def test_an_iterate_of_millions_of_entries_stays_in_its_ball(rescale):
+    """Float32 sums of so many squares lose the fourth digit."""
+    p = nn.Parameter(torch.zeros(4_000_000))
+    p.grad = torch.linspace(0.5, 1.5, 4_000_000)
+    region = LpBall(4_000_000, 2, radius=1.0)
+    optimizer = SFW([p], [region], rescale=rescale, fused=False)
+    optimizer.step()
+    assert region.gauge(p.detach()) <= 1 + 1e-5
+    if rescale:  # ||m|| / ||theta - v||, with theta 0 and v on the surface
+        optimizer = SFW([p], [region], lr=1e-6, fused=False)
+        p.data.zero_()
+        optimizer.step()
+        norm = p.grad.double().norm().item()
+        assert optimizer.mean_alpha().item() == pytest.approx(1e-6 * norm, rel=2e-6)
+
+
 @pytest.mark.parametrize("rescale", RESCALES)
 def test_a_broken_tensor_leaves_the_others_alone(rescale):
     group = {"lr": 0.5, "weight_decay": 0.0, "rescale": rescale}
