@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from constraints import Region
-from optim.constrained import ConstrainedOptimizer, TensorStep, zero_or_nan
+from optim.base import ConstrainedOptimizer, TensorStep, zero_or_nan
 
 
 class ProjectedSGD(ConstrainedOptimizer):

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from constraints import Region
 from optim import cuda
-from optim.constrained import ConstrainedOptimizer, TensorStep
-from optim.plain import plain_step, rescaling
+from optim.base import ConstrainedOptimizer, TensorStep
+from optim.foreach import plain_step, rescaling
 
 if TYPE_CHECKING:
     from optim.cpu.step import CpuStep

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from optim.initialisation import Report
+from optim.sfw_init import Report
 from utils.process.errors import RunError
 from utils.process.writing import append, atomic_write
 from utils.settings.config import LABELS, Config

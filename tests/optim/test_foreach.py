@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from constraints import KSparsePolytope, LpBall, SignVertex, build_constraints, tensors
 from models import build_model
 from optim import SFW
-from optim.constrained import TensorStep
-from optim.plain import plain_step, vertices
+from optim.base import TensorStep
+from optim.foreach import plain_step, vertices
 
 RESCALES = ("gradient", "diameter", None)
 
@@ -101,7 +101,7 @@ def test_only_tensors_of_one_shape_and_one_look_of_vertices_are_rows_of_a_matrix
 def test_an_iterate_of_millions_of_entries_stays_in_its_ball(rescale):
     """Float32 sums of so many squares lose the fourth digit."""
     p = nn.Parameter(torch.zeros(4_000_000))
-    p.grad = torch.linspace(0.5, 1.5, 4_000_000)
+    p.grad = torch.rand(4_000_000, generator=torch.Generator().manual_seed(0))
     region = LpBall(4_000_000, 2, radius=1.0)
     optimizer = SFW([p], [region], rescale=rescale, fused=False)
     optimizer.step()

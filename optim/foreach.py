@@ -14,7 +14,7 @@ from torch import Tensor
 
 from constraints import Region
 from constraints.tensors import l2_norm
-from optim.constrained import TensorStep
+from optim.base import TensorStep
 
 
 def rescaling(s: TensorStep) -> float | None:
