@@ -177,8 +177,8 @@ def build_optimizer(
     """SFW or projected SGD over the regions, one for each of the model's parameters."""
     common = dict(lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     if config.optimizer == "SFW":
-        return SFW(model.parameters(), regions, rescale=config.rescale, **common)
-    return ProjectedSGD(model.parameters(), regions, **common)
+        return SFW(model.named_parameters(), regions, rescale=config.rescale, **common)
+    return ProjectedSGD(model.named_parameters(), regions, **common)
 
 
 def main(argv: list[str] | None = None) -> int:

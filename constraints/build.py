@@ -44,8 +44,9 @@ def build_constraints(
     "diameter"), the radius ("radius") or half the diameter in units of the tensor's mean L2 norm at
     initialisation ("initialization"). Regions of kind "unconstraints" ignore all of these, and only
     they accept mode None. Neither the model nor the global random state changes. The regions are
-    the same before and after `fully_shard`, and on the meta device. Raises ValueError for an
-    unknown kind or mode, for a size that is missing or not positive, and for parameters that FSDP1
+    the same before and after `fully_shard`, on the meta device, and whatever the model's type.
+    Raises ValueError for an unknown kind or mode, for a size that is missing or not positive, for a
+    parameter whose initial norm is not known (see `initial_norms`), and for parameters that FSDP1
     has flattened.
     """
     build = kind if callable(kind) else CONSTRAINTS.get(kind)
@@ -66,7 +67,11 @@ def build_constraints(
 
 
 def make_feasible(model: nn.Module, constraints: list[Region]) -> None:
-    """Shift each of `model.parameters()` into its region, in place; frozen ones stay."""
+    """Shift each of `model.parameters()` into its region, in place; frozen ones stay.
+
+    Call it again when a parameter has been unfrozen: it is outside its region else, and SFW's steps
+    bring it inside only little by little.
+    """
     with torch.no_grad():
         for p, region in zip(model.parameters(), constraints, strict=True):
             if p.requires_grad:

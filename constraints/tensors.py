@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 
 TINY = torch.finfo(torch.float64).tiny
+# On a CPU, PyTorch's norms add up float32 numbers in a few lanes and lose digits: 1e-5 of a norm of
+# a million entries, 0.3 % of 40 millions. Norms of blocks of this many entries are right to 1e-6.
+BLOCK = 1 << 17
 
 
 def is_local(x: Tensor) -> bool:
@@ -24,12 +27,29 @@ def scale(x: Tensor, factor: Tensor) -> Tensor:
 def lp_norm(x: Tensor, p: float) -> Tensor:
     """The Lp norm of all entries of `x`, of which there may be none, as a float64 scalar tensor."""
     if not x.numel():
-        return x.new_zeros((), dtype=torch.float64)
+        return torch.zeros((), dtype=torch.float64, device=x.device)
+    if not x.is_floating_point():  # of parameters that no optimizer moves
+        x = x.abs().double()
     if not 2 < p < math.inf:
         return torch.linalg.vector_norm(x, p, dtype=torch.float64)
     # In units of the largest entry, whose powers could overflow, or all underflow.
     largest = lp_norm(x, math.inf).clamp(min=TINY)
     return largest * torch.linalg.vector_norm(x.double() / largest, p)
+
+
+def row_norms(rows: Tensor, p: float) -> Tensor:
+    """The Lp norm of each row, as a column of the type of `rows`."""
+    if not rows.is_cpu or rows.shape[-1] <= BLOCK:
+        return torch.linalg.vector_norm(rows, p, dim=-1, keepdim=True)
+    blocks = [row_norms(block, p) for block in rows.split(BLOCK, -1)]
+    return row_norms(torch.cat(blocks, -1).double(), p).to(rows.dtype)
+
+
+def l2_norm(x: Tensor) -> Tensor:
+    """The L2 norm of all entries of `x`, as a scalar tensor of its type."""
+    if not x.is_cpu or x.numel() <= BLOCK:
+        return torch.linalg.vector_norm(x)
+    return row_norms(x.reshape(1, -1), 2).view(())
 
 
 def furthest_in_ball(rows: Tensor, p: float) -> Tensor:
@@ -45,7 +65,7 @@ def furthest_in_ball(rows: Tensor, p: float) -> Tensor:
     largest = rows.abs().amax(-1, keepdim=True).to(dtype)
     scaled = rows.to(dtype) / largest.clamp(min=tiny)
     q = p / (p - 1)
-    scaled /= torch.linalg.vector_norm(scaled, q, dim=-1, keepdim=True).clamp(min=tiny)
+    scaled /= row_norms(scaled, q).clamp(min=tiny)
     return scaled if q == 2 else scaled.abs().pow_(q - 1).mul_(scaled.sign())
 
 

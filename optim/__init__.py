@@ -1,8 +1,8 @@
-"""Optimizers over feasible regions, and the schemes that change their learning rate."""
+"""Optimizers over feasible regions, and the schedules that change their learning rate."""
 
-from optim.initialisation import sfw_init
 from optim.projected_sgd import ProjectedSGD
-from optim.schemes import LR_SCHEMES, warm_up
+from optim.schedules import LR_SCHEMES, warm_up
 from optim.sfw import RESCALES, SFW
+from optim.sfw_init import sfw_init
 
 __all__ = ["LR_SCHEMES", "RESCALES", "SFW", "ProjectedSGD", "sfw_init", "warm_up"]

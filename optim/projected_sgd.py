@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from constraints import Region
-from optim.constrained import ConstrainedOptimizer, TensorStep, zero_or_nan
+from optim.base import ConstrainedOptimizer, TensorStep, zero_or_nan
 
 
 class ProjectedSGD(ConstrainedOptimizer):
@@ -21,6 +21,8 @@ class ProjectedSGD(ConstrainedOptimizer):
     `maximize` negates g. `params` and `constraints`, and what all types of parameters have in
     common, are described in ConstrainedOptimizer. Raises ValueError for a value that does not fit.
     """
+
+    kind = "ProjectedSGD"
 
     def __init__(
         self,

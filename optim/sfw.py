@@ -10,8 +10,8 @@ from torch import Tensor
 
 from constraints import Region
 from optim import cuda
-from optim.constrained import ConstrainedOptimizer, TensorStep
-from optim.plain import plain_step, rescaling
+from optim.base import ConstrainedOptimizer, TensorStep
+from optim.foreach import plain_step, rescaling
 
 if TYPE_CHECKING:
     from optim.cpu.step import CpuStep
@@ -48,6 +48,7 @@ class SFW(ConstrainedOptimizer):
     no LMO, and RuntimeError for `fused=True` where there is no fused step.
     """
 
+    kind = "SFW"
     _alphas: Sequence[tuple[int, float | Tensor]] = ()  # of the last step, with numbers of entries
 
     def __init__(
@@ -71,11 +72,6 @@ class SFW(ConstrainedOptimizer):
             "fused": fused,
         }
         super().__init__(params, constraints, defaults)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for group in state["param_groups"]:
-            group.setdefault("fused", None)
-        super().__setstate__(state)
 
     def _check_options(self, options: dict[str, Any]) -> None:
         super()._check_options(options)
@@ -139,10 +135,10 @@ class SFW(ConstrainedOptimizer):
 
     @functools.cached_property
     def _cpu_step(self) -> "CpuStep | None":
-        """The fused step on the CPU; None where Numba, which compiles it, cannot be used."""
+        """The fused step on the CPU; None without Numba, which compiles it."""
         try:
             from optim.cpu.step import CpuStep  # takes a second to import
-        except (ImportError, RuntimeError):  # it is absent, or has nowhere to keep what it compiles
+        except ImportError:
             return None
         return CpuStep()
 
@@ -154,7 +150,7 @@ class SFW(ConstrainedOptimizer):
         elif device.type != "cpu":
             obstacle = f"there is no fused step on {device}"
         elif self._cpu_step is None:
-            obstacle = "it needs Numba, which is not installed or cannot write its cache"
+            obstacle = "it needs Numba, which is not installed"
         else:
             obstacle = self._cpu_step.obstacle(region, tensors)
         if obstacle:

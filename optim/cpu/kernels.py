@@ -4,8 +4,13 @@ The functions take slices and loop over them from 0 to their size: if an index c
 Numba would check each access, and the loop would not be vectorised. Scalars have the arrays' type.
 """
 
+import warnings
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numba import njit, prange
+from numba.core.caching import NullCache
 
 # Entries that a thread works on at a time, and entries that are summed in the tensors' own
 # precision before the sum is added to a float64 total.
@@ -17,10 +22,60 @@ ROOM = 4
 RUN, GOLDEN = 16, 0.6180339887498949
 
 # Sums may be reordered into vector lanes; infinities and NaN keep their meaning.
-OPTIONS = dict(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+OPTIONS = dict(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+
+KERNELS: list[Any] = []  # what Numba compiles at its first call and then keeps on the disk
 
 
-@njit(**OPTIONS)
+def compiled(function: Callable[..., Any]) -> Any:
+    """A kernel of one thread."""
+    return _kept(njit(**OPTIONS)(function))
+
+
+def compiled_parallel(function: Callable[..., Any]) -> Any:
+    """A kernel whose `prange` runs on several threads."""
+    return _kept(njit(parallel=True, **OPTIONS)(function))
+
+
+def _kept(kernel: Any) -> Any:
+    KERNELS.append(kernel)
+    if len(KERNELS) == 1 or not in_memory():
+        try:
+            kernel.enable_caching()
+        except Exception as error:  # no folder can be written to
+            compile_in_memory(error)
+    return kernel
+
+
+def in_memory() -> bool:
+    """Whether compiled code is neither loaded nor kept."""
+    return isinstance(KERNELS[0]._cache, NullCache)
+
+
+def compile_in_memory(error: Exception) -> None:
+    """Neither load nor keep compiled code from now on; warn, once, with what went wrong."""
+    warnings.warn(
+        "SFW's step is compiled anew in this run, which takes some seconds: compiled code cannot be"
+        f" loaded or kept ({type(error).__name__}: {error}). Remove the folder"
+        " optim/cpu/__pycache__, or set NUMBA_CACHE_DIR to another folder, with space",
+        stacklevel=2,
+    )
+    for kernel in KERNELS:
+        kernel._cache = NullCache()
+
+
+def run(kernel: Any, *arguments: Any) -> Any:
+    """Call a kernel; if its compiled code can be neither loaded nor kept, compile it in memory."""
+    try:
+        return kernel(*arguments)
+    except Exception as error:  # while it was loaded, before it has changed anything
+        if in_memory():
+            raise
+        compile_in_memory(error)
+        return kernel(*arguments)
+
+
+@compiled
 def sample(theta, m, g, momentum, gain, decay, magnitudes):
     """Fill `magnitudes` with magnitudes that m will have after `advance`, from all parts of m."""
     for r in range(magnitudes.size // RUN):
@@ -31,7 +86,7 @@ def sample(theta, m, g, momentum, gain, decay, magnitudes):
             run[i] = abs(momentum * m_[i] + gain * (g_[i] + decay * theta_[i]))
 
 
-@njit(**OPTIONS)
+@compiled
 def advance(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
     """Advance m, sum it up, and collect the candidates: entries of magnitude low ... high.
 
@@ -78,7 +133,7 @@ def advance(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
     return square, distance, above, found
 
 
-@njit(parallel=True, **OPTIONS)
+@compiled_parallel
 def advance_chunks(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
     """`advance` with chunks on several threads; sums do not depend on the number of threads.
 
@@ -106,7 +161,7 @@ def advance_chunks(theta, m, g, momentum, gain, decay, radius, low, high, candid
     return square, distance, above, found
 
 
-@njit(**OPTIONS)
+@compiled
 def advance_products(theta, m, g, momentum, gain, decay):
     """Advance m as `advance` does; returns ||m||^2, ||theta||^2 and <theta, m>."""
     zero = theta.dtype.type(0)
@@ -127,7 +182,7 @@ def advance_products(theta, m, g, momentum, gain, decay):
     return m_square, theta_square, product
 
 
-@njit(parallel=True, **OPTIONS)
+@compiled_parallel
 def advance_products_chunks(theta, m, g, momentum, gain, decay):
     """`advance_products` with chunks on several threads; sums do not depend on their number."""
     chunks = (m.size + CHUNK - 1) // CHUNK
@@ -145,7 +200,7 @@ def advance_products_chunks(theta, m, g, momentum, gain, decay):
     return m_square, theta_square, product
 
 
-@njit(**OPTIONS)
+@compiled
 def candidates_distance(candidates, count, threshold, radius):
     """||theta - v||^2 over the candidates; v is not 0 where |m| is at least the threshold."""
     distance = 0.0
@@ -157,7 +212,7 @@ def candidates_distance(candidates, count, threshold, radius):
     return distance
 
 
-@njit(**OPTIONS)
+@compiled
 def move(theta, m, threshold, stay, step, along):
     """theta <- stay theta - step sign(m) where |m| is at least the threshold, else stay theta.
 
@@ -170,7 +225,7 @@ def move(theta, m, threshold, stay, step, along):
         theta[i] = stay * theta[i] + (towards if abs(x) >= threshold else zero)
 
 
-@njit(parallel=True, **OPTIONS)
+@compiled_parallel
 def move_chunks(theta, m, threshold, stay, step, along):
     """`move` with chunks on several threads, the last first: `advance` left it in the caches."""
     chunks = (m.size + CHUNK - 1) // CHUNK

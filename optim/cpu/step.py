@@ -21,9 +21,9 @@ from torch import Tensor
 
 from constraints import GradientVertex, Region
 from constraints.tensors import is_local
-from optim.constrained import TensorStep
+from optim.base import TensorStep
 from optim.cpu import kernels
-from optim.plain import move_to_vertices
+from optim.foreach import move_to_vertices
 
 # For smaller tensors a second thread, or a sample, costs more time than it saves.
 PARALLEL_FROM, SAMPLE_FROM = 1 << 18, 1 << 13
@@ -151,7 +151,7 @@ class CpuStep:
         alpha = min(lr * gamma, 1.0) if not (lr <= 0 or gamma == 0) else 0.0
         move = kernels.move_chunks if theta.size >= PARALLEL_FROM else kernels.move
         step = scalar(alpha) * scalar(vertex.unit)
-        move(theta, m, vertex.threshold, scalar(1 - alpha), step, along)
+        kernels.run(move, theta, m, vertex.threshold, scalar(1 - alpha), step, along)
         return alpha
 
     def _signs_of_all(self, region: Region, inputs: Inputs) -> Vertex | None:
@@ -177,7 +177,7 @@ class CpuStep:
             threshold = magnitudes[surplus]
             if np.any(magnitudes[:surplus] == threshold):
                 return None
-        distance += kernels.candidates_distance(self.scratch, count, threshold, radius)
+        distance += kernels.run(kernels.candidates_distance, self.scratch, count, threshold, radius)
         return Vertex(threshold, region.radius, square, distance)
 
     def _advance(
@@ -189,14 +189,14 @@ class CpuStep:
             self.scratch = np.empty((2, bracket.room), theta.dtype)
         advance = kernels.advance_chunks if theta.size >= PARALLEL_FROM else kernels.advance
         radius, (low, high, _) = theta.dtype.type(region.radius), bracket
-        return advance(*inputs, radius, low, high, self.scratch)
+        return kernels.run(advance, *inputs, radius, low, high, self.scratch)
 
 
 def _along_momentum(region: Region, inputs: Inputs) -> Vertex | None:
     """Advance m; v is -radius m / ||m||. None if the sums are not accurate enough."""
     chunks = inputs.theta.size >= PARALLEL_FROM
     advance = kernels.advance_products_chunks if chunks else kernels.advance_products
-    square, theta_square, product = advance(*inputs)
+    square, theta_square, product = kernels.run(advance, *inputs)
     if not SMALLEST < square < math.inf:
         return None
     unit, squares = region.radius / math.sqrt(square), theta_square + region.radius**2
@@ -227,7 +227,7 @@ def _bracket(inputs: Inputs, k: int) -> Bracket:
         return Bracket(low, high, n + 1)
     size = min(max(n // SAMPLE_EVERY, SAMPLE_LEAST), SAMPLE_MOST) // kernels.RUN * kernels.RUN
     magnitudes = np.empty(size, inputs.theta.dtype)
-    kernels.sample(*inputs, magnitudes)
+    kernels.run(kernels.sample, *inputs, magnitudes)
     rank = size * (1 - k / n)
     margin = DEVIATIONS * math.sqrt(rank * k / n) + 1
     below, above = int(rank - margin), int(rank + margin)

@@ -1,6 +1,6 @@
 """SFW's step on a GPU, for all parameters of an optimizer at once.
 
-It is the step of `optim.plain.plain_step` for float32 tensors and regions whose vertices are sparse
+It is `optim.foreach.plain_step` for float32 tensors and regions whose vertices are sparse
 sign vectors. However many tensors there are, it takes eleven launches of the kernels in
 `optim.cuda.kernels`. Launches that read or write whole tensors work on blocks of 4,096 entries;
 the table states how many bytes they move for each entry.
@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optim.constrained import TensorStep
+from optim.base import TensorStep
 from optim.cuda import kernels
 from optim.cuda.layout import channels_last
 

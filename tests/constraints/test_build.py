@@ -2,6 +2,8 @@
 
 import copy
 import json
+import math
+import threading
 
 import pytest
 import torch
@@ -176,6 +178,75 @@ def test_a_layer_whose_weight_a_hook_computes_counts_with_the_norms_it_has():
     assert torch.equal(layer.weight, before)
     for name in ("weight_g", "weight_v"):
         assert norms[name] == pytest.approx(getattr(layer, name).norm().item())
+
+
+class Locked(nn.Linear):
+    """It cannot be copied."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.lock = threading.Lock()
+
+
+class Refusing(nn.Linear):
+    def reset_parameters(self):
+        if hasattr(self, "built"):
+            raise KeyError("drawn once")
+        super().reset_parameters()
+        self.built = True
+
+
+@pytest.mark.parametrize("kind", [Locked, Refusing])
+def test_what_cannot_be_copied_or_drawn_counts_with_the_norm_it_has(kind):
+    layer = kind(30, 20)
+    assert radii(layer)["weight"] == pytest.approx(layer.weight.norm().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_parameters_that_are_no_real_numbers_count_with_the_norm_they_have(dtype):
+    """They are frozen: a table of codes beside a layer, say."""
+    layer = nn.Linear(30, 20)
+    layer.codes = nn.Parameter(torch.tensor([3, -4], dtype=dtype), requires_grad=False)
+    assert radii(layer)["codes"] == 5.0
+    assert radii(layer)["weight"] == radii(nn.Linear(30, 20))["weight"]
+    assert gauges(layer, build_constraints(layer, "l2_constraints", tau=1.0))["codes"] == 1.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_parameter_whose_norm_is_no_number_is_named_with_the_way_out(value):
+    model = nn.ModuleDict({"scale": nn.ParameterList([torch.tensor([1.0, value])])})
+    with pytest.raises(ValueError, match=r"'scale\.0' has NaN or infinite .* mode 'radius'"):
+        radii(model)
+    assert len(build_constraints(model, "l2_constraints", mode="radius")) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_regions_do_not_depend_on_the_models_type(dtype):
+    def network():
+        return nn.Sequential(nn.Linear(30, 20), nn.MultiheadAttention(8, 2))
+
+    assert radii(network().to(dtype)) == radii(network())
+
+
+class Signs(nn.Module):
+    """Random signs of given magnitudes: the norm of every draw is known."""
+
+    def __init__(self, drawn):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0.5, 1.5, 4_000_000))
+        if drawn:
+            self.reset_parameters = self.draw
+
+    def draw(self):
+        self.weight.mul_(torch.randint(0, 2, (1000, 1)).mul(2).sub(1).expand(-1, 4000).flatten())
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_norm_of_millions_of_entries_is_right(drawn):
+    """Float32 sums lose its fourth digit."""
+    layer = Signs(drawn)
+    expected = layer.weight.detach().double().norm().item()
+    assert radii(layer)["weight"] == pytest.approx(expected, rel=2e-6)
 
 
 def test_frozen_parameters_have_a_region_and_are_not_moved_into_it():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from constraints import LpBall, SignVertex
-from optim.plain import vertices
+from optim.foreach import vertices
 
 
 class Mixin:

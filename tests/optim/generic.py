@@ -179,17 +179,6 @@ class TestGeneric(TestCase):
         self.assertEqual(optimizer.state_dict()["param_groups"][-1], once)
 
     @optims(INFOS)
-    def test_an_older_state_without_later_flags_loads(self, device, dtype, optim_info):
-        for _, _, closure, optimizer in optimized_problems(device, dtype, optim_info):
-            run(optimizer, closure, 2)
-            state = deepcopy(optimizer.state_dict())
-            for group in state["param_groups"]:
-                for flag in optim_info.not_og_supported_flags:
-                    group.pop(flag, None)
-            optimizer.load_state_dict(state)
-            run(optimizer, closure, 1)
-
-    @optims(INFOS)
     def test_a_saved_state_equals_the_one_read_back(self, device, dtype, optim_info):
         for _, _, closure, optimizer in optimized_problems(device, dtype, optim_info):
             run(optimizer, closure, 2)

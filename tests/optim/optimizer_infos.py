@@ -73,7 +73,7 @@ def errors(*own):
 COMMON = dict(
     supports_sparse=False,
     supports_complex=False,
-    not_og_supported_flags=("fused", "maximize"),
+    not_og_supported_flags=(),
     scheduler_inputs=(
         [lambda optimizer: StepLR(optimizer, gamma=0.9, step_size=10)],
         [lambda optimizer: LinearLR(optimizer, start_factor=0.4, end_factor=0.8, total_iters=4)],

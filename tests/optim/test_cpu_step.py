@@ -1,9 +1,11 @@
 """SFW's fused step on the CPU against the algorithm written out, whatever the tensors look like."""
 
+import errno
 import math
 import subprocess
 import sys
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -235,6 +237,74 @@ def test_results_do_not_depend_on_the_number_of_threads():
         return p
 
     assert torch.equal(run(1), run(2))
+
+
+def double(x):
+    return 2 * x
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def zeroed(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Gives a new kernel `double`, whose compiled code is kept in `tmp_path`."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def build():
+        monkeypatch.setattr(kernels, "KERNELS", [])
+        return kernels.compiled(double)
+
+    return build
+
+
+@pytest.mark.parametrize("damage", [emptied, cut, zeroed])
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+def test_damaged_compiled_code_is_compiled_anew_with_one_warning(kept, damage, ending, tmp_path):
+    assert kernels.run(kept(), 2.0) == 4
+    (path,) = tmp_path.rglob(f"*.{ending}")
+    damage(path)
+    kernel = kept()
+    with pytest.warns(UserWarning, match="compiled anew in this run") as warned:
+        assert kernels.run(kernel, 2.0) == 4 and kernels.run(kernel, 3) == 6
+    assert len(warned) == 1
+
+
+def test_compiled_code_that_cannot_be_kept_is_used_with_one_warning(kept, monkeypatch):
+    kernel = kept()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(kernel._cache, "save_overload", full)
+    with pytest.warns(UserWarning, match="No space left on device") as warned:
+        assert kernels.run(kernel, 2.0) == 4 and kernels.run(kernel, 3) == 6
+    assert len(warned) == 1
+
+
+@pytest.mark.parametrize("name", ["sample", "advance", "candidates_distance", "move"])
+def test_a_step_survives_each_kernel_that_cannot_be_loaded(name, kept, monkeypatch):
+    kept()
+    kernel, calls = getattr(kernels, name), []
+
+    def fails_once(*arguments):
+        calls.append(name)
+        if len(calls) == 1:
+            raise EOFError("Ran out of input")
+        return kernel(*arguments)
+
+    monkeypatch.setattr(kernels, name, fails_once)
+    with pytest.warns(UserWarning, match="Ran out of input"):
+        check_steps((9000,), KSparsePolytope(9000, 450, radius=0.5), torch.float32, None, 0, False)
 
 
 def test_autograd_notices_that_weights_moved():

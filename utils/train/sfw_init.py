@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from constraints import Region
 from optim import sfw_init
-from optim.initialisation import Report
+from optim.sfw_init import Report
 from utils.compute.device import autocast, network_generator
 from utils.outputs.headings import heading
 from utils.outputs.logs import TextLog, init_line, scale_line

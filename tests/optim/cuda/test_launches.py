@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from constraints import KSparsePolytope, LpBall
 from optim import cuda
-from optim.constrained import TensorStep
+from optim.base import TensorStep
 from optim.cuda import conditions
 
 triton = pytest.importorskip("triton")

@@ -68,6 +68,7 @@ class ConstrainedOptimizer(Optimizer):
     - A gradient that is infinite or NaN turns its whole parameter into NaN, which shows the problem
       without waiting for the device. `torch.amp.GradScaler` skips such steps.
     - A step runs outside the graphs of `torch.compile`.
+    - A parameter that is unfrozen later may be outside its region: call `make_feasible` then.
     - Parameters without entries are not changed. Complex parameters and sparse gradients are
       refused.
     - Parameters may be sharded: DTensors of FSDP2 or of tensor parallelism. A region's `n` counts
@@ -75,10 +76,12 @@ class ConstrainedOptimizer(Optimizer):
       and keeps its own part. All processes must take a step together, with gradients for the same
       parameters. FSDP1's flat parameters and ZeroRedundancyOptimizer are refused.
 
-    `state_dict()` holds each region's kind and sizes, and `load_state_dict` raises ValueError for
-    a state of other regions. State dicts of earlier versions, which hold no regions, load.
+    `state_dict()` holds the optimizer's kind and each region's kind and sizes. `load_state_dict`
+    raises ValueError for a state of another optimizer or of other regions, and, where both have
+    names (`named_parameters()`), of parameters in another order.
     """
 
+    kind: str  # by which a state dict names the optimizer, also those of classes derived from it
     _unbound: Sequence[Region] = ()  # during __init__, the regions that are not yet in a group
 
     def __init__(
@@ -89,7 +92,7 @@ class ConstrainedOptimizer(Optimizer):
     ) -> None:
         self._check_options(defaults)
         self._unbound = list(constraints)
-        super().__init__(params, defaults)
+        super().__init__(params, defaults | {"optimizer": self.kind})
         if self._unbound:
             bound = sum(len(group["params"]) for group in self.param_groups)
             total = bound + len(self._unbound)
@@ -99,18 +102,15 @@ class ConstrainedOptimizer(Optimizer):
         del self._unbound
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Add what state dicts of earlier versions lack; load_state_dict calls this, too."""
+        """load_state_dict calls this with what it has read."""
         present = self.__dict__.get("param_groups")  # None while unpickling
-        for i, group in enumerate(state["param_groups"]):
-            group.setdefault("maximize", False)
-            if present is not None:
-                regions = present[i]["constraints"]
-                if "constraints" in group:
-                    _check_same_regions(group["constraints"], regions, i)
-                group["constraints"] = regions
-        for values in state["state"].values():
-            if isinstance(values, dict) and "momentum_buffer" in values:
-                values.setdefault("step", 1)
+        if present is not None:
+            for i, (group, ours) in enumerate(zip(state["param_groups"], present, strict=True)):
+                if group.get("optimizer") != self.kind:
+                    raise ValueError(f"the state is not of {self.kind} but of {_kind_of(group)}")
+                _check_same_names(group, ours, i)
+                _check_same_regions(group["constraints"], ours["constraints"], i)
+                group["constraints"] = ours["constraints"]
         super().__setstate__(state)
 
     @torch._disable_dynamo
@@ -125,7 +125,7 @@ class ConstrainedOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in PyTorch, but the state of half-precision parameters stays float32.
 
-        Raises ValueError, with nothing loaded, if the state is of other regions.
+        Raises ValueError, with nothing loaded, if the state is not of this optimizer: see above.
         """
         final: dict[str, Any] = {}  # the state dict after all other hooks have changed it
         last = self.register_load_state_dict_pre_hook(lambda _, loaded: final.update(loaded))
@@ -163,7 +163,9 @@ class ConstrainedOptimizer(Optimizer):
                     raise ValueError(f"parameter {i} is {p.dtype}: regions hold real numbers only")
                 if region.n != p.numel():
                     raise ValueError(
-                        f"constraint {i} has {region.n} entries, its parameter {p.numel()}"
+                        f"constraint {i} has {region.n} entries, its parameter {p.numel()}: the"
+                        " constraints must be in the order of the parameters. Groups of parameters"
+                        ' may have their own, as "constraints" beside "params"'
                     )
             self._check_options(added)
             self._check_regions(added)
@@ -306,6 +308,24 @@ def _zero_redundancy() -> str:
 def _is_zero(lr: float | Tensor) -> bool:
     """Whether the learning rate is 0, as far as that is known without waiting for a device."""
     return (not isinstance(lr, Tensor) or lr.is_cpu) and float(lr) == 0
+
+
+def _kind_of(group: dict[str, Any]) -> str:
+    """Which optimizer a loaded parameter group is of, as far as the group tells."""
+    options = ", ".join(sorted(group.keys() - {"params", "param_names"}))
+    return group.get("optimizer", f"an optimizer with the options {options}")
+
+
+def _check_same_names(saved: dict[str, Any], present: dict[str, Any], group: int) -> None:
+    """Raise ValueError if two groups with names of parameters have other names."""
+    if "param_names" in saved and "param_names" in present:
+        pairs = zip(saved["param_names"], present["param_names"], strict=True)
+        for i, (theirs, ours) in enumerate(pairs):
+            if theirs != ours:
+                raise ValueError(
+                    f"the state is of other parameters, or of these in another order: parameter {i}"
+                    f" of group {group} is {theirs!r} there and {ours!r} here"
+                )
 
 
 def _check_same_regions(saved: Sequence[dict], regions: Sequence[Region], group: int) -> None:

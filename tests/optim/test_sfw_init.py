@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 import warnings
 
 import numpy as np
@@ -269,7 +270,7 @@ def test_scaled_weights_are_shifted_into_their_regions():
 
 
 def test_the_scale_of_a_weight_never_reaches_zero(monkeypatch):
-    monkeypatch.setattr("optim.initialisation.SCALE_LR", 5.0)
+    monkeypatch.setattr(sys.modules["optim.sfw_init"], "SCALE_LR", 5.0)
     model = nn.Linear(6, 3)
     regions = [LpBall(p.numel(), 2, radius=9.0) for p in model.parameters()]
     batches = [(torch.randn(4, 6), torch.zeros(4, 3))] * 3

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from constraints import KSparsePolytope, LpBall, SignVertex, build_constraints, tensors
 from models import build_model
 from optim import SFW
-from optim.constrained import TensorStep
-from optim.plain import plain_step, vertices
+from optim.base import TensorStep
+from optim.foreach import plain_step, vertices
 
 RESCALES = ("gradient", "diameter", None)
 
@@ -95,6 +95,23 @@ def test_only_tensors_of_one_shape_and_one_look_of_vertices_are_rows_of_a_matrix
     calls.clear()
     for region, g, point in zip(regions, gradients, v, strict=True):
         assert torch.equal(region.lmo(g), point)
+
+
+@pytest.mark.parametrize("rescale", [None, "gradient"])
+def test_an_iterate_of_millions_of_entries_stays_in_its_ball(rescale):
+    """Float32 sums of so many squares lose the fourth digit."""
+    p = nn.Parameter(torch.zeros(4_000_000))
+    p.grad = torch.rand(4_000_000, generator=torch.Generator().manual_seed(0))
+    region = LpBall(4_000_000, 2, radius=1.0)
+    optimizer = SFW([p], [region], rescale=rescale, fused=False)
+    optimizer.step()
+    assert region.gauge(p.detach()) <= 1 + 1e-5
+    if rescale:  # ||m|| / ||theta - v||, with theta 0 and v on the surface
+        optimizer = SFW([p], [region], lr=1e-6, fused=False)
+        p.data.zero_()
+        optimizer.step()
+        norm = p.grad.double().norm().item()
+        assert optimizer.mean_alpha().item() == pytest.approx(1e-6 * norm, rel=2e-6)
 
 
 @pytest.mark.parametrize("rescale", RESCALES)

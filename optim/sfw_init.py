@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from constraints import Region
 from constraints.sharding import is_sharded
+from constraints.tensors import l2_norm
 
 REPORT_EVERY = 10
 SCALE_LR = 1e-3
@@ -65,38 +66,49 @@ def sfw_init(
     _check(model, constraints, lr, iterations)
     named = zip(model.named_parameters(), constraints, strict=True)
     learned = {name: (p, region) for (name, p), region in named if p.requires_grad}
-    initial, regions = [p.detach() for p, _ in learned.values()], [r for _, r in learned.values()]
-    scales = torch.ones(len(initial), dtype=torch.float32, device=initial[0].device)
-    least = torch.tensor([_least_scale(name) for name in learned], device=scales.device)
-    adam = torch.optim.Adam([scales], lr=SCALE_LR)
-    supply, losses = _endlessly(batches), []
-    # Of the implementations of attention only the plain one has second derivatives.
-    with _training_on_copies(model) as buffers, sdpa_kernel(SDPBackend.MATH):
+    with _training_on_copies(model) as buffers:
 
         def loss_at(weights: Sequence[Tensor], *halves: Batch) -> Tensor:
             inputs, targets = (torch.cat(parts) for parts in zip(*halves, strict=True))
             state = dict(zip(learned, weights, strict=True)), buffers
             return loss(functional_call(model, state, (inputs,)), targets)
 
-        for iteration in range(1, iterations + 1):
-            shared, first, second = (next(supply) for _ in range(3))
-            theta = [(w * s).requires_grad_() for w, s in zip(initial, scales, strict=True)]
-            before = loss_at(theta, shared, first)
-            halves = shared, second
-            after, slopes = _after_step(theta, initial, before, regions, lr, loss_at, halves)
-            scales.grad = (slopes.to(scales) / lr).clamp_(-1, 1)
-            adam.step()
-            torch.maximum(scales, least, out=scales)
-            losses.append(torch.stack([before.detach(), after]))
-            if iteration % REPORT_EVERY == 0 or iteration == iterations:
-                latest = _read_back(iteration, losses, scales)
-                losses.clear()
-                if report is not None:
-                    report(latest)
+        scales = _learned_scales(learned, _endlessly(batches), loss_at, lr, iterations, report)
     with torch.no_grad():
         for (p, region), scale in zip(learned.values(), scales, strict=True):
             p.copy_(region.shift_inside(scale * p))
     return dict(zip(learned, scales.tolist(), strict=True))
+
+
+def _learned_scales(
+    learned: dict[str, tuple[nn.Parameter, Region]],
+    batches: Iterator[Batch],
+    loss_at: Callable[..., Tensor],
+    lr: float,
+    iterations: int,
+    report: Callable[[Report], None] | None,
+) -> Tensor:
+    """The scale of each of the named parameters; `loss_at(weights, *halves)` is the loss."""
+    initial, regions = [p.detach() for p, _ in learned.values()], [r for _, r in learned.values()]
+    scales = torch.ones(len(initial), dtype=torch.float32, device=initial[0].device)
+    least = torch.tensor([_least_scale(name) for name in learned], device=scales.device)
+    adam, losses = torch.optim.Adam([scales], lr=SCALE_LR), []
+    for iteration in range(1, iterations + 1):
+        shared, first, second = (next(batches) for _ in range(3))
+        theta = [(w * s).requires_grad_() for w, s in zip(initial, scales, strict=True)]
+        before = loss_at(theta, shared, first)
+        halves = shared, second
+        after, slopes = _after_step(theta, initial, before, regions, lr, loss_at, halves)
+        scales.grad = (slopes.to(scales) / lr).clamp_(-1, 1)
+        adam.step()
+        torch.maximum(scales, least, out=scales)
+        losses.append(torch.stack([before.detach(), after]))
+        if iteration % REPORT_EVERY == 0 or iteration == iterations:
+            latest = _read_back(iteration, losses, scales)
+            losses.clear()
+            if report is not None:
+                report(latest)
+    return scales
 
 
 def _after_step(
@@ -108,36 +120,51 @@ def _after_step(
     loss_at: Callable[..., Tensor],
     halves: tuple[Batch, Batch],
 ) -> tuple[Tensor, Tensor]:
-    """The loss on `halves` after an SFW step along the gradient g of `loss`, and its derivatives
-    with respect to the scales: the inner products of its gradient by theta with `initial`.
+    """The loss after an SFW step, and its derivative with respect to the scale of each tensor.
 
-    The step goes to theta + alpha d, with d = v - theta and alpha = min(lr ||g|| / ||d||, 1). With
-    h the gradient at that point, H the Hessian of `loss` and c = lr <h, d> / ||d|| (0 where alpha
-    is cut to 1), the gradient by theta is
+    With L the `loss`, L' that on `halves`, and eta the `lr`, the step goes from theta = scale x
+    initial to
 
-        (1 - alpha) h + (c ||g|| / ||d||^2) d + H u,    u = c (g / ||g||).
+        theta' = theta + alpha (v - theta),  alpha = min(eta ||grad L|| / ||v - theta||, 1),
 
-    It is written out because autograd would go over the weights many times more.
+    and the derivative is the inner product of `initial` with the gradient of L'(theta') by theta:
+
+        (1 - alpha) grad L'(theta')                                     by theta itself
+        + s / ||v - theta||^2 ||grad L|| (v - theta)                    by ||v - theta|| in alpha
+        + H (s / ||grad L|| grad L),                                    by ||grad L|| in alpha
+
+    where H is the Hessian of L, and s = eta <grad L'(theta'), v - theta> / ||v - theta|| is the
+    derivative by ||grad L||; it is 0 where alpha is cut to 1. This is written out because autograd
+    would go over the weights many times more.
     """
-    g = torch.autograd.grad(loss, theta, create_graph=True, materialize_grads=True)
+    gradient = torch.autograd.grad(loss, theta, create_graph=True, materialize_grads=True)
     with torch.no_grad():
-        d = [region.lmo(x).sub_(t) for region, x, t in zip(regions, g, theta, strict=True)]
-        norms = (torch.stack([x.norm() for x in tensors]) for tensors in (g, d))
-        size, distance = (norm.clamp_(min=torch.finfo(norm.dtype).tiny) for norm in norms)
-        alpha = (lr * size / distance).clamp_(max=1)
-        moved = [torch.addcmul(t, x, a) for t, x, a in zip(theta, d, alpha, strict=True)]
+        to_vertex = [
+            region.lmo(g).sub_(t) for region, g, t in zip(regions, gradient, theta, strict=True)
+        ]
+        gradient_norm, distance = _norms(gradient), _norms(to_vertex)
+        alpha = (lr * gradient_norm / distance).clamp_(max=1)
+        moved = [torch.addcmul(t, d, a) for t, d, a in zip(theta, to_vertex, alpha, strict=True)]
     after = loss_at([t.requires_grad_() for t in moved], *halves)
-    h = torch.autograd.grad(after, moved, materialize_grads=True)
-    c = torch.where(alpha < 1, lr * _dots(h, d) / distance, 0)
-    pull = torch.where(c == 0, 0, (c / distance) * (size / distance))
-    slopes = (1 - alpha) * _dots(h, initial) + pull * _dots(d, initial)
-    lengths = zip(g, c, size, strict=True)
-    curved = [(x, x.detach() / norm * y) for x, y, norm in lengths if x.requires_grad]
+    gradient_after = torch.autograd.grad(after, moved, materialize_grads=True)
+    by_norm = torch.where(alpha < 1, lr * _dots(gradient_after, to_vertex) / distance, 0)
+    by_distance = torch.where(
+        by_norm == 0, 0, (by_norm / distance) * (gradient_norm / distance)
+    ) * _dots(to_vertex, initial)
+    slopes = (1 - alpha) * _dots(gradient_after, initial) + by_distance
+    terms = zip(gradient, by_norm, gradient_norm, strict=True)
+    curved = [(g, g.detach() / norm * s) for g, s, norm in terms if g.requires_grad]
     if curved:  # unless the loss is linear
-        outputs, u = zip(*curved, strict=True)
-        hessian_u = torch.autograd.grad(outputs, theta, u, materialize_grads=True)
-        slopes += _dots(hessian_u, initial)
+        outputs, directions = zip(*curved, strict=True)
+        hessian = torch.autograd.grad(outputs, theta, directions, materialize_grads=True)
+        slopes += _dots(hessian, initial)
     return after.detach(), slopes
+
+
+def _norms(tensors: Iterable[Tensor]) -> Tensor:
+    """The L2 norm of each tensor, not quite 0."""
+    norms = torch.stack([l2_norm(x) for x in tensors])
+    return norms.clamp_(min=torch.finfo(norms.dtype).tiny)
 
 
 def _dots(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
@@ -179,10 +206,14 @@ def _endlessly(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 @contextmanager
 def _training_on_copies(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Put the model in training mode, and give copies of its buffers; restore all at the end."""
+    """Put the model in training mode, and give copies of its buffers; restore all at the end.
+
+    Of the implementations of attention the plain one is used, which alone has second derivatives.
+    """
     modes = {module: module.training for module in model.modules()}
     devices = {p.device for p in model.parameters() if p.is_cuda}
-    with torch.random.fork_rng(devices=[device.index for device in devices]):
+    forked = torch.random.fork_rng(devices=[device.index for device in devices])
+    with forked, sdpa_kernel(SDPBackend.MATH):
         model.train()
         try:
             yield {name: buffer.clone() for name, buffer in model.named_buffers()}

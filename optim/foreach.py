@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from constraints import Region
-from optim.constrained import TensorStep
+from constraints.tensors import l2_norm
+from optim.base import TensorStep
 
 
 def rescaling(s: TensorStep) -> float | None:
@@ -37,9 +38,15 @@ def move_to_vertices(steps: Sequence[TensorStep]) -> None:
     v = vertices([s.region for s in steps], m)
     sizes = distances = None
     if any(rescaling(s) is None for s in steps):
-        sizes = torch._foreach_norm(m)
-        distances = torch._foreach_norm(torch._foreach_sub([s.theta for s in steps], v))
+        sizes = _norms(m)
+        distances = _norms(torch._foreach_sub([s.theta for s in steps], v))
     move(steps, v, torch._foreach_mul(torch._foreach_norm(m, torch.inf), 0.0), sizes, distances)
+
+
+def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The L2 norm of each of the tensors, which are on one device."""
+    on_cpu = tensors[0].is_cpu
+    return list(map(l2_norm, tensors)) if on_cpu else list(torch._foreach_norm(tensors))
 
 
 def stepped_together(steps: Iterable[TensorStep]) -> Iterable[list[TensorStep]]:

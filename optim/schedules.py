@@ -1,6 +1,6 @@
-"""Learning-rate schemes: the learning rate of every step, as a multiple of the initial one.
+"""Learning-rate schedules: the learning rate of every step, as a multiple of the initial one.
 
-Each scheme is called once before an epoch with the epoch (counting from 0), the number of epochs,
+Each schedule is called once before an epoch with the epoch (counting from 0), the number of epochs,
 the number of steps in an epoch, and the mean training loss of each epoch so far. It returns one
 multiple for each step of the epoch.
 """
@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-Scheme = Callable[[int, int, int, Sequence[float]], Sequence[float]]
+Schedule = Callable[[int, int, int, Sequence[float]], Sequence[float]]
 
 
 def keep(epoch: int, epochs: int, steps: int, losses: Sequence[float]) -> Sequence[float]:
@@ -65,7 +65,7 @@ def warm_up(rates: Sequence[float], first: int, warmup_steps: int) -> list[float
     ]
 
 
-LR_SCHEMES: dict[str, Scheme] = {
+LR_SCHEMES: dict[str, Schedule] = {
     "dynamic_change": dynamic_change,
     "decrease_3": decrease_3,
     "keep": keep,
