@@ -83,7 +83,8 @@ def load_trained(config: Config) -> TrainedModel:
     Raises UserError when there is none, or when its file holds something else.
     """
     path = config.files.model
-    unfinished = [file for file in config.files.resumable if file.is_file()]
+    resumable = config.files.resume, config.files.previous_resume
+    unfinished = [file for file in resumable if file.is_file()]
     if unfinished and not path.is_file():
         raise UserError(
             f"{path}: the training was stopped before its end; train_prune.py with the same flags"

@@ -81,11 +81,6 @@ class RunFiles:
         return self.resume.with_suffix(".previous.pt")
 
     @property
-    def resumable(self) -> tuple[Path, Path]:
-        """The files from which a stopped run goes on, the newest first."""
-        return self.resume, self.previous_resume
-
-    @property
     def lock(self) -> Path:
         return self.output_dir / "saved_models" / f".{self.run}.lock"
 
