@@ -145,9 +145,15 @@ def test_a_fraction_that_cannot_be_set_aside_is_refused(npz, tmp_path):
         describe_own("pets", tmp_path, None, 0.2)
 
 
-def test_a_model_of_a_split_is_tested_on_the_split_of_other_data(npz, tmp_path):
-    npz(x_test=None, y_test=None)
+def test_a_model_of_a_split_is_tested_on_other_data_with_a_warning(npz, tmp_path, capsys):
+    arrays = npz(x_test=None, y_test=None)
     known = describe_own("pets", tmp_path, None, 0.2)
+    load_dataset("pets", tmp_path, known=known, test_fraction=0.2)
+    assert "warning" not in capsys.readouterr().err
+    npz(x_train=arrays["x_train"][:27], y_train=arrays["y_train"][:27], x_test=None, y_test=None)
+    load_dataset("pets", tmp_path, known=known, test_fraction=0.2)
+    again = "not 24 training and 6 test images; --test_fraction may choose test images that it was"
+    assert again in capsys.readouterr().err
     npz()
     data = load_dataset("pets", tmp_path, known=known, test_fraction=0.2)
     assert len(data.test_images) == 12

@@ -147,7 +147,8 @@ def load_dataset(
     else:
         arrays, found = _read_own(name, data_dir, image_size, test_fraction, known)
         release_own()
-        info = info_of(_agreeing(known or found, found, f"--data {name}: {data_dir}"))
+        where = f"--data {name}: {data_dir}"
+        info = info_of(_agreeing(known or found, found, where, test_fraction))
         resize = True
     channels = color_channel or info.channels
     side, tensors = image_size or info.input_side or info.side, {}
@@ -234,13 +235,15 @@ def _read(name: str, data_dir: Path, info: DatasetInfo) -> Arrays:
     return empty | arrays
 
 
-def _agreeing(known: OwnData, found: OwnData, where: str) -> OwnData:
+def _agreeing(known: OwnData, found: OwnData, where: str, test_fraction: float) -> OwnData:
     """`known`, after a warning if other data were found; raises UserError if they do not fit it."""
     difference = found.difference(known)
+    text = f"{where} has other data than the model was trained on: {difference}"
     if (found.classes, found.channels) != (known.classes, known.channels):
-        raise UserError(f"{where} has other data than the model was trained on: {difference}")
+        raise UserError(text)
     if difference:
-        warn(f"{where} has other data than the model was trained on: {difference}")
+        again = "; --test_fraction may choose test images that it was trained on"
+        warn(text + again * (test_fraction > 0))
     return known
 
 
