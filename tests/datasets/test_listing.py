@@ -126,6 +126,16 @@ def test_with_both_test_is_taken_if_it_has_the_classes(folder, tmp_path, capsys)
     assert "the test images are those of valid/; test/ is left out\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("inner", ["", "train"])
+def test_class_folders_without_a_split_are_split(inner, folder, tmp_path, decoded, capsys):
+    folder(splits=(inner,))
+    data = load_dataset("pets", tmp_path, test_fraction=0.5)
+    assert sorted(data.train_labels.tolist()) == sorted(data.test_labels.tolist()) == [0, 1]
+    assert "pets: 2 of 4 images, 0.5 of each class, are test images" in capsys.readouterr().err
+    load_dataset("pets", tmp_path, test_fraction=0.3)
+    assert len(decoded) == 4
+
+
 def test_two_folders_of_one_split_are_refused(folder, tmp_path):
     folder(splits=("train", "val", "valid"))
     with pytest.raises(UserError, match="pets: has both val and valid; keep one of them"):
@@ -147,7 +157,8 @@ BAD_FOLDERS = [
             [path.rename(root / path.name) for path in (root / "train").iterdir()]
             and [shutil.rmtree(root / split) for split in ("train", "test")]
         ),
-        r"pets: has classes cat, dog where train/ and test/ are to be; put the training images",
+        r"pets: has classes cat, dog where train/ and test/ are to be; put the training images"
+        r" of each class .*/test/CLASS/, or give --test_fraction 0.2, which makes a fifth",
     ),
     (
         lambda root: (

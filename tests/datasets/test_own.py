@@ -75,6 +75,90 @@ def test_test_images_alone_are_of_the_classes_that_the_model_knows(npz, tmp_path
         load_dataset("pets", tmp_path, known=known)
 
 
+def published(arrays):
+    """The arrays as MedMNIST names them."""
+    names = {"x_train": "train_images", "y_train": "train_labels"}
+    names |= {"x_test": "test_images", "y_test": "test_labels"}
+    columns = {k: v[:, None] if k[0] == "y" else v for k, v in arrays.items()}
+    return {names[key]: values for key, values in columns.items()}
+
+
+def test_the_arrays_of_medmnist_are_read(npz, tmp_path, capsys):
+    arrays = npz((28, 28))
+    more = {"val_images": arrays["x_test"][:3], "val_labels": arrays["y_test"][:3, None]}
+    np.savez(tmp_path / "pets.npz", **published(arrays), **more)
+    data = load_dataset("pets", tmp_path)
+    assert torch.equal(data.test_images[:, 0], torch.from_numpy(arrays["x_test"]))
+    assert data.train_labels.tolist() == arrays["y_train"].tolist()
+    said = "pets.npz: the test images are those of test_images; val_images is left out\n"
+    assert said in capsys.readouterr().err
+
+
+def test_several_labels_for_an_image_are_refused(npz, tmp_path):
+    arrays = published(npz((28, 28)))
+    np.savez(tmp_path / "pets.npz", **arrays | {"train_labels": np.ones((30, 14), np.uint8)})
+    with pytest.raises(UserError, match="y_train has 14 labels for each image, and one is needed"):
+        describe_own("pets", tmp_path, None)
+
+
+def test_files_of_one_array_each_are_read(npz, tmp_path):
+    arrays = npz((28, 28))
+    whole = load_dataset("pets", tmp_path)
+    (tmp_path / "pets.npz").unlink()
+    for split in ("train", "test"):
+        for key, name in (("x", "imgs"), ("y", "labels")):
+            np.savez_compressed(tmp_path / f"pets-{split}-{name}.npz", arrays[f"{key}_{split}"])
+    data = load_dataset("pets", tmp_path)
+    assert torch.equal(data.train_images, whole.train_images)
+    assert torch.equal(data.test_labels, whole.test_labels)
+    (tmp_path / "pets-test-labels.npz").unlink()
+    with pytest.raises(UserError, match=r"pets-\*.npz: has no test images; add x_test and y_test"):
+        load_dataset("pets", tmp_path)
+
+
+def test_a_fraction_of_each_class_is_set_aside_where_there_are_no_test_images(
+    npz, tmp_path, capsys
+):
+    labels = np.array([0] * 10 + [1] * 5 + [2] * 2)
+    images = np.arange(17, dtype=np.uint8)[:, None, None] * np.ones((1, 6, 6), np.uint8)
+    npz(x_train=images, y_train=labels, x_test=None, y_test=None)
+    data = load_dataset("pets", tmp_path, test_fraction=0.3)
+    assert torch.bincount(data.test_labels).tolist() == [3, 2, 1]
+    trained, tested = data.train_images[:, 0, 0, 0].tolist(), data.test_images[:, 0, 0, 0].tolist()
+    assert sorted(trained + tested) == list(range(17))
+    assert labels[tested].tolist() == data.test_labels.tolist()
+    assert labels[trained].tolist() == data.train_labels.tolist()
+    assert tested == [2, 4, 8, 10, 11, 16]  # these stay the same in all versions
+    said = "pets.npz: 6 of 17 images, 0.3 of each class, are test images, which are the same for"
+    assert said in capsys.readouterr().err
+    assert describe_own("pets", tmp_path, None, 0.9).images == (3, 14)
+
+
+def test_a_fraction_that_cannot_be_set_aside_is_refused(npz, tmp_path):
+    npz()
+    with pytest.raises(UserError, match=r"--test_fraction 0.2: .*pets.npz has test images; leave"):
+        describe_own("pets", tmp_path, None, 0.2)
+    with pytest.raises(UserError, match="--test_fraction: digits has test images of its own"):
+        load_dataset("digits", tmp_path, test_fraction=0.2)
+    npz(x_test=None, y_test=None, y_train=np.array([0] * 29 + [1]))
+    with pytest.raises(UserError, match="class 1 has one image; two are needed for a split"):
+        describe_own("pets", tmp_path, None, 0.2)
+
+
+def test_a_model_of_a_split_is_tested_on_other_data_with_a_warning(npz, tmp_path, capsys):
+    arrays = npz(x_test=None, y_test=None)
+    known = describe_own("pets", tmp_path, None, 0.2)
+    load_dataset("pets", tmp_path, known=known, test_fraction=0.2)
+    assert "warning" not in capsys.readouterr().err
+    npz(x_train=arrays["x_train"][:27], y_train=arrays["y_train"][:27], x_test=None, y_test=None)
+    load_dataset("pets", tmp_path, known=known, test_fraction=0.2)
+    again = "not 24 training and 6 test images; --test_fraction may choose test images that it was"
+    assert again in capsys.readouterr().err
+    npz()
+    data = load_dataset("pets", tmp_path, known=known, test_fraction=0.2)
+    assert len(data.test_images) == 12
+
+
 def test_an_npz_may_name_its_classes(npz, tmp_path):
     npz(classes=np.array(["猫", "chien d'été", "c"]))
     assert describe_own("pets", tmp_path, None).classes == ("猫", "chien d'été", "c")
@@ -95,7 +179,10 @@ def test_images_that_are_not_square_need_a_size(npz, tmp_path):
 
 BAD_ARRAYS = [
     ({"x_train": None}, "pets.npz: has no training images; add some, or test a model that"),
-    ({"y_test": None}, "pets.npz: has no test images; add x_test and y_test"),
+    (
+        {"y_test": None},
+        "pets.npz: has no test images; add x_test and y_test, or give --test_fraction",
+    ),
     ({"y_train": np.zeros((30, 14), int)}, "y_train has 14 labels for each image, and one is"),
     ({"x_train": np.zeros((30, 24, 24, 3))}, r"x_train must be uint8 .* not float64"),
     ({"x_train": np.zeros((30, 24, 24, 4), np.uint8)}, r"x_train must be uint8 .*, 1 or 3\)"),
@@ -192,5 +279,5 @@ def test_an_impossible_description_is_refused(changed, npz, tmp_path):
 def test_reading_leaves_nothing_in_memory(npz, tmp_path):
     npz()
     load_dataset("pets", tmp_path)
-    first, _ = read_own(find_own("pets", tmp_path, None))
+    first, _ = read_own(find_own("pets", tmp_path))
     assert set(first) == {"x_train", "y_train", "x_test", "y_test"}

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from runs import SCRIPTS, assert_refused, read_csv
 
+from utils.datasets.own import release_own
 from utils.outputs.model_file import read_contents
 from utils.prune import load_pruned
 
@@ -55,18 +56,52 @@ def test_three_commands_take_an_npz(quick, flags, tmp_path):
 
 def test_three_commands_take_folders(quick, flags, tmp_path):
     (tmp_path / "data" / "my pets.npz").unlink()
-    for split in ("train", "val"):
+    for split in ("train", "valid", "test"):  # as CINIC-10 has them
         for shade, name in ((40, "暗い"), (200, "clair")):
             folder = tmp_path / "data" / "my pets" / split / name
             folder.mkdir(parents=True)
             for i in range(3):
                 Image.new("RGB", (50, 40), (shade, shade + i, 7)).save(folder / f"é{i}.jpg")
     for script in SCRIPTS:
-        assert quick(script, *flags, "--image_size", 12)[0] == 0
+        status, _, err = quick(script, *flags, "--image_size", 12)
+        assert status == 0 and "my pets: the test images are those of test/; valid/ is" in err
+        release_own()  # each script is a process of its own
     (path,) = tmp_path.rglob("*image_size=12.pt")
     contents = torch.load(path, weights_only=True)
     assert contents["config"]["own_data"]["classes"] == ["clair", "暗い"]
     assert contents["state_dict"]["linear_layer_0.weight"].shape == (128, 3 * 12 * 12)
+
+
+def test_three_commands_take_a_file_of_medmnist(quick, flags, tmp_path):
+    path = tmp_path / "data" / "my pets.npz"
+    own, names = dict(np.load(path)), [("train", "train"), ("test", "test"), ("val", "test")]
+    images = {f"{name}_images": own[f"x_{of}"] for name, of in names}
+    labels = {f"{name}_labels": own[f"y_{of}"][:, None] for name, of in names}
+    np.savez_compressed(path, **images, **labels)
+    for script in SCRIPTS:
+        assert quick(script, *flags)[0] == 0
+
+
+def test_three_commands_take_class_folders_without_a_split(quick, flags, tmp_path):
+    (tmp_path / "data" / "my pets.npz").unlink()
+    rng = np.random.default_rng(0)
+    for shade, name in ((40, "暗い"), (200, "clair")):
+        folder = tmp_path / "data" / "my pets" / name
+        folder.mkdir(parents=True)
+        for i in range(10):
+            image = rng.integers(shade - 40, shade + 40, (9, 9, 3), dtype=np.uint8)
+            Image.fromarray(image).save(folder / f"{i}.png")
+    assert_refused(quick("train_prune.py", *flags), "or give --test_fraction 0.2, which makes a")
+    for script in SCRIPTS:
+        status, _, err = quick(script, *flags, "--image_size", 9, "--test_fraction", 0.2)
+        assert status == 0 and "my pets: 4 of 20 images" in err
+        release_own()  # each script is a process of its own
+    (path,) = tmp_path.rglob("*_image_size=9_test_fraction=0.2.pt")
+    assert torch.load(path, weights_only=True)["config"]["own_data"]["images"] == [16, 4]
+    model = ("--model_path", path, "--output_dir", tmp_path, "--data_dir", tmp_path / "data")
+    status, _, err = quick("test_prune.py", *model, "--ratios", 0, 0.5)
+    assert status == 0 and "my pets: 4 of 20 images" in err and "warning" not in err
+    assert_refused(quick("train_prune.py", "--test_fraction", 1), "--test_fraction 1: must be")
 
 
 def test_a_model_file_is_enough_where_the_data_are_not(quick, flags, tmp_path):

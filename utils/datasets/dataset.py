@@ -18,7 +18,7 @@ from utils.datasets.images import central_square
 from utils.datasets.own import OwnData, find_own, read_own, release_own
 from utils.datasets.packed import find_packed
 from utils.datasets.splits import check_splits
-from utils.process.errors import UserError, warn
+from utils.process.errors import UserError, notify, warn
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's conversion to grey
 
@@ -124,26 +124,31 @@ def load_dataset(
     augment: str | None = None,
     resize: bool = False,
     known: OwnData | None = None,
+    test_fraction: float = 0,
 ) -> Dataset:
     """Read the data set called `name` from `data_dir`, downloading it there if need be.
 
-    `data_dir`/NAME.npz comes first, then the data set's own layout; for a name that is not in
-    DATASETS, see `find_own`. `color_channel` 1 turns colour to grey and 3 repeats grey;
-    `image_size` is the side of the images that the network takes; `augment`, a key of
-    AUGMENTATIONS, is applied to training images. Each is as in the data set when None. Images of
-    another side are enlarged by a whole multiple, padded or shrunk; with `resize`, and if they are
-    of a data set of one's own, they are resized. `known` is what a model file has of that: its
-    mean and deviation are used. There may be test images alone, for a data set of one's own if it
-    is `known`. Raises UserError when the data are missing, damaged or of the wrong form.
+    .npz files, as `find_packed` finds them, come first, then the data set's own layout; for a name
+    that is not in DATASETS, see `find_own`, and `read_own` for `test_fraction`. `color_channel` 1
+    turns colour to grey and 3 repeats grey; `image_size` is the side of the images that the network
+    takes; `augment`, a key of AUGMENTATIONS, is applied to training images. Each is as in the data
+    set when None. Images of another side are enlarged by a whole multiple, padded or shrunk; with
+    `resize`, and if they are of a data set of one's own, they are resized. `known` is what a model
+    file has of that: its mean and deviation are used. There may be test images alone, for a data
+    set of one's own if it is `known`. Raises UserError when the data are missing, damaged or of the
+    wrong form.
     """
     data_dir = checked_folder(data_dir)
     if name in DATASETS:
+        if test_fraction:
+            raise UserError(f"--test_fraction: {name} has test images of its own; leave it out")
         info = DATASETS[name]
         arrays = _read(name, data_dir, info)
     else:
-        arrays, found = _read_own(name, data_dir, image_size, known)
+        arrays, found = _read_own(name, data_dir, image_size, test_fraction, known)
         release_own()
-        info = info_of(_agreeing(known or found, found, f"--data {name}: {data_dir}"))
+        where = f"--data {name}: {data_dir}"
+        info = info_of(_agreeing(known or found, found, where, test_fraction))
         resize = True
     channels = color_channel or info.channels
     side, tensors = image_size or info.input_side or info.side, {}
@@ -164,27 +169,33 @@ def load_dataset(
     return Dataset(**tensors, classes=info.classes, mean=mean, std=std, augment=function)
 
 
-def describe_own(name: str, data_dir: Path, image_size: int | None) -> OwnData:
+def describe_own(
+    name: str, data_dir: Path, image_size: int | None, test_fraction: float = 0
+) -> OwnData:
     """What is known of the data set of one's own called `name`; raises UserError as `read_own`.
 
     Its images are kept in memory for the next `load_dataset`.
     """
-    _, found = _read_own(name, checked_folder(data_dir), image_size)
+    _, found = _read_own(name, checked_folder(data_dir), image_size, test_fraction)
     if found.side is None and image_size is None:
         raise UserError(f"--data {name}: its images are not square; give --image_size")
     return found
 
 
 def _read_own(
-    name: str, data_dir: Path, image_size: int | None, known: OwnData | None = None
+    name: str,
+    data_dir: Path,
+    image_size: int | None,
+    test_fraction: float,
+    known: OwnData | None = None,
 ) -> tuple[Arrays, OwnData]:
-    source = find_own(name, data_dir, image_size)
+    source = find_own(name, data_dir, image_size, unsplit=test_fraction > 0)
     if source is None:
         raise UserError(
             f"--data {name}: choose one of {', '.join(DATASETS)}, or put {name}.npz or {name}/ with"
             f" train/ and test/ into --data_dir {data_dir}"
         )
-    return read_own(source, known)
+    return read_own(source, test_fraction, known)
 
 
 def info_of(own: OwnData) -> DatasetInfo:
@@ -211,8 +222,12 @@ def _read(name: str, data_dir: Path, info: DatasetInfo) -> Arrays:
     if packed is None:
         source, arrays = f"{name} in {data_dir}", info.read(name, data_dir)
     else:
-        check_splits(packed, test_alone=True)
+        check_splits(packed, test_fraction=0, test_alone=True)
+        for note in packed.notes:
+            notify(note)
         source, arrays = packed.place, packed.read()
+        if "train" not in packed.kinds:
+            notify(f"{source}: has {len(arrays['x_test']):,} test images and none for training")
     empty = {"x_train": np.empty((0, *shape), np.uint8), "y_train": np.empty(0, np.int64)}
     for split in [split for split in ("train", "test") if f"x_{split}" in arrays]:
         images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
@@ -220,13 +235,15 @@ def _read(name: str, data_dir: Path, info: DatasetInfo) -> Arrays:
     return empty | arrays
 
 
-def _agreeing(known: OwnData, found: OwnData, where: str) -> OwnData:
+def _agreeing(known: OwnData, found: OwnData, where: str, test_fraction: float) -> OwnData:
     """`known`, after a warning if other data were found; raises UserError if they do not fit it."""
     difference = found.difference(known)
+    text = f"{where} has other data than the model was trained on: {difference}"
     if (found.classes, found.channels) != (known.classes, known.channels):
-        raise UserError(f"{where} has other data than the model was trained on: {difference}")
+        raise UserError(text)
     if difference:
-        warn(f"{where} has other data than the model was trained on: {difference}")
+        again = "; --test_fraction may choose test images that it was trained on"
+        warn(text + again * (test_fraction > 0))
     return known
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from utils.datasets.arrays import Arrays
 from utils.datasets.images import Splits, decode_fitted, decoded_once, fingerprint
-from utils.datasets.splits import Source, find_splits, listed, note_of_test
+from utils.datasets.splits import ADVICE, Source, find_splits, listed, note_of_test
 from utils.process.errors import UserError
 
 # Those of torchvision.datasets.folder.IMG_EXTENSIONS.
@@ -22,12 +22,12 @@ Classes = dict[str, Path]  # the class folders by name
 LeftOut = list[tuple[str, str]]  # why a file or folder is not read, and its path
 
 
-def find_folder(root: Path, side: int) -> Source:
+def find_folder(root: Path, side: int, unsplit: bool = False) -> Source:
     """The data set in the folder `root`, whose images are brought to `side` as they are read.
 
-    Raises UserError and OSError as `list_images` does.
+    `unsplit` and errors are those of `list_images`.
     """
-    names, splits, notes = list_images(root)
+    names, splits, notes = list_images(root, unsplit)
     mark = fingerprint(root, splits, side)
 
     def read() -> Arrays:
@@ -39,13 +39,14 @@ def find_folder(root: Path, side: int) -> Source:
     return Source(root, (root, mark), splits.keys(), read, notes, advice, FOLDER_SIDE)
 
 
-def list_images(root: Path) -> tuple[list[str], Splits, list[str]]:
+def list_images(root: Path, unsplit: bool = False) -> tuple[list[str], Splits, list[str]]:
     """The names of the classes in the order of their labels, the images, and notes for people.
 
-    There are the images of "train", of "test", or of both. Raises UserError where folders are of
-    the wrong form, and OSError where one is not readable.
+    There are the images of "train", of "test", or of both; with `unsplit`, class folders without
+    these are of "train". Raises UserError where folders are of the wrong form, and OSError where
+    one is not readable.
     """
-    classes, notes = _class_folders(root)
+    classes, notes = _class_folders(root, unsplit)
     names = sorted(next(iter(classes.values())))
     left_out: LeftOut = []
     splits: Splits = {}
@@ -59,18 +60,20 @@ def list_images(root: Path) -> tuple[list[str], Splits, list[str]]:
     return names, splits, notes + _summary(root, left_out)
 
 
-def _class_folders(root: Path) -> tuple[dict[str, Classes], list[str]]:
+def _class_folders(root: Path, unsplit: bool) -> tuple[dict[str, Classes], list[str]]:
     """The class folders of "train" and "test", as far as they are there, and notes for people.
 
     With test/ and val/, test/ is taken if it has the classes of train/, and val/ otherwise.
     """
     inner = _folders(root)
     found = {kind: inner[name] for kind, (name,) in find_splits(inner, root, ("{}",)).items()}
+    if not found and unsplit:
+        found = {"train": root}
     if not found:
         raise UserError(
             f"{root}: has {listed(inner)} where train/ and test/ are to be; put the training images"
             f" of each class into a folder {root}/train/CLASS/, those for testing into"
-            f" {root}/test/CLASS/"
+            f" {root}/test/CLASS/, or give {ADVICE}"
         )
     classes = {kind: _folders(folder) for kind, folder in found.items()}
     first = next(iter(found))  # "train", unless there are test images alone

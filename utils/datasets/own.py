@@ -1,4 +1,4 @@
-"""Data sets of one's own: NAME.npz, or folders of images as torchvision's ImageFolder has them."""
+"""Data sets of one's own, in .npz files or folders of images: read, checked and described."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ import numpy as np
 from utils.datasets.arrays import Arrays, check_own_arrays
 from utils.datasets.folders import FOLDER_SIDE, find_folder
 from utils.datasets.packed import find_packed
-from utils.datasets.splits import Source, check_splits, listed
+from utils.datasets.splits import Source, check_splits, listed, split_off
 from utils.process.errors import UserError, notify
 
 CHUNK = 1 << 24  # pixels that are measured at a time
@@ -88,18 +88,20 @@ class OwnData:
 _held: dict[Hashable, tuple[Arrays, OwnData]] = {}
 
 
-def find_own(name: str, data_dir: Path, image_size: int | None) -> Source | None:
+def find_own(
+    name: str, data_dir: Path, image_size: int | None = None, unsplit: bool = False
+) -> Source | None:
     """The data set called `name`, if there is one, not yet read.
 
-    It is `data_dir`/NAME.npz, or images in `data_dir`/NAME/train/CLASS/ and test/CLASS/ or
-    val/CLASS/, which are brought to the side `image_size`, by default 32. Raises UserError for a
-    name that is none, and for data that are not readable or of the wrong form.
+    It is in .npz files, as `find_packed` finds them, or in the folder `data_dir`/NAME, as
+    `find_folder` does; images in folders are brought to the side `image_size`, by default 32.
+    Raises UserError for a name that is none, and for data that are unreadable or of the wrong form.
     """
     check_name(name)
     try:
         source = find_packed(name, data_dir)
         if source is None and os.path.lexists(data_dir / name):
-            source = find_folder(data_dir / name, image_size or FOLDER_SIDE)
+            source = find_folder(data_dir / name, image_size or FOLDER_SIDE, unsplit)
     except OSError as error:
         raise UserError(
             f"--data {name}: {error.filename} cannot be read ({error.strerror})"
@@ -107,21 +109,27 @@ def find_own(name: str, data_dir: Path, image_size: int | None) -> Source | None
     return source
 
 
-def read_own(source: Source, known: OwnData | None = None) -> tuple[Arrays, OwnData]:
+def read_own(
+    source: Source, test_fraction: float = 0, known: OwnData | None = None
+) -> tuple[Arrays, OwnData]:
     """The arrays of a data set, images with channels last, and what is known of it.
 
-    For a model that was trained on the data set `known`, test images are enough. Raises UserError
-    for data that are damaged or of the wrong form.
+    Without test images, `test_fraction` of the training images become these. For a model that was
+    trained on the data set `known`, test images alone are enough. Raises UserError for data that
+    are damaged or of the wrong form.
     """
-    if source.mark not in _held:
+    key = source.mark, test_fraction
+    if key not in _held:
         _held.clear()
-        check_splits(source, test_alone=known is not None)
-        for note in source.notes:
-            notify(note)
+        check_splits(source, test_fraction, test_alone=known is not None)
         arrays = source.read()
         classes = check_own_arrays(arrays, source.place, known.classes if known else ())
-        _held[source.mark] = arrays, _describe(arrays, classes, source.side, known)
-    return _held[source.mark]
+        for note in source.notes:
+            notify(note)
+        if "x_test" not in arrays:
+            split_off(arrays, test_fraction, classes, source.place)
+        _held[key] = arrays, _describe(arrays, classes, source.side, known)
+    return _held[key]
 
 
 def release_own() -> None:

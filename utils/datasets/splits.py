@@ -4,8 +4,12 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.datasets.arrays import Arrays
-from utils.process.errors import UserError
+import numpy as np
+
+from utils.datasets.arrays import Arrays, check_memory
+from utils.process.errors import UserError, notify
+
+ADVICE = "--test_fraction 0.2, which makes a fifth of the images of each class test images"
 
 # By kind, how splits are called, in any case.
 SPELLINGS = {
@@ -68,15 +72,48 @@ def note_of_test(place: Path, tests: Mapping[str, str], taken: str | None) -> li
     return [f"{place}: the test images are those of {tests[taken]}{rest}"]
 
 
-def check_splits(source: Source, test_alone: bool) -> None:
-    """Raise UserError unless there are "train" and "test", or, with `test_alone`, "test"."""
-    if "test" not in source.kinds:
-        raise UserError(f"{source.place}: has no test images; {source.advice}")
+def check_splits(source: Source, test_fraction: float, test_alone: bool) -> None:
+    """Raise UserError unless there are images for training and for testing.
+
+    Those for testing are a split, or `test_fraction` of those for training. With `test_alone` they
+    are enough.
+    """
+    if "test" not in source.kinds and not test_fraction:
+        way = "" if test_alone else f", or give {ADVICE}"
+        raise UserError(f"{source.place}: has no test images; {source.advice}{way}")
     if "train" not in source.kinds and not test_alone:
         raise UserError(
             f"{source.place}: has no training images; add some, or test a model that was trained on"
             " the same classes, with test_prune.py --model_path"
         )
+    if "test" in source.kinds and test_fraction and not test_alone:
+        raise UserError(
+            f"--test_fraction {test_fraction:g}: {source.place} has test images; leave it out"
+        )
+
+
+def split_off(arrays: Arrays, fraction: float, classes: Collection[str], place: Path) -> None:
+    """Make this fraction of the training images of each class, at least one, the test images.
+
+    The choice depends on the labels and their order alone, and NumPy keeps it the same in every
+    version. Raises UserError for a class of one image, and where memory does not hold a copy.
+    """
+    check_memory(arrays["x_train"].nbytes, place)
+    labels, draws = arrays["y_train"], np.random.RandomState(0)
+    chosen = np.zeros(len(labels), bool)
+    for label, name in enumerate(classes):
+        (members,) = np.nonzero(labels == label)
+        if len(members) < 2:
+            raise UserError(f"{place}: class {name} has one image; two are needed for a split")
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        chosen[draws.permutation(members)[:count]] = True
+    for key in "xy":
+        whole = arrays[f"{key}_train"]
+        arrays[f"{key}_train"], arrays[f"{key}_test"] = whole[~chosen], whole[chosen]
+    notify(
+        f"{place}: {chosen.sum():,} of {len(labels):,} images, {fraction:g} of each class, are test"
+        " images, which are the same for every --seed"
+    )
 
 
 def listed(classes: Collection[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from optim.sfw_init import Report
 from utils.compute.measure import Accuracy
+from utils.process.errors import warn
 from utils.process.writing import append, atomic_write
 from utils.settings.config import LABELS, Config
 from utils.settings.names import plain

@@ -130,6 +130,9 @@ class Config:
         None, "data", "what happens to training images at random: crop_flip shifts them by up to 4"
         " pixels and flips them, resized_crop_flip takes a part of them that it resizes, and flips"
         " it; by default the data set's own", choices=AUGMENTATIONS)
+    test_fraction: float = setting(
+        0.0, "data", "this fraction of the images of each class, such as 0.2, is for testing, where"
+        " data of one's own have no test images", type=float, allowed=Range(0, 1, excluded=(1,)))
     gpu: int = setting(
         -1, "machine", "CUDA device to run on; -1 is the CPU", type=int,
         allowed=Range(-1, LARGEST_INT), identifies_run=False)
@@ -197,7 +200,7 @@ class Config:
             check_name(self.data)
             OwnData.of(self.own_data)
         else:
-            found = describe_own(self.data, self.data_dir, self.image_size)
+            found = describe_own(self.data, self.data_dir, self.image_size, self.test_fraction)
             object.__setattr__(self, "own_data", found.plain())
 
     def _refuse_sizes(self) -> None:
@@ -270,6 +273,7 @@ class Config:
             self.augment,
             resize=self.image_size != defaults_beside(vars(self))["image_size"],
             known=self._own,
+            test_fraction=self.test_fraction,
         )
 
     def as_dict(self) -> dict[str, Any]:
