@@ -26,6 +26,7 @@ from utils.compute.measure import evaluation_batch_size
 from utils.datasets.batches import Batches
 from utils.outputs.model_file import new_model
 from utils.process.errors import exit_status
+from utils.prune.recalibrate import note_stale_statistics
 from utils.prune.steps import check_pruned_steps, pruned
 from utils.settings.cli import Parser
 from utils.settings.config import Config
@@ -85,6 +86,8 @@ def train(config: Config, world: World | None = None) -> None:
                 accuracy = world.accuracy(model, test_batches, config.precision)
                 run.record(progress, accuracy, config.lr * rates[-1])
         run.finish()
+        last = run.metrics["train_accuracy"][-1], run.metrics["test_accuracy"][-1]
+        world.on_main(lambda: note_stale_statistics(config, model, dataset, *last))
 
 
 def trainable_model(config: Config, batches: Batches, parts: int) -> nn.Module:
