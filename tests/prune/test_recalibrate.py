@@ -110,8 +110,8 @@ def test_a_note_says_what_recalibration_gives_where_running_statistics_are_stale
     before, after = f"{float(row['accuracy']):.2f}", f"{float(row['recalibrated']):.2f}"
     note = (
         f"note: test_prune.py --bn_recalibrate 1000 gives a test accuracy of {after} % instead of"
-        f" {before} %: BatchNorm's running statistics do not fit the weights, probably since the training had few steps (36)"
-        "\n"
+        f" {before} %: BatchNorm's running statistics do not fit the weights, probably since the"
+        " training had few steps (36)\n"
     )
     assert (status, trained, tested, recalibrated) == (0, note, note, "")
 

@@ -58,7 +58,7 @@ def training_run(config: Config, world: World) -> Iterator["TrainingRun"]:
     signals = StopSignals(world.largest if world.size > 1 else None)
     with signals, ExitStack() as held:
         run = TrainingRun(config, signals, world)
-        if not run.check_finished():  # otherwise nothing is written, and so nothing is locked
+        if not run.check_finished():  # else nothing is written, and so nothing is locked
             world.on_main(lambda: held.enter_context(_own_files(config)))
             run.check_finished()  # by another process, before this one had the lock
         try:
