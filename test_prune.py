@@ -32,6 +32,7 @@ from utils.prune.comparison import compare
 from utils.prune.config import PruneConfig
 from utils.prune.correction import Correction, build_correction
 from utils.prune.ranking import MagnitudeRanking
+from utils.prune.recalibrate import note_stale_statistics
 from utils.prune.sliced import SlicedResult, compare_speed, random_images, sizes_of
 from utils.prune.slicing import ChannelRanking
 from utils.prune.tables import PrunedResult
@@ -59,6 +60,9 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
     results = []
     for result in tests:
         report.print_result(result, model)
+        if result.ratio == 0 and prune.correction is None:
+            accuracy = result.accuracies["accuracy"].percent
+            note_stale_statistics(config, model, dataset, trained.train_accuracy, accuracy)
         results.append(result)
     files = prune.files(trained.files)
     report.write_results(trained, prune, results, files)

@@ -31,6 +31,7 @@ from utils.compute.measure import evaluation_batch_size
 from utils.datasets.batches import Batches
 from utils.outputs.model_file import new_model
 from utils.process.errors import exit_status
+from utils.prune.recalibrate import note_stale_statistics
 from utils.settings.cli import Parser
 from utils.settings.config import Config
 from utils.train.captured_step import CapturedStep, Step
@@ -86,6 +87,8 @@ def train(config: Config, world: World | None = None) -> None:
         train_epochs(state, build_step(state, world), test_batches, checkpoints, world)
         checkpoints.finish(state)
         recorder.finish()
+        last = recorder.metrics["train_accuracy"][-1], recorder.metrics["test_accuracy"][-1]
+        world.on_main(lambda: note_stale_statistics(config, model, dataset, *last))
 
 
 def train_epochs(

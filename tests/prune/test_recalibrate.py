@@ -1,13 +1,24 @@
 """BatchNorm's statistics measured anew: the right ones, and nothing else changed."""
 
+import copy
+import re
+
 import pytest
 import torch
+from runs import read_csv
 from torch import nn
 
 from models import build_model
 from utils.datasets import load_dataset
+from utils.outputs.model_file import new_model
 from utils.process.errors import UserError
-from utils.prune.recalibrate import batch_norms, calibration_batches, recalibrate
+from utils.prune.recalibrate import (
+    batch_norms,
+    calibration_batches,
+    note_stale_statistics,
+    recalibrate,
+)
+from utils.settings.config import Config
 
 
 def network():
@@ -83,6 +94,49 @@ def test_the_images_are_the_same_every_time_and_as_many_as_asked_for(tmp_path, w
     once, again = (calibration_batches(dataset, 200, "--x") for _ in range(2))
     assert [len(inputs) for inputs in once] == [128, 72]
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+
+
+STALE = ("--data", "digits", "--arch", "own_networks:stale", "--epoch_num", 3)
+
+
+def test_a_note_says_what_recalibration_gives_where_running_statistics_are_stale(quick, tmp_path):
+    flags = (*STALE, "--output_dir", tmp_path)
+    status, _, trained = quick("train_prune.py", *flags)
+    _, _, tested = quick("test_prune.py", *flags, "--ratios", 0, 0.5)
+    _, _, recalibrated = quick("test_prune.py", *flags, "--ratios", 0, "--bn_recalibrate", 1000)
+    (table,) = tmp_path.rglob("SFW_prune_test/*bn_recalibrate=1000_ratios=0.csv")
+    (row,) = read_csv(table)
+    assert float(row["recalibrated"]) > float(row["accuracy"]) + 40
+    before, after = f"{float(row['accuracy']):.2f}", f"{float(row['recalibrated']):.2f}"
+    note = (
+        f"note: test_prune.py --bn_recalibrate 1000 gives a test accuracy of {after} % instead of"
+        f" {before} %: BatchNorm's running statistics do not fit the weights, probably since the"
+        " training had few steps (36)\n"
+    )
+    assert (status, trained, tested, recalibrated) == (0, note, note, "")
+
+
+def test_where_recalibration_does_not_help_no_note_is_made(quick, write_npz, tmp_path):
+    """The labels are drawn: what the network learns of them is of no use for the test images."""
+    write_npz(tmp_path, "digits", train=40, test=400)
+    flags = ("--data", "digits", "--arch", "own_networks:needs_two", "--train_batchsize", 4)
+    flags += ("--epoch_num", 20, "--data_dir", tmp_path, "--output_dir", tmp_path)
+    status, out, err = quick("train_prune.py", *flags)
+    training, test = (float(x) for x in re.findall(r"accuracy ([\d.]+) %", out)[-2:])
+    assert training > test + 20
+    assert (status, err) == (0, "")
+
+
+def test_the_measurement_for_the_note_changes_nothing(tmp_path, capsys):
+    config = Config(data="digits", arch="own_networks:stale", data_dir=tmp_path)
+    model, dataset = new_model(config).train(), config.load_dataset()
+    before = copy.deepcopy(model.state_dict())
+    random_state = torch.get_rng_state()
+    note_stale_statistics(config, model, dataset, training=100.0, test=-100.0)
+    assert "--bn_recalibrate 1000 gives" in capsys.readouterr().err
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
+    assert all(module.training for module in model.modules())
 
 
 def test_images_of_tiny_imagenet_have_the_networks_size(tmp_path, write_npz):

@@ -234,34 +234,6 @@ def test_repairing_leaves_the_zeros_and_the_accuracies_without_it(scope, quick, 
     assert pruning["accuracy"] > pruning["accuracy_uncorrected"]
 
 
-@pytest.mark.parametrize("flags", ["--repair 20", "--granularity channels"])
-def test_outputs_that_are_not_finite_are_no_accuracy(flags, quick, tmp_path):
-    """Of the dense network's outputs some are not finite, of the pruned one's none is."""
-    pytest.importorskip("torch_pruning")
-    torch.manual_seed(0)
-    model = build_model("own_networks:cosine", 10, 1, 8)
-    with torch.no_grad():
-        model.hidden.weight.mul_(1e-3)  # pruned first
-        model.hidden.bias.fill_(-1e-2 if "repair" in flags else -1)  # no feature is active
-    torch.save(model.state_dict(), tmp_path / "cosine.pt")
-    own = ("--data", "digits", "--arch", "own_networks:cosine", "--model_path")
-    own += (tmp_path / "cosine.pt", "--output_dir", tmp_path, "--ratios", 0.9, *flags.split())
-    status, out, err = quick("test_prune.py", *own, "--save_pruned", 0.9)
-    assert status == 0, err
-    told = "accuracy: outputs of 360 images are not finite, first in layer head"
-    assert re.search(rf"^ +90% .* none .*{told}", out, re.M)
-    (table,) = tmp_path.rglob("SFW_prune_test/*.csv")
-    (row,) = read_csv(table)
-    assert (row["accuracy"], row["accuracy_not_finite"]) == ("", "360")
-    assert "Test Accuracy nan Not_Finite 360 Layer head" in table.with_suffix(".log").read_text()
-    pruning = read_contents(next(tmp_path.rglob("saved_models/*.npz")), "")[0]["pruning"]
-    assert (pruning["accuracy"], pruning["not_finite"]) == (None, 360)
-    if "repair" in flags:
-        assert (row["repaired"], row["repaired_not_finite"]) == ("", "360")
-        status, out, _ = quick("test_prune.py", "--compare", table, "--output_dir", tmp_path)
-        assert status == 0 and out.count("| not finite |") == 2
-
-
 BAD_FLAGS = {
     "--allocation local": "--allocation local: choose one of global, uniform, erk, lamp",
     "--prune_scope some": "--prune_scope some: choose one of all, weights",

@@ -54,6 +54,7 @@ class TrainedModel:
     source: str  # the name of the model's file
     unknown: frozenset[str] = frozenset()
     pruned_before: dict[str, Any] | None = None  # how, if the file holds a pruned model
+    train_accuracy: float | None = None  # of the last epoch, in percent, if the file states it
 
     def known_settings(self) -> dict[str, Any]:
         """The settings that identify the training run, as far as they are known."""
@@ -137,7 +138,16 @@ def _dense_model(
     files = config.files
     if "optimizer" in contents:  # a resume file, of a run that has not ended
         files = _files_named_after(path, digest, config)
-    return TrainedModel(build_network(path, contents, config), config, files, path.name)
+    metrics = contents.get("metrics")
+    accuracies = metrics.get("train_accuracy") if isinstance(metrics, dict) else None
+    last = accuracies[-1] if isinstance(accuracies, list) and accuracies else None
+    return TrainedModel(
+        build_network(path, contents, config),
+        config,
+        files,
+        path.name,
+        train_accuracy=last if isinstance(last, float) else None,
+    )
 
 
 def _pruned_model(

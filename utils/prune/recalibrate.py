@@ -7,12 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils.compute.device import autocast
+from utils.compute.device import autocast, placed
+from utils.compute.measure import evaluate
 from utils.datasets import Dataset
-from utils.process.errors import UserError
+from utils.outputs.model_file import new_model
+from utils.process.errors import UserError, notify
+from utils.settings.config import Config
 
 SEED = 0  # chooses the images, independently of the run's seed
 BATCH_SIZE = 128  # fixed, since the statistics depend on it
+# Where test accuracy is so many points below training accuracy, it is measured again with the
+# statistics of so many training images. A gain of so many points is told.
+FAR_BELOW, IMAGES, GAIN = 10.0, 1000, 5.0
 
 
 def calibration_batches(dataset: Dataset, count: int, flag: str) -> list[Tensor]:
@@ -68,3 +74,29 @@ def recalibrate(model: nn.Module, batches: Sequence[Tensor], precision: str = "f
         model.eval()
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+def note_stale_statistics(
+    config: Config, model: nn.Module, dataset: Dataset, training: float | None, test: float | None
+) -> None:
+    """Tell people where BatchNorm's running statistics, and not the weights, cost accuracy.
+
+    `training` and `test` are the accuracies of the network of these settings, in percent; if one is
+    not known, nothing is told. A copy of the network is recalibrated and tested: the model and all
+    random states stay as they are.
+    """
+    if not batch_norms(model) or None in (training, test) or test > training - FAR_BELOW:
+        return
+    copy = placed(new_model(config), dataset.train_images.device, config.image_shape)
+    copy.load_state_dict(model.state_dict())
+    count = min(IMAGES, len(dataset.train_images))
+    recalibrate(copy, calibration_batches(dataset, count, "--bn_recalibrate"), config.precision)
+    batches = dataset.test_batches(config.test_batchsize)
+    recalibrated = evaluate(copy, batches, config.precision).percent
+    if recalibrated is not None and recalibrated >= test + GAIN:
+        steps = config.epoch_num * -(-len(dataset.train_images) // config.train_batchsize)
+        notify(
+            f"test_prune.py --bn_recalibrate {count} gives a test accuracy of {recalibrated:.2f} %"
+            f" instead of {test:.2f} %: BatchNorm's running statistics do not fit the weights,"
+            f" probably since the training had few steps ({steps:,})"
+        )
