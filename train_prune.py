@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-# PyTorch's warnings, which each of several processes would print; read when it is imported.
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+if os.environ.get("WORLD_SIZE", "1") != "1":
+    # Without PyTorch's warnings, which each process would print; it reads this as it is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 import torch
 import torch.nn.functional as F
@@ -154,7 +155,8 @@ def build_step(state: RunState, world: World) -> Step:
     config, model, device = state.config, state.model, state.batches.images.device
     network = world.parallel(model, config.sync_bn)
     if config.compile:
-        network = compiled(network, world.part_size(config.train_batchsize))
+        part = world.part(config.train_batchsize)
+        network = compiled(network, part.stop - part.start)
     step = partial(train_step, model, network, state.optimizer, config.precision)
     if device.type == "cpu" or world.size > 1:
         return step

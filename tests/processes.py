@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 from dataclasses import dataclass, field
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -45,8 +46,9 @@ def _run(size, folder, work, *arguments):
         FORK.Process(target=_work, args=(rank, size, store.port, ends[rank], work, arguments))
         for rank in range(size)
     ]
-    for process in processes:
-        process.start()
+    with mock.patch.dict(os.environ, TORCH_CPP_LOG_LEVEL="ERROR"):  # as train_prune.py sets it
+        for process in processes:
+            process.start()
     for process in processes:
         process.join(120)
         process.kill()
@@ -86,10 +88,10 @@ def _train(flags, signalled):
 
 def _evaluate():
     from utils.datasets.batches import Batches
-    from utils.train.distributed import Processes
+    from utils.train.distributed import World
 
     dist.init_process_group("gloo")
-    world = Processes()
+    world = World(dist.get_rank(), dist.get_world_size())
     norm = torch.nn.BatchNorm2d(1)
     norm.running_mean.fill_(world.rank)
     model = torch.nn.Sequential(norm, torch.nn.Flatten())

@@ -7,6 +7,7 @@ import torch
 from runs import read_csv
 
 from models import build_model
+from utils.outputs.model_file import read_contents
 
 
 @pytest.mark.parametrize("flags", ["--repair 20", "--granularity channels"])
@@ -29,9 +30,8 @@ def test_outputs_that_are_not_finite_are_no_accuracy(flags, quick, tmp_path):
     (row,) = read_csv(table)
     assert (row["accuracy"], row["accuracy_not_finite"]) == ("", "360")
     assert "Test Accuracy nan Not_Finite 360 Layer head" in table.with_suffix(".log").read_text()
-    (saved,) = tmp_path.rglob("*.safetensors")
-    with safe_open(saved, "pt") as file:
-        pruning = json.loads(file.metadata()["pruning"])
+    (saved,) = tmp_path.rglob("saved_models/*.npz")
+    pruning = read_contents(saved, "")[0]["pruning"]
     assert (pruning["accuracy"], pruning["not_finite"]) == (None, 360)
     status, _, err = quick("test_prune.py", *own[:5], saved, "--output_dir", tmp_path / "again")
     assert status == 0, err

@@ -157,10 +157,9 @@ def test_a_run_of_one_process_keeps_its_name():
 
 @given(st.integers(0, 100), st.integers(1, 9))
 def test_parts_are_even_and_cover_all(count, size):
-    world, covered = World(), []
-    world.size = size
-    for world.rank in range(size):
-        part = world.part(count)
-        covered += range(count)[part]
-        assert world.part_size(count) in (count // size, -(-count // size))
+    covered = []
+    for rank in range(size):
+        mine = range(count)[World(rank, size).part(count)]
+        covered += mine
+        assert len(mine) in (count // size, -(-count // size))
     assert covered == list(range(count))

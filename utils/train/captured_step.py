@@ -7,8 +7,8 @@ from torch import Tensor
 
 from utils.process.errors import warn
 
-# Takes inputs, targets and learning rate, and by choice the sparsity to prune to and a weight
-# of the loss; returns results on the device.
+# Takes inputs, targets and learning rate, and optionally the sparsity to prune to and a weight of
+# the loss; returns results on the device.
 Step = Callable[..., Tensor]
 
 # Steps before the capture, in which libraries are loaded, the network is compiled, and the buffers

@@ -2,8 +2,7 @@
 
 Each process holds the network, the optimizer and the data set whole, draws the same batches as a
 single process would, and computes the gradient of its own part. The gradients are summed, and all
-processes take the same step. `World` is a run of one process, which is no different from a run
-without this module; `Processes` is one of several.
+processes take the same step.
 """
 
 import os
@@ -34,9 +33,13 @@ NEEDED = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
 
 
 class World:
-    """The processes of a run, which are numbered by `rank` from 0: here there is one."""
+    """The processes of a run, which are numbered by `rank` from 0; without arguments there is one.
 
-    rank, size, local_rank = 0, 1, 0
+    `local_rank` numbers those of each machine.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
+        self.rank, self.size, self.local_rank = rank, size, local_rank
 
     @property
     def is_main(self) -> bool:
@@ -45,71 +48,12 @@ class World:
 
     def device_number(self, gpu: int) -> int:
         """The device of this process when the run's is `gpu`, as --gpu states it."""
-        return gpu
+        return gpu if gpu < 0 or self.size == 1 else self.local_rank
 
     def on_main(self, work: Callable[[], Result]) -> Result:
         """What `work` returns in the main process, or the ScriptError that it raises there."""
-        return work()
-
-    def in_turn(self, work: Callable[[], Result]) -> Result:
-        """What `work` returns in this process.
-
-        On each machine one process works before the others, which then find what it downloaded. If
-        `work` raises a ScriptError in any process, all raise it.
-        """
-        return work()
-
-    def largest(self, number: int) -> int:
-        """The largest of the processes' numbers."""
-        return number
-
-    def sums(self, values: Tensor) -> Tensor:
-        """The entrywise sums over the processes; the device may differ, the bits never do."""
-        return values
-
-    def part(self, count: int) -> slice:
-        """This process's part of `count` things; the first parts have at most one more."""
-        each, more = divmod(count, self.size)
-        start = self.rank * each + min(self.rank, more)
-        return slice(start, start + each + (self.rank < more))
-
-    def part_size(self, count: int) -> int:
-        part = self.part(count)
-        return part.stop - part.start
-
-    def share(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, float]:
-        """This process's part of a batch, and which fraction of the batch it is.
-
-        The fraction weights the mean loss of the part: the sums over the processes, of loss and
-        gradients, are then those of the batch.
-        """
-        return inputs, targets, 1.0
-
-    def parallel(self, model: nn.Module, sync_bn: bool) -> nn.Module:
-        """The network whose gradients are those of the whole batch."""
-        return model
-
-    def accuracy(self, model: nn.Module, batches: Batches, precision: str) -> float:
-        """The percentage of images that the model, in evaluation mode, classifies correctly.
-
-        `batches` is this process's part of them.
-        """
-        correct, count = count_correct(model, batches, precision)
-        correct, count = self.sums(torch.tensor([correct, count])).tolist()
-        return 100 * correct / count
-
-
-class Processes(World):
-    """The processes that torchrun started, of which this is one; `launched` connects them."""
-
-    def __init__(self) -> None:
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.local_rank = int(os.environ["LOCAL_RANK"])
-
-    def device_number(self, gpu: int) -> int:
-        return gpu if gpu < 0 else self.local_rank
-
-    def on_main(self, work: Callable[[], Result]) -> Result:
+        if self.size == 1:
+            return work()
         outcome = [_attempt(work) if self.is_main else None]
         dist.broadcast_object_list(outcome, device=torch.device("cpu"))
         result, error = outcome[0]
@@ -118,6 +62,13 @@ class Processes(World):
         return result
 
     def in_turn(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns in this process.
+
+        On each machine one process works before the others, which then find what it downloaded. If
+        `work` raises a ScriptError in any process, all raise it.
+        """
+        if self.size == 1:
+            return work()
         result = None
         for turn in (self.local_rank == 0, self.local_rank > 0):
             error = None
@@ -130,25 +81,45 @@ class Processes(World):
         return result
 
     def largest(self, number: int) -> int:
+        """The largest of the processes' numbers."""
+        if self.size == 1:
+            return number
         values = torch.tensor([number])
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return int(values)
 
     def sums(self, values: Tensor) -> Tensor:
+        """The entrywise sums over the processes; the device may differ, the bits never do."""
+        if self.size == 1:
+            return values
         # In the order of the ranks: the order of an all-reduce depends on an entry's place in it.
         mine = values.cpu().double()
         gathered = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(gathered, mine)
         return torch.stack(gathered).sum(0)
 
+    def part(self, count: int) -> slice:
+        """This process's part of `count` things; the first parts have at most one more."""
+        each, more = divmod(count, self.size)
+        start = self.rank * each + min(self.rank, more)
+        return slice(start, start + each + (self.rank < more))
+
     def share(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, float]:
+        """This process's part of a batch, and which fraction of the batch it is.
+
+        The fraction weights the mean loss of the part: the sums over the processes, of loss and
+        gradients, are then those of the batch. Where there are fewer images than processes, one is
+        taken along with weight 0.
+        """
         part = self.part(len(targets))
         fraction = (part.stop - part.start) / len(targets)
-        if not fraction:  # fewer images than processes: one is taken along with weight 0
-            part = slice(0, 1)
-        return inputs[part], targets[part], fraction
+        mine = part if fraction else slice(0, 1)
+        return inputs[mine], targets[mine], fraction
 
     def parallel(self, model: nn.Module, sync_bn: bool) -> nn.Module:
+        """The network whose gradients are the sums over the processes."""
+        if self.size == 1:
+            return model
         if sync_bn:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         # Otherwise the gradients are summed in another order after the first step of a process, and
@@ -158,9 +129,16 @@ class Processes(World):
         return network
 
     def accuracy(self, model: nn.Module, batches: Batches, precision: str) -> float:
-        for buffer in model.buffers():  # BatchNorm's running statistics, of the main process
-            dist.broadcast(buffer, 0)
-        return super().accuracy(model, batches, precision)
+        """The percentage of images that the model, in evaluation mode, classifies correctly.
+
+        `batches` is this process's part of them.
+        """
+        if self.size > 1:
+            for buffer in model.buffers():  # BatchNorm's running statistics, of the main process
+                dist.broadcast(buffer, 0)
+        counts = torch.tensor(count_correct(model, batches, precision))
+        correct, count = self.sums(counts).tolist()
+        return 100 * correct / count
 
 
 def _sum(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
@@ -197,7 +175,7 @@ def launched(train: Callable[[Config, World], None], settings: Callable[[], Conf
             share = torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])
             torch.set_num_threads(max(1, share))
         dist.init_process_group("gloo" if config.gpu < 0 else "cpu:gloo,cuda:nccl", None, PATIENCE)
-        train(config, Processes())
+        train(config, World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])))
         dist.destroy_process_group()
 
 
