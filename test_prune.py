@@ -15,27 +15,26 @@ from typing import Any
 
 from torch import nn
 
+from utils.checkpoints.formats import check_formats, write_pruned
+from utils.checkpoints.model_file import new_model, pruned_metadata
+from utils.checkpoints.onnx_file import InputImages
+from utils.checkpoints.trained_model import TrainedModel, load_chosen
+from utils.checkpoints.widths import widths_of
 from utils.compute.device import pick_device, placed
 from utils.compute.measure import Accuracy, evaluate, zeros_by_parameter
 from utils.datasets import Dataset
-from utils.outputs.formats import check_formats, write_pruned
-from utils.outputs.model_file import new_model, pruned_metadata
-from utils.outputs.onnx_file import InputImages
-from utils.outputs.trained_model import TrainedModel, load_chosen
-from utils.outputs.widths import widths_of
 from utils.process.errors import RunError, UserError, exit_status, warn
 from utils.process.requirements import require
 from utils.process.writing import check_writable
-from utils.prune import channels_report
-from utils.prune import report as weights_report
-from utils.prune.comparison import compare
+from utils.prune.channels.measure import SlicedResult, compare_speed, random_images, sizes_of
+from utils.prune.channels.slicing import ChannelRanking
 from utils.prune.config import PruneConfig
-from utils.prune.correction import Correction, build_correction
-from utils.prune.ranking import MagnitudeRanking
-from utils.prune.recalibrate import note_stale_statistics
-from utils.prune.sliced import SlicedResult, compare_speed, random_images, sizes_of
-from utils.prune.slicing import ChannelRanking
-from utils.prune.tables import PrunedResult
+from utils.prune.corrections.correction import Correction, build_correction
+from utils.prune.corrections.recalibrate import note_stale_statistics
+from utils.prune.weights.ranking import MagnitudeRanking
+from utils.reports import channels_report, weights_report
+from utils.reports.comparison import compare
+from utils.reports.tables import PrunedResult
 from utils.settings.cli import Flags, Parser
 from utils.settings.config import Config
 from utils.settings.fields import identifying_settings, path

@@ -7,13 +7,14 @@ histogram of magnitudes to saved_logs/weight_distribution/. Needs no data set.
 
 import sys
 
+from utils.checkpoints.trained_model import TrainedModel, load_chosen
 from utils.compute.device import pick_device
 from utils.compute.measure import THRESHOLDS, count_above
-from utils.outputs.logs import TextLog, configuration_line, weights_line, write_csv
-from utils.outputs.plots import plot_distribution
-from utils.outputs.trained_model import TrainedModel, load_chosen
 from utils.process.errors import exit_status
 from utils.process.writing import check_writable
+from utils.reports.headings import heading_of
+from utils.reports.logs import TextLog, configuration_line, weights_line, write_csv
+from utils.reports.plots import plot_distribution
 from utils.settings.cli import Parser
 from utils.settings.names import TEST_SUFFIXES, results_line
 
@@ -38,7 +39,7 @@ def test(trained: TrainedModel) -> None:
     log.save()
     header = ("threshold", "above", "fraction")
     write_csv(files.weight_distribution(".csv"), header, rows)
-    plot_distribution(files.weight_distribution(".png"), model, trained.heading())
+    plot_distribution(files.weight_distribution(".png"), model, heading_of(trained))
     print("\n" + results_line(picture=files.weight_distribution(".png")))
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from constraints import Region, build_constraints, make_feasible
 from optim import SFW, ProjectedSGD
+from utils.checkpoints.model_file import new_model
 from utils.compute.device import (
     autocast,
     check_compiler,
@@ -30,9 +31,8 @@ from utils.compute.device import (
 )
 from utils.compute.measure import evaluation_batch_size
 from utils.datasets.batches import Batches
-from utils.outputs.model_file import new_model
 from utils.process.errors import exit_status
-from utils.prune.recalibrate import note_stale_statistics
+from utils.prune.corrections.recalibrate import note_stale_statistics
 from utils.settings.cli import Parser
 from utils.settings.config import Config
 from utils.train.captured_step import CapturedStep, Step

@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from machine import describe
 
 from models import build_model
+from utils.checkpoints.formats import write_pruned
+from utils.checkpoints.model_file import new_model, pruned_metadata
+from utils.checkpoints.onnx_file import InputImages
 from utils.compute.timing import time_in_turns
-from utils.outputs.formats import write_pruned
-from utils.outputs.model_file import new_model, pruned_metadata
-from utils.outputs.onnx_file import InputImages
 from utils.prune import load_pruned
-from utils.prune.ranking import MagnitudeRanking
+from utils.prune.weights.ranking import MagnitudeRanking
 from utils.settings.config import Config
 
 RATIOS = (0.9, 0.95, 0.99)

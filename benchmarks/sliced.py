@@ -19,15 +19,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from machine import describe
 
+from utils.checkpoints.formats import write_pruned
+from utils.checkpoints.model_file import new_model
+from utils.checkpoints.onnx_file import InputImages
+from utils.checkpoints.trained_model import load_model_file
 from utils.compute.device import keep_freed_memory
 from utils.compute.timing import time_in_turns
-from utils.outputs.formats import write_pruned
-from utils.outputs.model_file import new_model
-from utils.outputs.onnx_file import InputImages
-from utils.outputs.trained_model import load_model_file
 from utils.process.errors import RunError, exit_status
 from utils.process.requirements import require
-from utils.prune.slicing import ChannelRanking
+from utils.prune.channels.slicing import ChannelRanking
 from utils.settings.config import Config
 from utils.settings.fields import path
 

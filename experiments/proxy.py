@@ -28,14 +28,14 @@ from experiments.tables import accuracy_table, tuning_table
 from experiments.workers import workers
 from models import ResNet18
 from optim import LR_SCHEMES
+from utils.checkpoints.model_file import versions, write_contents
 from utils.compute.device import autocast, placed
 from utils.compute.measure import evaluate
 from utils.datasets import Dataset, load_dataset
-from utils.outputs.model_file import versions, write_contents
 from utils.process.errors import exit_status
 from utils.process.writing import atomic_write
-from utils.prune.ranking import MagnitudeRanking
-from utils.prune.recalibrate import calibration_batches, recalibrate
+from utils.prune.corrections.recalibrate import calibration_batches, recalibrate
+from utils.prune.weights.ranking import MagnitudeRanking
 from utils.settings.config import Config
 from utils.settings.fields import path
 from utils.settings.names import results_line

@@ -18,14 +18,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from models import ARCHITECTURES
 from test_prune import test
 from train_prune import train
-from utils.outputs.model_file import new_model
-from utils.outputs.trained_model import load_trained
+from utils.checkpoints.model_file import new_model
+from utils.checkpoints.trained_model import load_trained
 from utils.process.errors import RunError, UserError, exit_status, warn
 from utils.process.locks import LockedError, run_lock
-from utils.prune.comparison import compare
 from utils.prune.config import PruneConfig
-from utils.prune.correction import build_correction
-from utils.prune.report import result_files
+from utils.prune.corrections.correction import build_correction
+from utils.reports.comparison import compare
+from utils.reports.weights_report import result_files
 from utils.settings.cli import Flags, Parser
 from utils.settings.config import Config
 

@@ -17,9 +17,14 @@ BELOW = {
     "utils.datasets": {"utils.process"},
     "utils.settings": METHOD | {"utils.process", "utils.compute", "utils.datasets"},
 }
-BELOW["utils.outputs"] = BELOW["utils.settings"] | {"utils.settings"}
-BELOW["utils.prune"] = BELOW["utils.outputs"] | {"utils.outputs"}
-BELOW["utils.train"] = BELOW["utils.prune"] | {"utils.prune"}
+# The floors of utils above settings: each may import what is below it.
+for room, below in (
+    ("utils.checkpoints", "utils.settings"),
+    ("utils.prune", "utils.checkpoints"),
+    ("utils.reports", "utils.prune"),
+    ("utils.train", "utils.reports"),
+):
+    BELOW[room] = BELOW[below] | {below}
 
 
 def modules():

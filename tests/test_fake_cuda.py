@@ -13,10 +13,10 @@ from train_prune import train_step
 from utils.compute.measure import count_above, evaluate
 from utils.datasets import AUGMENTATIONS, DATASETS
 from utils.datasets.batches import Batches
-from utils.prune.allocation import ALLOCATIONS
-from utils.prune.ranking import MagnitudeRanking
-from utils.prune.recalibrate import recalibrate
-from utils.prune.repair import layers_with_weights, measure_signals, repair
+from utils.prune.corrections.recalibrate import recalibrate
+from utils.prune.corrections.repair import layers_with_weights, measure_signals, repair
+from utils.prune.weights.allocation import ALLOCATIONS
+from utils.prune.weights.ranking import MagnitudeRanking
 from utils.train.captured_step import CapturedStep
 
 

@@ -12,7 +12,7 @@ import train_prune
 from experiments import reproduce
 from utils.process.errors import RunError
 from utils.process.locks import run_lock
-from utils.prune.tables import SHOWN, read_accuracies
+from utils.reports.tables import SHOWN, read_accuracies
 from utils.settings.config import Config
 
 FLAGS = ["--data", "digits", "--archs", "Mlp", "--epoch_num", "2", "--sfw_init_iters", "2"]

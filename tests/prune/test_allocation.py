@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from utils.compute.measure import zeros_by_parameter
-from utils.prune.allocation import ALLOCATIONS, SCOPES
-from utils.prune.ranking import RATIOS, MagnitudeRanking
+from utils.prune.weights.allocation import ALLOCATIONS, SCOPES
+from utils.prune.weights.ranking import RATIOS, MagnitudeRanking
 
 
 def network(seed=0, levels=None):

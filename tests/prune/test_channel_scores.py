@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils.prune.channel_scores import SCORES
-from utils.prune.slicing import ChannelRanking
+from utils.prune.channels.scores import SCORES
+from utils.prune.channels.slicing import ChannelRanking
 
 
 def test_scores_differ_where_a_tensor_has_larger_entries():

@@ -7,7 +7,7 @@ import torch
 from runs import read_csv
 
 from models import build_model
-from utils.outputs.model_file import read_contents
+from utils.checkpoints.model_file import read_contents
 
 
 @pytest.mark.parametrize("flags", ["--repair 20", "--granularity channels"])

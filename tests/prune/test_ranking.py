@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from utils.prune import global_prune
-from utils.prune.ranking import RATIOS, MagnitudeRanking
+from utils.prune.weights.ranking import RATIOS, MagnitudeRanking
 
 
 def entries(model):

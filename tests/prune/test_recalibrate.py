@@ -9,10 +9,10 @@ from runs import read_csv
 from torch import nn
 
 from models import build_model
+from utils.checkpoints.model_file import new_model
 from utils.datasets import load_dataset
-from utils.outputs.model_file import new_model
 from utils.process.errors import UserError
-from utils.prune.recalibrate import (
+from utils.prune.corrections.recalibrate import (
     batch_norms,
     calibration_batches,
     note_stale_statistics,

@@ -8,8 +8,8 @@ from torch import nn
 
 from models import build_model
 from utils.prune import global_prune
-from utils.prune.ranking import MagnitudeRanking
-from utils.prune.repair import layers_with_weights, measure_signals, repair
+from utils.prune.corrections.repair import layers_with_weights, measure_signals, repair
+from utils.prune.weights.ranking import MagnitudeRanking
 
 
 def network(convolutional):

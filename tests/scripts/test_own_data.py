@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from runs import SCRIPTS, assert_refused, read_csv
 
+from utils.checkpoints.model_file import read_contents
 from utils.datasets.own import release_own
-from utils.outputs.model_file import read_contents
 from utils.prune import load_pruned
 
 RUN = (

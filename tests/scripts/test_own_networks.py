@@ -10,10 +10,10 @@ import pytest
 import torch
 from runs import SETTINGS, assert_refused, flags_of, main_of, outcome, read_csv
 
-from utils.outputs.model_file import read_contents
+from utils.checkpoints.model_file import read_contents
 from utils.process.errors import UserError
 from utils.prune import load_pruned
-from utils.prune.allocation import ALLOCATIONS
+from utils.prune.weights.allocation import ALLOCATIONS
 from utils.settings.config import Config
 from utils.train.loop import step_seeds
 

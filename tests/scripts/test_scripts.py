@@ -8,7 +8,7 @@ import torch
 from runs import DIGITS, RUN, SCRIPTS, assert_refused, files_in, read_csv
 
 from utils.compute.measure import THRESHOLDS
-from utils.prune.ranking import RATIOS
+from utils.prune.weights.ranking import RATIOS
 from utils.settings.config import Config
 
 EMPTIED = "warning: pruning removes all weights of "  # as may be after so few epochs

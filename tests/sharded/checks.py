@@ -27,7 +27,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from constraints import KSparsePolytope, LpBall, build_constraints, gauges, make_feasible
 from optim import SFW, ProjectedSGD, sfw_init
 from utils.prune import global_prune
-from utils.prune.ranking import MagnitudeRanking
+from utils.prune.weights.ranking import MagnitudeRanking
 
 # Shapes that two and three processes cannot share evenly, some of which leave a process nothing.
 SHAPES = [(), (7,), (5, 4), (1, 6)]

@@ -1,6 +1,6 @@
 """Pruning: ranking, allocation, corrections, reports and comparisons."""
 
-from utils.outputs.trained_model import load_pruned
-from utils.prune.ranking import global_prune
+from utils.checkpoints.trained_model import load_pruned
+from utils.prune.weights.ranking import global_prune
 
 __all__ = ["global_prune", "load_pruned"]

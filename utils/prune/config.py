@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.outputs.formats import FORMATS
+from utils.checkpoints.formats import FORMATS
 from utils.process.errors import UserError
-from utils.prune.allocation import ALLOCATIONS, SCOPES
-from utils.prune.channel_scores import SCORES
-from utils.prune.ranking import RATIOS
+from utils.prune.channels.scores import SCORES
+from utils.prune.weights.allocation import ALLOCATIONS, SCOPES
+from utils.prune.weights.ranking import RATIOS
 from utils.settings.fields import (
     COUNT,
     LARGEST_INT,

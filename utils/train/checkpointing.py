@@ -14,8 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from utils.checkpoints.model_file import (
+    DamagedFileError,
+    model_contents,
+    read_contents,
+    write_contents,
+)
 from utils.datasets.batches import Batches
-from utils.outputs.model_file import DamagedFileError, model_contents, read_contents, write_contents
 from utils.process.errors import RunError, UserError, notify, warn
 from utils.process.locks import run_lock
 from utils.process.requirements import require

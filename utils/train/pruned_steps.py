@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from models import dry_run
 from utils.process.errors import UserError
-from utils.prune.allocation import prunable
-from utils.prune.ranking import removed_entries
+from utils.prune.weights.allocation import prunable
+from utils.prune.weights.ranking import removed_entries
 from utils.settings.config import Config
 
 # What pruned steps prune to.

@@ -13,8 +13,10 @@ from constraints import Region, gauges
 from utils.compute.measure import THRESHOLDS, count_above, not_finite
 from utils.datasets import Dataset
 from utils.datasets.batches import Batches
-from utils.outputs.headings import heading
-from utils.outputs.logs import (
+from utils.process.errors import RunError, warn
+from utils.process.terminal import say
+from utils.reports.headings import heading
+from utils.reports.logs import (
     TextLog,
     configuration_line,
     decay_line,
@@ -24,9 +26,7 @@ from utils.outputs.logs import (
     train_line,
     write_csv,
 )
-from utils.outputs.plots import plot_training
-from utils.process.errors import RunError, warn
-from utils.process.terminal import say
+from utils.reports.plots import plot_training
 from utils.settings.config import Config
 from utils.settings.fields import identifying_settings
 from utils.train.board import Board

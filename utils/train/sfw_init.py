@@ -10,11 +10,11 @@ from constraints import Region
 from optim import sfw_init
 from optim.sfw_init import Report
 from utils.compute.device import autocast, network_generator
-from utils.outputs.headings import heading
-from utils.outputs.logs import TextLog, init_line, scale_line
-from utils.outputs.plots import plot_scales
 from utils.process.errors import RunError, UserError, warn
 from utils.process.terminal import say
+from utils.reports.headings import heading
+from utils.reports.logs import TextLog, init_line, scale_line
+from utils.reports.plots import plot_scales
 from utils.settings.config import Config
 from utils.settings.fields import identifying_settings
 

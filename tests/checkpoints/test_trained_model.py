@@ -1,0 +1,112 @@
+"""Models loaded for a test: settings come from the file; unknown ones are not invented."""
+
+import pytest
+import torch
+
+from utils.checkpoints.formats import write_pruned
+from utils.checkpoints.model_file import model_contents, new_model, pruned_metadata, write_contents
+from utils.checkpoints.onnx_file import InputImages
+from utils.checkpoints.trained_model import load_model_file, load_pruned, load_trained
+from utils.process.errors import UserError
+from utils.reports.headings import heading_of
+from utils.reports.logs import configuration_line
+from utils.settings.config import Config
+
+MLP = {"data": "digits", "arch": "Mlp"}
+SGD = Config(**MLP, optimizer="SGD", constraint="unconstraints", lr=0.1, mode=None, seed=3)
+
+
+def write_model(path, config):
+    write_contents(path, model_contents(new_model(config), config, 1, {}))
+
+
+@pytest.fixture
+def bare(tmp_path):
+    path = tmp_path / "authors.pt"
+    torch.save(new_model(Config(**MLP)).state_dict(), path)
+    return path
+
+
+def test_flags_that_agree_with_the_file_are_accepted(tmp_path):
+    """Each of these flags alone would be invalid beside the defaults of the others."""
+    write_model(tmp_path / "a.pt", SGD)
+    for flag in ({"constraint": "unconstraints"}, {"mode": None}, {"seed": 3}, {}):
+        trained = load_model_file(tmp_path / "a.pt", flag | {"output_dir": tmp_path})
+        assert trained.known_settings() == load_model_file(tmp_path / "a.pt", {}).known_settings()
+        assert (trained.config.optimizer, trained.config.output_dir) == ("SGD", tmp_path)
+        assert trained.files.run == SGD.run_name and not trained.unknown
+
+
+@pytest.mark.parametrize(("flag", "value", "stored"), [("lr", 1.0, "0.1"), ("seed", 0, "3")])
+def test_a_flag_that_contradicts_the_file_is_refused_though_it_is_the_default(
+    flag, value, stored, tmp_path
+):
+    write_model(tmp_path / "a.pt", SGD)
+    message = rf"--{flag} {value:g}: .*a.pt was trained with {stored}"
+    with pytest.raises(UserError, match=message):
+        load_model_file(tmp_path / "a.pt", {flag: value})
+
+
+def test_a_bare_state_dict_has_no_settings_but_those_that_the_user_gave(bare):
+    trained = load_model_file(bare, MLP | {"lr": 0.3, "test_batchsize": 50})
+    assert trained.known_settings() == MLP | {"lr": 0.3, "color_channel": 1, "image_size": 8}
+    assert configuration_line(trained.config, trained.unknown) == (
+        "Configuration Data: digits Model: Mlp Test_Batchsize: 50 Lr: 0.3 Color_Channel: 1"
+        " Image_Size: 8 Gpu: -1 Precision: fp32 Training_Settings: unknown"
+    )
+
+
+def test_a_pruned_bare_state_dict_has_no_settings_either(bare, tmp_path):
+    trained = load_model_file(bare, MLP)
+    path = tmp_path / "pruned.npz"
+    metadata = pruned_metadata(trained.config, {"sparsity": 0.5}, trained.unknown)
+    images = InputImages(1, 8, mean=(0.5,), std=(0.25,))
+    write_pruned(path, "npz", trained.model, images, metadata)
+    pruned = load_model_file(path, {})
+    assert pruned.known_settings() == MLP | {"color_channel": 1, "image_size": 8}
+    assert pruned.pruned_before == {"sparsity": 0.5}
+    given = load_model_file(path, {"seed": 7})  # contradicts nothing
+    assert given.known_settings() == MLP | {"color_channel": 1, "image_size": 8, "seed": 7}
+    with pytest.raises(UserError, match=r"--data mnist: .* was trained with digits"):
+        load_model_file(path, {"data": "mnist"})
+
+
+def test_a_bare_state_dict_does_not_pass_for_a_run(bare, tmp_path):
+    config = Config(**MLP, output_dir=tmp_path)
+    config.files.model.parent.mkdir()
+    bare.rename(config.files.model)
+    with pytest.raises(UserError, match=r"was not written by train_prune.py; .* --model_path"):
+        load_trained(config)
+    assert load_model_file(config.files.model, MLP).unknown
+
+
+def test_a_network_is_read_though_its_region_and_schedule_are_in_no_table_here(tmp_path):
+    config = Config(**MLP, constraint="box", lr_scheme="my own", from_file=True)
+    path = tmp_path / "a.pt"
+    write_model(path, config)
+    trained = load_model_file(path, {"constraint": "box"})
+    assert trained.files.run == config.run_name
+    assert heading_of(trained).title == "Mlp on digits: SFW, box, lr_scheme my own"
+    with pytest.raises(UserError, match=r"--constraint disc: .*a.pt was trained with box"):
+        load_model_file(path, {"constraint": "disc"})
+    metadata = pruned_metadata(config, {"sparsity": 0.5})
+    pruned = tmp_path / "pruned.npz"
+    write_pruned(pruned, "npz", trained.model, InputImages(1, 8, (0.5,), (0.25,)), metadata)
+    assert load_pruned(pruned).state_dict().keys() == trained.model.state_dict().keys()
+
+
+def test_a_file_cannot_name_a_region_that_leads_to_another_folder(tmp_path):
+    config = Config(**MLP)
+    contents = model_contents(new_model(config), config, 1, {})
+    contents["config"]["constraint"] = "../box"
+    write_contents(tmp_path / "a.pt", contents)
+    with pytest.raises(UserError, match=r"a.pt: holds invalid settings \(--constraint ../box"):
+        load_model_file(tmp_path / "a.pt", {})
+
+
+def test_settings_added_later_have_their_defaults(tmp_path):
+    config = Config(**MLP, output_dir=tmp_path)
+    contents = model_contents(new_model(config), config, 1, {})
+    del contents["config"]["sfw_init_iters"]
+    write_contents(config.files.model, contents)
+    assert load_trained(config).config == config

@@ -1,0 +1,299 @@
+"""Several runs in one picture and one table."""
+
+import json
+import re
+
+import pytest
+from runs import DIGITS, assert_refused
+
+from utils.checkpoints.trained_model import TrainedModel
+from utils.compute.measure import Accuracy
+from utils.prune.config import PruneConfig
+from utils.prune.weights.ranking import RATIOS
+from utils.reports.comparison import heading_of, labels_of, read_curves
+from utils.reports.tables import PrunedResult, write_settings, write_tables
+from utils.settings.config import Config
+from utils.settings.names import RunFiles
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes what test_prune.py would: table(name, accuracy, **settings) gives the table's path.
+
+    Accuracies are in percent, or Accuracy; `corrected` is that after a correction.
+    """
+
+    def write(name, accuracy=90.0, prune=None, corrected=None, known=None, before=None, **settings):
+        config, prune = Config(**settings), PruneConfig(**(prune or {}))
+        files = RunFiles(tmp_path, name)
+        unknown = frozenset() if known is None else frozenset(vars(config)) - set(known)
+        trained = TrainedModel(None, config, files, f"{name}.pt", unknown, before)
+        write_settings(trained, prune, files)
+        columns = {"accuracy": accuracy, prune.correction_column: corrected}
+        accuracies = {
+            column: value if isinstance(value, Accuracy) else Accuracy(value)
+            for column, value in columns.items()
+            if value is not None
+        }
+        results = [PrunedResult(r, 1, 2, {"w": 1}, accuracies) for r in prune.ratios]
+        write_tables(prune, results, {"w": 2}, files)
+        return files.prune_test(".csv")
+
+    return write
+
+
+def labels(*tables):
+    return labels_of([read_curves(path)[-1] for path in tables])
+
+
+def test_runs_are_labelled_by_what_differs(table):
+    sgd = dict(optimizer="SGD", constraint="unconstraints", lr=0.1, mode=None)
+    assert labels(table("a", seed=3), table("b", seed=3, tau=5.0)) == ["tau=15", "tau=5"]
+    assert labels(table("a"), table("b", **sgd)) == [
+        "SFW k_sparse_constraints",
+        "SGD unconstraints",
+    ]
+    pruned = table("c", prune=dict(allocation="lamp", bn_recalibrate=9), corrected=91.0)
+    assert labels(table("a", arch="Mlp"), pruned) == [
+        "Mlp",
+        "ResNet18 allocation=lamp bn_recalibrate=9",
+    ]
+
+
+def test_runs_in_a_region_that_is_in_no_table_here_are_compared(table):
+    own = table("a", constraint="box", from_file=True), table("b")
+    assert labels(*own) == ["box", "k_sparse_constraints"]
+
+
+def test_names_that_begin_alike_are_not_cut_in_the_middle(table):
+    ratios = table("a_ratios=0.5", prune={"ratios": (0.5,)})
+    repaired = table("a_repair=9", prune={"ratios": (0.5,), "repair": 9}, corrected=95.0)
+    curves = [*read_curves(ratios), *read_curves(repaired)]
+    same = "cifar10 ResNet18 SFW k_sparse_constraints"
+    assert labels_of(curves) == [f"{same} (ratios=0.5)", f"{same} (repair=9)", "repair=9"]
+
+
+def test_tables_of_channels_are_left_out_of_a_comparison(table, quick, tmp_path):
+    weights, channels = table("a"), table("b")
+    channels.write_text("ratio,multiply_adds,accuracy\n0,9,90\n")
+    status, out, err = quick(
+        "test_prune.py", "--compare", weights, channels, "--output_dir", tmp_path
+    )
+    assert (status, err) == (
+        0,
+        f"warning: {channels}: is of --granularity channels, and left out\n",
+    )
+    assert out.count("cifar10 ResNet18") == 1
+    result = quick("test_prune.py", "--compare", channels, "--output_dir", tmp_path)
+    assert_refused(result, "b.csv: is of --granularity channels; --compare takes tables of pruned")
+
+
+def test_ratios_that_tell_runs_apart_are_shown_whole(table):
+    several = table("a_ratios=0.1,0.9", prune={"ratios": (0.1, 0.9)})
+    fewer = table("a_ratios=0.5", prune={"ratios": (0.5,)})
+    same = "cifar10 ResNet18 SFW k_sparse_constraints"
+    assert labels(several, fewer) == [f"{same} (ratios=0.1,0.9)", f"{same} (ratios=0.5)"]
+    assert labels(table("a"), fewer) == [same, f"{same} (ratios=0.5)"]
+
+
+def test_a_comparison_is_headed_by_what_its_curves_have_in_common(table):
+    lamp = {"allocation": "lamp"}
+    paths = table("a", epoch_num=3, prune=lamp), table("b", epoch_num=3, tau=5.0, prune=lamp)
+    above = heading_of([curve for path in paths for curve in read_curves(path)])
+    assert above.title == "ResNet18 on CIFAR-10: SFW, K-sparse polytope, 3 epochs, allocation lamp"
+    assert "tau" not in above.settings and "momentum" in above.settings
+
+
+def test_what_does_not_change_a_result_is_no_label(table):
+    paths = table("a", test_batchsize=7, resume="never"), table("b", tau=5.0, seed=1)
+    assert labels(*paths) == ["tau=15", "tau=5"]
+
+
+def test_runs_that_differ_in_the_seed_alone_share_a_label(table):
+    paths = table("a"), table("b", tau=5.0, seed=2), table("c", seed=1)
+    assert labels(*paths) == ["tau=15, 2 seeds", "tau=5", "tau=15, 2 seeds"]
+    same = "cifar10 ResNet18 SFW k_sparse_constraints, 2 seeds"
+    assert labels(*paths[::2]) == [same, same]
+
+
+def test_a_model_that_was_pruned_before_is_no_other_seed_of_a_dense_one(table):
+    paths = table("a"), table("b", seed=1, before={"sparsity": 0.9, "accuracy": 80.0})
+    assert labels(*paths) == ["cifar10 ResNet18 SFW k_sparse_constraints", "pruned_before=0.9"]
+
+
+def test_the_channels_of_a_data_set_are_no_label(table):
+    assert labels(table("a", data="mnist"), table("b")) == ["mnist", "cifar10"]
+
+
+def test_runs_of_the_same_settings_and_seed_are_distinguished_by_their_names(table):
+    paths = table("run_one"), table("run_two"), table("three", tau=5.0)
+    assert labels(*paths) == ["tau=15 (one)", "tau=15 (two)", "tau=5"]
+
+
+def test_a_model_of_unknown_settings_is_labelled_by_the_name_of_its_file(table):
+    known = {"data", "arch", "color_channel"}
+    authors, other = table("authors", known=known), table("other", known={*known, "lr"}, lr=0.5)
+    assert labels(authors, other) == ["authors", "other"]
+    assert labels(authors, table("a", tau=5.0), table("b")) == ["authors", "tau=5", "tau=15"]
+    pruned = table("c", known=known, prune=dict(allocation="lamp"))
+    assert labels(authors, pruned) == ["authors", "c allocation=lamp"]
+
+
+def test_one_picture_and_one_table_are_made(quick, table, tmp_path):
+    tables = (
+        table("a", 91.25),
+        table("c", 90, seed=1),
+        table("b", 85.5, dict(bn_recalibrate=9), corrected=88.0, tau=5.0),
+    )
+    status, out, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
+    assert (status, err) == (0, "")
+    (path,) = (tmp_path / "saved_logs" / "comparison").glob("*.md")
+    assert path.read_text() in out
+    rows = path.read_text().splitlines()[2:]
+    assert [row.split(" | ")[:2] for row in rows] == [
+        ["| tau=15, 2 seeds", "90.62 (90.00 to 91.25)"],
+        ["| tau=5", "85.50"],
+        ["| tau=5 bn_recalibrate=9", "88.00"],
+    ]
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    names = f"picture: {path.stem}.png, table: {path.name}"
+    assert out.endswith(f"\nResults: {path.parent}/ ({names})\n")
+
+
+def test_a_network_is_drawn_once_though_several_tables_have_it(quick, table, tmp_path):
+    tables = table("a"), table("b", prune=dict(repair=9), corrected=80.0)
+    status, out, _ = quick("test_prune.py", "--compare", *tables, *tables, "--output_dir", tmp_path)
+    assert status == 0
+    assert len(re.findall("^[|] .* 90.00 ", out, re.M)) == 1
+    assert len(re.findall("^[|] repair=9 .* 80.00 ", out, re.M)) == 1
+
+
+def test_accuracies_of_outputs_that_are_not_finite_are_marked(quick, table, tmp_path):
+    tables = [
+        table("a", Accuracy(90.0, 3)),
+        table("b", Accuracy(None, 9), tau=5.0),
+        table("c", 80.0, tau=4.0),
+        table("d", Accuracy(None, 9), tau=4.0, seed=1),
+    ]
+    status, out, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
+    assert status == 0, err
+    cells = [line.split(" | ")[1] for line in out.splitlines() if line.startswith("| tau=")]
+    assert cells == ["90.00, some not finite", "not finite", "not finite in 1 of 2 runs"]
+
+
+def test_tables_of_one_name_in_several_folders_are_all_drawn(quick, table, tmp_path):
+    tables = []
+    for folder, accuracy in (("run", 90.0), ("run_", 80.0)):
+        (tmp_path / folder).mkdir()
+        path = table("x", accuracy)
+        tables.append(tmp_path / folder / "x.csv")
+        for suffix in (".csv", ".json"):
+            path.with_suffix(suffix).rename(tables[-1].with_suffix(suffix))
+    for order in (tables, tables[::-1]):
+        status, out, _ = quick("test_prune.py", "--compare", *order, "--output_dir", tmp_path)
+        assert status == 0 and " 90.00 " in out and " 80.00 " in out
+
+
+def test_tables_of_own_ratios_are_compared_at_those_that_all_have(quick, table, tmp_path):
+    tables = [table(f"run{i}", tau=i + 1.0, prune=dict(ratios=(0.5, 0.995, i / 9))) for i in (1, 2)]
+    tables.append(table("old", prune=dict(ratios=(0.5, 0.995, *RATIOS))))
+    status, out, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
+    assert status == 0, err
+    assert "| weights removed | 50% | 99.5% |\n" in out
+    tables.append(table("other", prune=dict(ratios=(0.7,))))
+    result = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path / "new")
+    assert_refused(result, "--compare: the tables have no sparsity in common")
+
+
+def test_tables_that_state_no_ratios_have_the_nineteen(quick, table, tmp_path):
+    path = table("a").with_suffix(".json")
+    settings = json.loads(path.read_text())
+    del settings["ratios"]  # as before --ratios
+    path.write_text(json.dumps(settings))
+    result = quick("test_prune.py", "--compare", path.with_suffix(".csv"), "--output_dir", tmp_path)
+    assert result[0] == 0 and "| 97% | 98% | 99% |" in result[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (".", "cannot be read (Is a directory)"),
+        ("/", "cannot be read (Is a directory)"),
+        ("", "--compare: is empty"),
+    ],
+)
+def test_a_folder_is_no_table(path, message, quick):
+    assert_refused(quick("test_prune.py", "--compare", path), message)
+
+
+def test_many_runs_are_compared(quick, table, tmp_path):
+    tables = [table(f"run{i}", 50 + i, tau=i + 1.0) for i in range(25)]
+    status, _, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
+    assert (status, err) == (0, "")
+
+
+def test_tables_that_test_prune_wrote_are_compared(quick, trained):
+    flags = (*DIGITS, "--output_dir", trained)
+    for allocation in ("global", "uniform"):
+        quick("test_prune.py", *flags, "--allocation", allocation)
+    tables = (trained / "saved_logs" / "SFW_prune_test").glob("*.csv")
+    status, out, _ = quick("test_prune.py", "--compare", *tables, "--output_dir", trained)
+    assert status == 0
+    assert "| allocation=global |" in out and "| allocation=uniform |" in out
+
+
+def change_settings(**changed):
+    def spoil(path):
+        path = path.with_suffix(".json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), "a.csv: cannot be read (No such file"),
+        (
+            lambda path: path.with_suffix(".json").unlink(),
+            "a.csv: has no a.json beside it, and so its settings are unknown; run test_prune.py",
+        ),
+        (lambda path: path.with_suffix(".json").write_text(""), "a.json: does not hold the"),
+        (lambda path: path.with_suffix(".json").write_text("[1]"), "a.json: does not hold the"),
+        (lambda path: path.with_suffix(".json").write_bytes(b"\xff"), "a.json: does not hold the"),
+        (change_settings(training={"tau": -1}), "a.json: holds invalid settings (--tau -1"),
+        (change_settings(training={"other": 1}), "a.json: does not hold the settings of a run"),
+        (change_settings(training=3), "a.json: does not hold the settings of a run"),
+        (change_settings(training={"seed": 1}), "a.json: does not hold the settings of a run"),
+        (change_settings(pruned_before=3), "a.json: does not hold the settings of a run"),
+        (change_settings(pruning={"repair": -1}), "a.json: holds invalid settings (--repair -1"),
+        (change_settings(other=1), "a.json: does not hold the settings of a run"),
+        (lambda path: path.write_text(""), "a.csv: is no table of accuracies"),
+        (lambda path: path.write_text("threshold,above\n1,2\n"), "is no table of accuracies"),
+        (
+            lambda path: path.write_text("sparsity,accuracy\n0,90\n"),
+            "a.csv: has no row of sparsity 0.1, which its settings name; run test_prune.py again",
+        ),
+        (change_settings(ratios=[2]), "a.json: holds invalid settings (--ratios 2"),
+        (change_settings(ratios=3), "a.json: does not hold the settings of a run"),
+        (lambda path: path.write_bytes(b"\xff\xfe\0"), "is no table of accuracies"),
+        (lambda path: path.write_text("x" * 200_000), "is no table of accuracies"),
+        (
+            lambda path: path.write_text(path.read_text().replace("90.0", "nan")),
+            "is no table of accuracies",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(spoil, message, quick, table, tmp_path):
+    path = table("a")
+    spoil(path)
+    result = quick("test_prune.py", "--compare", table("b"), path, "--output_dir", tmp_path / "new")
+    assert_refused(result, message)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("flag", ["--seed 1", "--repair 1", "--model_path x.pt"])
+def test_other_flags_beside_compare_are_refused(flag, quick, table):
+    result = quick("test_prune.py", "--compare", table("a"), *flag.split())
+    name = flag.split()[0]
+    assert_refused(result, f"error: {name}: --compare takes the settings from the files")

@@ -1,1 +1,0 @@
-"""Files that a run writes: models, pruned models, logs and pictures."""

@@ -1,0 +1,1 @@
+"""Slicing: which channels can be cut out together, what they are worth, and cutting them out."""

@@ -1,0 +1,112 @@
+"""Slicing: channels are cut out of a network, which leaves a smaller dense one."""
+
+from bisect import bisect_left
+from math import gcd
+
+import torch
+from torch import Tensor, nn
+
+from utils.compute.measure import multiply_adds
+from utils.process.errors import UserError, notify
+from utils.prune.channels.graph import Unit, coupled_groups, cut_out, reason, refusal
+from utils.prune.channels.scores import SCORES, squared_norms
+from utils.prune.weights.allocation import ALLOCATIONS
+
+
+class ChannelRanking:
+    """The units of a network's channels in the order in which they are cut out.
+
+    `score`, a key of SCORES, says what a unit is worth, and `allocation`, a key of ALLOCATIONS, how
+    units of different groups compare. No layer is emptied: the best unit of each dimension stays.
+    With `round_to` a group keeps a number of channels that is a multiple of it, or all. The
+    network's outputs stay, and so do channels without which it does not run. `images` is a batch of
+    at least two.
+
+    Raises UserError for a network of which nothing can be cut out. Needs torch-pruning.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        allocation: str = "global",
+        score: str = "relative",
+        round_to: int = 1,
+    ) -> None:
+        self.model, self.images = model.eval(), images
+        groups = [group for group in coupled_groups(model, images) if len(group) > 1]
+        self.groups = self._those_that_can_be_cut(groups)
+        ranked: list[tuple[float, int]] = []
+        for number, group in enumerate(self.groups):
+            worth, order = SCORES[score](squared_norms(model, group)).sort(stable=True)
+            units = [group[i] for i in order.tolist()]
+            scores = ALLOCATIONS[allocation](worth).tolist()
+            best = {dimension: i for i, unit in enumerate(units) for dimension in unit}
+            kept = set(best.values())
+            ranked += [(value, number) for i, value in enumerate(scores) if i not in kept]
+            others = [unit for i, unit in enumerate(units) if i not in kept]
+            group[:] = [*others, *(units[i] for i in sorted(kept))]
+        self.order = [number for _, number in sorted(ranked)]
+        self.steps = [_step(group, round_to) for group in self.groups]
+        self.dense_multiply_adds = multiply_adds(model, images)
+        self.fractions: dict[int, float] = {}  # those that are known
+        try:
+            self.fraction(len(self.order))
+        except Exception as error:
+            raise refusal(f"it does not run when it is narrow ({reason(error)})") from None
+        if not self.fraction(len(self.order)):
+            raise UserError(
+                f"--round_to {round_to}: then all layers keep all channels; give a smaller number"
+            )
+
+    def _those_that_can_be_cut(self, groups: list[list[Unit]]) -> list[list[Unit]]:
+        """The groups without any unit of which the network runs, and has the same outputs."""
+        possible, fixed = [], []
+        with torch.no_grad():
+            shape = self.model(self.images).shape
+            for group in groups:
+                try:
+                    squared_norms(self.model, group)
+                    if cut_out(self.model, group[:1])(self.images).shape == shape:
+                        possible.append(group)
+                except Exception:  # whatever the network's own code raises
+                    fixed += [dimension.layer for dimension in group[0]]
+        if not possible:
+            raise refusal("no channels can be cut out")
+        if fixed:
+            names = ", ".join(dict.fromkeys(fixed))
+            notify(f"all channels stay of {names}: the network does not run with fewer of them")
+        return possible
+
+    def cut(self, count: int) -> nn.Module:
+        """A copy of the network without the first `count` units, less what rounding keeps."""
+        removed = [0] * len(self.groups)
+        for number in self.order[:count]:
+            removed[number] += 1
+        units: list[Unit] = []
+        for group, lost, step in zip(self.groups, removed, self.steps, strict=True):
+            left = min(-(-(len(group) - lost) // step) * step, len(group))
+            units += group[: len(group) - left]
+        return cut_out(self.model, units)
+
+    def fraction(self, count: int) -> float:
+        """The fraction of the multiply-adds that the network loses with these units."""
+        if count not in self.fractions:
+            left = multiply_adds(self.cut(count), self.images)
+            self.fractions[count] = 1 - left / self.dense_multiply_adds
+        return self.fractions[count]
+
+    def slice(self, ratio: float) -> tuple[nn.Module, float]:
+        """A copy that has lost at least this fraction of the multiply-adds, and the fraction.
+
+        It loses as few units as possible, or all that can be lost where that is not enough.
+        """
+        counts = range(len(self.order) + 1)
+        count = min(bisect_left(counts, ratio, key=self.fraction), len(self.order))
+        return self.cut(count), self.fraction(count)
+
+
+def _step(group: list[Unit], round_to: int) -> int:
+    """By how many units the group can shrink so that layers keep multiples of `round_to`."""
+    channels = min(len(channels) for channels in group[0].values())
+    return round_to // gcd(round_to, channels)

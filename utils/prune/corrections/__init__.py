@@ -1,0 +1,1 @@
+"""Corrections of a pruned network with unlabelled training images."""

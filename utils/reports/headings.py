@@ -1,0 +1,73 @@
+"""What stands above a picture, for people to read, and in small letters below it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from utils.checkpoints.trained_model import TrainedModel
+from utils.settings.config import NAMED_ALWAYS, defaults_beside
+from utils.settings.fields import differing
+from utils.settings.names import percent, plain
+
+# Values and settings in words; others stand as the command line has them.
+WORDS = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "mnist": "MNIST",
+    "svhn": "SVHN",
+    "tiny": "Tiny-ImageNet",
+    "k_sparse_constraints": "K-sparse polytope",
+    "l2_constraints": "L2 ball",
+    "unconstraints": "no region",
+}
+PHRASES = {"epoch_num": "{} epochs", "train_batchsize": "batches of {}", "sfw_init": "SFW-Init"}
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The title of a picture, and all settings behind it."""
+
+    title: str
+    settings: str = ""
+
+
+def heading(
+    training: Mapping[str, Any],
+    further: Mapping[str, Any] = MappingProxyType({}),
+    remarks: Sequence[str] = (),
+) -> Heading:
+    """The heading of a picture of one run, or of several with these settings in common.
+
+    `training` has settings that identify a run, by name. The title has the network, the data set
+    and the method, then the settings that are not at their defaults, then the `further` settings
+    and the `remarks`. What is missing in `training` differs between the runs or is unknown.
+    """
+    parts = [_words(training[name]) for name in ("optimizer", "constraint") if name in training]
+    shown = differing(training, defaults_beside(training)) | dict(further)
+    parts += [_phrase(name, value) for name, value in shown.items() if name not in NAMED_ALWAYS]
+    parts += remarks
+    arch = training.get("arch", "several networks")
+    subject = f"{arch} on {_words(training.get('data', 'several data sets'))}"
+    title = f"{subject}: {', '.join(parts)}" if parts else subject
+    listed = {n: v for n, v in {**training, **further}.items() if n != "own_data"}
+    settings = (f"{name} {plain(value)}" for name, value in listed.items())
+    return Heading(title, ",  ".join(text.replace(" ", "\u00a0") for text in settings))
+
+
+def heading_of(trained: TrainedModel, pruning: Mapping[str, Any] = MappingProxyType({})) -> Heading:
+    """The heading of a picture of the model, pruned with these settings if there are some."""
+    remarks = []
+    if trained.pruned_before is not None and "sparsity" in trained.pruned_before:
+        remarks.append(f"pruned before to {percent(trained.pruned_before['sparsity'])} %")
+    if trained.unknown:
+        remarks.append(f"{trained.source}, whose training settings are unknown")
+    return heading(trained.known_settings(), pruning, remarks)
+
+
+def _words(value: Any) -> str:
+    return WORDS.get(value, str(value))
+
+
+def _phrase(name: str, value: Any) -> str:
+    return PHRASES.get(name, f"{name} {{}}").format(plain(value))
