@@ -45,6 +45,17 @@ class BranchOnImages(nn.Module):
         return 2 * logits if logits.sum() > 0 else logits
 
 
+class SqueezesOne(nn.Module):
+    """The logits of a single image lose their first dimension."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(64, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.out(images.flatten(1)).squeeze()
+
+
 class HalfBuffer(nn.Module):
     """Buffers of types that NumPy lacks, or that float32 does not hold."""
 

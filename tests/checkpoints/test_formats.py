@@ -140,6 +140,15 @@ def test_a_file_that_gives_another_network_is_not_kept(name, tmp_path):
     assert path.read_text() == "an earlier file" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_network_that_takes_no_single_image_has_no_onnx_file(tmp_path):
+    """It returns no (batch, classes) for one image, but is right for any batch of the test."""
+    model, metadata = own_network("SqueezesOne")
+    write_pruned(tmp_path / "a.npz", "npz", model, GREY, metadata)
+    with pytest.raises(ValueError, match=r"shape \(10,\), .*; both must be \(batch, 10\)"):
+        write_pruned(tmp_path / "a.onnx", "onnx", model, GREY, metadata)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
 def test_types_that_numpy_lacks_come_back_in_the_network(tmp_path):
     model, metadata = own_network("HalfBuffer")
     write_pruned(tmp_path / "a.npz", "npz", model, GREY, metadata)
