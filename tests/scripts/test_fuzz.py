@@ -15,7 +15,8 @@ from runs import DIGITS, FLAGS, SCRIPTS, assert_refused, main_of, outcome
 
 from utils.datasets import load_dataset
 from utils.process.errors import UserError
-from utils.prune.config import SETTINGS
+from utils.prune.config import DEFAULTS
+from utils.settings.config import FIELDS
 
 EXAMPLES = int(os.environ.get("EXAMPLES", 60))  # of each test; more by hand
 
@@ -99,7 +100,8 @@ def test_a_changed_data_set_is_read_or_refused(mutate, tmp_path, write_npz):
         load_dataset("mnist", tmp_path)
 
 
-NAMES = [f"--{name}" for name in SETTINGS]
+NAMES = [f"--{name}" for name, f in FIELDS.items() if f.metadata["group"]]
+NAMES += [f"--{name}" for name in DEFAULTS]
 VALUES = st.one_of(
     st.sampled_from(
         [

@@ -183,7 +183,7 @@ def test_two_runs_with_one_seed_agree_bit_for_bit(data, quick, tmp_path, write_n
         "--k_sparseness 1000000 --k_frac 1 --test_batchsize 1000",
         "--sfw_init 1 --sfw_init_iters 3",
         "--sfw_init 1 --sfw_init_iters 3 --constraint l2_constraints --precision bf16",
-        "--sfw_init 1 --sfw_init_iters 3 --optimizer SGD --constraint k_sparse_constraints"
+        "--sfw_init 1 --sfw_init_iters 3 --optimizer SGD --constraint l2_constraints"
         " --train_batchsize 1",
     ],
 )

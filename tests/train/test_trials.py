@@ -129,7 +129,7 @@ def test_a_schedule_that_is_wrong_is_refused(message, monkeypatch):
 
 def test_a_rate_above_1_is_for_sgd_and_for_a_small_lr(monkeypatch):
     monkeypatch.setitem(LR_SCHEMES, "own", of_length(3, 2))
-    for settings in ({"optimizer": "SGD"}, {"lr": 0.5}):
+    for settings in ({"optimizer": "SGD", "lr": 1.0}, {"lr": 0.5}):
         check_schedule(Config(lr_scheme="own", **settings), steps=3)
 
 
