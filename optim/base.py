@@ -6,7 +6,7 @@ import math
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,39 +15,11 @@ from torch.optim import Optimizer
 
 from constraints import Region
 from constraints.sharding import assign, is_sharded, refuse_unknown, whole
+from optim.tensor_step import TensorStep
 
 # Radii with a smaller relative difference count as equal: they are computed from initial norms,
 # which other machines round differently.
 RADIUS_TOLERANCE = 1e-5
-
-
-@dataclass(slots=True)
-class TensorStep:
-    """One parameter's part in a step.
-
-    `theta` is what moves: the parameter, or its float32 copy if the parameter has fewer digits.
-    `gradient`, whose sign is such that the step descends, and `momentum_buffer` have the shape and
-    type of `theta`. `momentum` is 0 at the parameter's first step, so that the buffer becomes the
-    gradient, and the group's value after that. `group` holds the other options.
-    """
-
-    param: Tensor
-    theta: Tensor
-    gradient: Tensor
-    momentum_buffer: Tensor
-    momentum: float
-    region: Region
-    group: dict[str, Any]
-    alpha: float | Tensor | None = None  # of SFW, once the step is taken
-
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.theta, self.gradient, self.momentum_buffer
-
-    def decayed_gradient(self) -> Tensor:
-        """The gradient with weight decay."""
-        decay = self.group["weight_decay"]
-        return self.gradient.add(self.theta, alpha=decay) if decay else self.gradient
 
 
 class ConstrainedOptimizer(Optimizer):
@@ -106,10 +78,7 @@ class ConstrainedOptimizer(Optimizer):
         present = self.__dict__.get("param_groups")  # None while unpickling
         if present is not None:
             for i, (group, ours) in enumerate(zip(state["param_groups"], present, strict=True)):
-                if group.get("optimizer") != self.kind:
-                    raise ValueError(f"the state is not of {self.kind} but of {_kind_of(group)}")
-                _check_same_names(group, ours, i)
-                _check_same_regions(group["constraints"], ours["constraints"], i)
+                _check_fits(group, ours, i)
                 group["constraints"] = ours["constraints"]
         super().__setstate__(state)
 
@@ -284,11 +253,6 @@ def _laid_out_like(p: Tensor, x: Tensor) -> Tensor:
     return copy if copy.stride() == p.stride() else x  # parameters with gaps in memory
 
 
-def zero_or_nan(x: Tensor) -> Tensor:
-    """0, or NaN if an entry of `x` is infinite or NaN; without waiting for the device."""
-    return torch.linalg.vector_norm(x, math.inf) * 0
-
-
 @functools.cache
 def _working_type(dtype: torch.dtype) -> torch.dtype:
     """The type in which steps on parameters are computed: their own, but at least float32."""
@@ -310,31 +274,26 @@ def _is_zero(lr: float | Tensor) -> bool:
     return (not isinstance(lr, Tensor) or lr.is_cpu) and float(lr) == 0
 
 
-def _kind_of(group: dict[str, Any]) -> str:
-    """Which optimizer a loaded parameter group is of, as far as the group tells."""
-    options = ", ".join(sorted(group.keys() - {"params", "param_names"}))
-    return group.get("optimizer", f"an optimizer with the options {options}")
-
-
-def _check_same_names(saved: dict[str, Any], present: dict[str, Any], group: int) -> None:
-    """Raise ValueError if two groups with names of parameters have other names."""
-    if "param_names" in saved and "param_names" in present:
-        pairs = zip(saved["param_names"], present["param_names"], strict=True)
-        for i, (theirs, ours) in enumerate(pairs):
-            if theirs != ours:
+def _check_fits(saved: dict[str, Any], ours: dict[str, Any], number: int) -> None:
+    """Raise ValueError if a loaded group is of another optimizer, other parameters or regions."""
+    if saved.get("optimizer") != ours["optimizer"]:
+        options = ", ".join(sorted(saved.keys() - {"params", "param_names"}))
+        theirs = saved.get("optimizer", f"an optimizer with the options {options}")
+        raise ValueError(f"the state is not of {ours['optimizer']} but of {theirs}")
+    if "param_names" in saved and "param_names" in ours:
+        for i, names in enumerate(zip(saved["param_names"], ours["param_names"], strict=True)):
+            if names[0] != names[1]:
                 raise ValueError(
                     f"the state is of other parameters, or of these in another order: parameter {i}"
-                    f" of group {group} is {theirs!r} there and {ours!r} here"
+                    f" of group {number} is {names[0]!r} there and {names[1]!r} here"
                 )
-
-
-def _check_same_regions(saved: Sequence[dict], regions: Sequence[Region], group: int) -> None:
-    """Raise ValueError if `saved`, the descriptions in a state dict, are not those of `regions`."""
-    for i, (theirs, region) in enumerate(zip(saved, regions, strict=True)):
-        ours = region.describe()
-        alike = {**theirs, "radius": 0} == {**ours, "radius": 0}
-        if not (alike and math.isclose(theirs["radius"], ours["radius"], rel_tol=RADIUS_TOLERANCE)):
+    for i, (theirs, region) in enumerate(
+        zip(saved["constraints"], ours["constraints"], strict=True)
+    ):
+        own = region.describe()
+        alike = {**theirs, "radius": 0} == {**own, "radius": 0}
+        if not (alike and math.isclose(theirs["radius"], own["radius"], rel_tol=RADIUS_TOLERANCE)):
             raise ValueError(
-                f"the state is of other regions: constraint {i} of group {group} is {theirs} there"
-                f" and {ours} here"
+                f"the state is of other regions: constraint {i} of group {number} is {theirs} there"
+                f" and {own} here"
             )

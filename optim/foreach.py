@@ -14,7 +14,7 @@ from torch import Tensor
 
 from constraints import Region
 from constraints.tensors import l2_norm
-from optim.base import TensorStep
+from optim.tensor_step import TensorStep
 
 
 def rescaling(s: TensorStep) -> float | None:
@@ -34,13 +34,22 @@ def plain_step(steps: Iterable[TensorStep]) -> None:
 
 def move_to_vertices(steps: Sequence[TensorStep]) -> None:
     """Move each `theta` in place, when the momentum buffers have been advanced."""
-    m = [s.momentum_buffer for s in steps]
+    theta, m = [s.theta for s in steps], [s.momentum_buffer for s in steps]
     v = vertices([s.region for s in steps], m)
-    sizes = distances = None
-    if any(rescaling(s) is None for s in steps):
-        sizes = _norms(m)
-        distances = _norms(torch._foreach_sub([s.theta for s in steps], v))
-    move(steps, v, torch._foreach_mul(torch._foreach_norm(m, torch.inf), 0.0), sizes, distances)
+    gammas = [rescaling(s) for s in steps]
+    if None in gammas:
+        gammas = _ratios(_norms(m), _norms(torch._foreach_sub(theta, v)))
+    # 0, or NaN where an entry of m is infinite or NaN, which is to be seen in all of theta.
+    broken = torch._foreach_mul(torch._foreach_norm(m, torch.inf), 0.0)
+    alphas = torch._foreach_add(broken, gammas)
+    lr = steps[0].group["lr"]
+    on_device = isinstance(lr, Tensor) and not lr.is_cpu
+    torch._foreach_mul_(alphas, lr.reshape(()) if on_device else float(lr))
+    torch._foreach_clamp_min_(alphas, 0.0)
+    torch._foreach_clamp_max_(alphas, 1.0)
+    torch._foreach_lerp_(theta, v, alphas)
+    for s, alpha in zip(steps, alphas, strict=True):
+        s.alpha = alpha
 
 
 def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -67,32 +76,6 @@ def advance(steps: Sequence[TensorStep]) -> None:
         torch._foreach_lerp_(m, gradients, 1 - momentum)
     else:
         torch._foreach_copy_(m, gradients)
-
-
-def move(
-    steps: Sequence[TensorStep],
-    v: Sequence[Tensor],
-    broken: Sequence[Tensor],
-    sizes: Sequence[Tensor] | None,
-    distances: Sequence[Tensor] | None,
-) -> None:
-    """Move each `theta` towards its vertex, in place.
-
-    `broken` is 0 for each m, but NaN where an entry is infinite or NaN, which is to be seen in all
-    of theta. `sizes` and `distances` are ||m|| and ||theta - v||, if gamma depends on them.
-    """
-    gammas = [rescaling(s) for s in steps]
-    if None in gammas:
-        gammas = _ratios(sizes, distances)
-    alphas = torch._foreach_add(broken, gammas)
-    lr = steps[0].group["lr"]
-    on_device = isinstance(lr, Tensor) and not lr.is_cpu
-    torch._foreach_mul_(alphas, lr.reshape(()) if on_device else float(lr))
-    torch._foreach_clamp_min_(alphas, 0.0)
-    torch._foreach_clamp_max_(alphas, 1.0)
-    torch._foreach_lerp_([s.theta for s in steps], v, alphas)
-    for s, alpha in zip(steps, alphas, strict=True):
-        s.alpha = alpha
 
 
 def _ratios(sizes: Sequence[Tensor], distances: Sequence[Tensor]) -> Sequence[Tensor]:

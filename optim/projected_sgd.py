@@ -1,12 +1,15 @@
 """Projected stochastic gradient descent."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from constraints import Region
-from optim.base import ConstrainedOptimizer, TensorStep, zero_or_nan
+from optim.base import ConstrainedOptimizer
+from optim.tensor_step import TensorStep
 
 
 class ProjectedSGD(ConstrainedOptimizer):
@@ -46,7 +49,9 @@ class ProjectedSGD(ConstrainedOptimizer):
         for s in steps:
             _descend(s)
             projected = s.region.euclidean_project(s.theta)
-            s.theta.copy_(projected.add_(zero_or_nan(s.momentum_buffer)))
+            # 0, or NaN if an entry of m is infinite or NaN; without waiting for the device.
+            broken = torch.linalg.vector_norm(s.momentum_buffer, math.inf) * 0
+            s.theta.copy_(projected.add_(broken))
 
 
 def _descend(s: TensorStep) -> None:

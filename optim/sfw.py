@@ -10,8 +10,9 @@ from torch import Tensor
 
 from constraints import Region
 from optim import cuda
-from optim.base import ConstrainedOptimizer, TensorStep
+from optim.base import ConstrainedOptimizer
 from optim.foreach import plain_step, rescaling
+from optim.tensor_step import TensorStep
 
 if TYPE_CHECKING:
     from optim.cpu.step import CpuStep

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from constraints import GradientVertex, Region
 from constraints.tensors import is_local
-from optim.base import TensorStep
 from optim.cpu import kernels
 from optim.foreach import move_to_vertices
+from optim.tensor_step import TensorStep
 
 # For smaller tensors a second thread, or a sample, costs more time than it saves.
 PARALLEL_FROM, SAMPLE_FROM = 1 << 18, 1 << 13

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from constraints import KSparsePolytope, Region, SignVertex
-from optim.base import TensorStep
 from optim.cuda.layout import channels_last
 from optim.foreach import plain_step
+from optim.tensor_step import TensorStep
 
 # The most entries of a tensor that the kernels can count.
 MOST_ENTRIES = 2**31 - 2**16

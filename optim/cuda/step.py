@@ -39,9 +39,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optim.base import TensorStep
 from optim.cuda import kernels
 from optim.cuda.layout import channels_last
+from optim.tensor_step import TensorStep
 
 # Entries of a block; blocks that a tensor's program looks at together; words of one `write`.
 BLOCK, CHUNK, WRITTEN = 4096, 1024, 128

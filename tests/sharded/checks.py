@@ -24,6 +24,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+import optim.cpu.step  # noqa: F401  before processes are forked, since it takes a second
 from constraints import KSparsePolytope, LpBall, build_constraints, gauges, make_feasible
 from optim import SFW, ProjectedSGD, sfw_init
 from utils.prune import global_prune
@@ -62,14 +63,15 @@ def check_steps():
     for optimizer_class in (SFW, ProjectedSGD):
         for dtype in (torch.float32, torch.bfloat16):
             pairs = [
-                (nn.Parameter(x.to(dtype)), nn.Parameter(y.to(dtype)), r) for x, y, r in cases()
+                (nn.Parameter(x.to(dtype)), nn.Parameter(y.to(dtype)), r)
+                for x, y, r in list(cases())[:: 1 if dtype == torch.float32 else 3]
             ]
             regions = [region for _, _, region in pairs]
             both = [
                 optimizer_class([pair[side] for pair in pairs], regions, lr=0.2, weight_decay=0.1)
                 for side in (0, 1)
             ]
-            for seed in range(3):
+            for seed in range(2):
                 generator = torch.Generator().manual_seed(seed)
                 for p, q, _ in pairs:
                     p.grad = torch.randn(p.shape, generator=generator).mul(2).round().to(dtype)

@@ -49,6 +49,12 @@ def of_another_network(path):
     change(path, state_dict={name: torch.zeros(3) for name in state})
 
 
+def reorder(path):
+    optimizer = torch.load(path, weights_only=True)["optimizer"]
+    optimizer["param_groups"][0]["param_names"].reverse()
+    change(path, optimizer=optimizer)
+
+
 DAMAGE = {
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is truncated"),
@@ -66,6 +72,7 @@ MISFITS = {
     "settings": (lambda path: change(path, config={"lr": 0.5}), "is of --lr 0.5, not 1"),
     "device": (lambda path: change(path, device="cuda"), "another kind of device"),
     "network": (of_another_network, "does not fit the network"),
+    "reordered": (reorder, "or of these in another order"),
     "batches": (lambda path: change(path, batches={"taken": 1}), "does not fit the network"),
     "epoch": (lambda path: change(path, epoch=3), "its parts are of different steps"),
     "optimizer": (lambda path: change(path, optimizer={}), "does not fit the network"),
