@@ -189,8 +189,16 @@ LONG = SETTINGS | {"epoch_num": 16, "train_batchsize": 16, "sfw_init_iters": 30}
 LONG_FLAGS = flags_of(LONG)
 
 
+SAVING = """
+import sys, train_prune, utils.train.checkpointing
+utils.train.checkpointing.SAVE_SECONDS = 0
+sys.exit(train_prune.main(sys.argv[1:]))
+"""
+
+
 def start(folder):
-    command = [sys.executable, "train_prune.py", *LONG_FLAGS, "--output_dir", folder]
+    """The process of a run that saves every epoch."""
+    command = [sys.executable, "-c", SAVING, *LONG_FLAGS, "--output_dir", folder]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
