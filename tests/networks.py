@@ -249,7 +249,7 @@ class Remembering(nn.Module):
 
 
 class LeavesEarly(nn.Module):
-    """On images with an entry below -1.5, which those of `digits` have not, it takes a short way."""
+    """It takes a short way on images with an entry below -1.5; those of `digits` have none."""
 
     def __init__(self, num_classes, color_channel, image_size):
         super().__init__()

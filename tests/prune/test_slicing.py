@@ -221,7 +221,7 @@ def test_a_network_without_hidden_channels_is_refused():
 
 
 def test_a_network_without_channels_to_cut_is_refused_with_the_first_layers_and_the_cause():
-    why = r"no channels can be cut out: all stay of blocks\.\d, [^:]+ and 4 more: the network does not "
+    why = r"no channels can be cut out: all stay of blocks\.\d, [^:]+ and 4 more: the network does "
     with pytest.raises(UserError, match=why):
         ChannelRanking(FixedStream(), torch.randn(2, 3, 8, 8))
 
@@ -280,7 +280,7 @@ def test_a_network_that_keeps_what_it_has_computed_is_sliced():
 
 def test_tracing_ends_where_it_finds_more_than_a_network_has(monkeypatch):
     monkeypatch.setattr("utils.prune.channel_graph.MAX_LINKS", 20)
-    with pytest.raises(UserError, match="more than 20 pairs of coupled channels.*; prune this"):
+    with pytest.raises(UserError, match=r"more than 20 pairs of coupled channels.*; prune this"):
         small("Mlp")
 
 

@@ -73,7 +73,8 @@ def plain_kernels() -> Iterator[None]:
     Those of attention and of recurrent layers would be seen by neither hooks nor counts.
     """
     libraries = (torch.backends.mkldnn, torch.backends.cudnn)
-    fast_path, enabled = torch.backends.mha.get_fastpath_enabled(), [l.enabled for l in libraries]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    enabled = [library.enabled for library in libraries]
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         for library in libraries:

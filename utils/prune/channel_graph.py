@@ -42,7 +42,7 @@ class Dimension:
         return self.is_input or self.pruner.prune_in_channels == self.pruner.prune_out_channels
 
     def size(self, module: nn.Module) -> int | None:
-        """The number of channels that the module has in this dimension, if it has any of its own."""
+        """The number of channels that the module has in this dimension; None if none of its own."""
         pruner = self.pruner
         pruner.pruning_dim = self.axis
         return (pruner.get_in_channels if self.is_input else pruner.get_out_channels)(module)

@@ -1,4 +1,4 @@
-"""Which groups of coupled channels can be cut: those that a network runs without, and are proven."""
+"""Which groups of channels can be cut: the network runs without them, and they are proven."""
 
 import copy
 from bisect import bisect_left
