@@ -23,10 +23,18 @@ from utils.checkpoints.widths import widths_of
 from utils.compute.device import pick_device, placed
 from utils.compute.measure import Accuracy, evaluate, zeros_by_parameter
 from utils.datasets import Dataset
-from utils.process.errors import RunError, UserError, exit_status, warn
+from utils.process.errors import (
+    RunError,
+    ScriptError,
+    UserError,
+    exit_status,
+    is_out_of_memory,
+    warn,
+)
 from utils.process.requirements import require
 from utils.process.writing import check_writable
-from utils.prune.channels.measure import SlicedResult, compare_speed, random_images, sizes_of
+from utils.prune.channels.graph import reason
+from utils.prune.channels.measure import SlicedResult, compare_speed, sizes_of, training_images
 from utils.prune.channels.slicing import ChannelRanking
 from utils.prune.config import PruneConfig
 from utils.prune.corrections.correction import Correction, build_correction
@@ -103,16 +111,24 @@ def slice_channels(
     correction: Correction | None,
 ) -> Iterator[SlicedResult]:
     """Test a copy of `model` at each ratio, with as many channels cut out as that takes."""
-    images = random_images(dataset)
+    images = training_images(dataset)
     ranking = ChannelRanking(
         model, images[:2], prune.allocation, prune.channel_score, prune.round_to
     )
 
     def sliced_at(ratio: float) -> SlicedResult:
-        sliced, removed = ranking.slice(ratio)
-        seconds = compare_speed(model, sliced, images, trained.config.precision)
-        size = sizes_of(sliced, images)
-        tested = test_and_save(sliced, ratio, trained, prune, dataset, correction)
+        try:
+            sliced, removed = ranking.slice(ratio)
+            seconds = compare_speed(model, sliced, images, trained.config.precision)
+            size = sizes_of(sliced, images)
+            tested = test_and_save(sliced, ratio, trained, prune, dataset, correction)
+        except Exception as error:  # of the network's own code: what it does depends on its inputs
+            if isinstance(error, ScriptError) or is_out_of_memory(error):
+                raise
+            raise RunError(
+                f"--granularity channels: the network sliced at ratio {ratio:g} does not run"
+                f" ({reason(error)}); prune this network's weights instead"
+            ) from None
         return SlicedResult(ratio, removed, *size, seconds, *tested)
 
     return map(sliced_at, prune.all_ratios)

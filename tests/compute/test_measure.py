@@ -7,7 +7,14 @@ from closed_form import INPUTS, closed_form_model
 from own_networks import Cosine
 from torch import nn
 
-from utils.compute.measure import THRESHOLDS, Accuracy, count_above, evaluate, not_finite
+from utils.compute.measure import (
+    THRESHOLDS,
+    Accuracy,
+    count_above,
+    evaluate,
+    multiply_adds,
+    not_finite,
+)
 
 
 def test_accuracy_is_over_images_and_in_evaluation_mode():
@@ -76,3 +83,18 @@ def test_entries_above_thresholds_are_the_authors(arch, golden):
     assert sum(p.numel() for p in model.parameters()) == file[f"{arch}_total"]
     assert list(THRESHOLDS) == pytest.approx([10.0**-i for i in range(-1, 10)])
     np.testing.assert_allclose(count_above(model), file[f"{arch}_above"], atol=1)
+
+
+def test_multiply_adds_do_not_depend_on_what_is_frozen():
+    layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True).eval()
+    inputs, projections, hidden = torch.randn(2, 5, 8), 4 * 5 * 8 * 8, 2 * 5 * 8 * 12
+    for trained in (True, False):
+        layer.requires_grad_(trained)
+        assert multiply_adds(layer, inputs) == projections + 2 * 5 * 5 * 8 + hidden
+    assert torch.backends.mha.get_fastpath_enabled() and torch.backends.mkldnn.enabled
+
+
+def test_multiply_adds_of_recurrent_layers_are_counted():
+    assert multiply_adds(nn.LSTM(6, 7, batch_first=True), torch.randn(2, 5, 6)) == 5 * 4 * 7 * (
+        6 + 7
+    )

@@ -1,18 +1,26 @@
 """Slicing: which channels go together, how many go, and what is left."""
 
 import copy
+import re
 from itertools import pairwise
 
 import pytest
 import torch
-from sliceable import (
+from networks import (
     Attention,
     Branches,
+    Detached,
     FixedSizes,
+    FixedStream,
+    Gated,
     Joined,
     Normalised,
+    OneUnit,
     PaddedShortcut,
+    Pyramid,
     Recurrent,
+    Remembering,
+    Reordered,
 )
 from torch import nn
 
@@ -20,7 +28,7 @@ from models import ResNet18, build_model
 from utils.compute.device import placed
 from utils.compute.measure import channels_by_layer, multiply_adds
 from utils.process.errors import UserError
-from utils.prune.channels.graph import coupled_groups, cut_out
+from utils.prune.channels.graph import coupled_groups, cut_out, reason
 from utils.prune.channels.scores import SCORES, by_channel, squared_norms
 from utils.prune.channels.slicing import ChannelRanking
 
@@ -36,9 +44,15 @@ NETWORKS = {
     "PReLU": lambda: nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Flatten(), nn.Linear(288, 9), nn.ReLU(), nn.Linear(9, 5)
     ),
+    "one PReLU": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(192, 9), nn.PReLU(), nn.Linear(9, 7), nn.PReLU(), nn.Linear(7, 5)
+    ),
     "joined": Joined,
+    "gated": Gated,
+    "pyramid": Pyramid,
 }
-LINEAR_IN_CHANNELS = ("ResNet18", "Mlp", "branches", "PReLU", "joined")  # no norm over several
+# No norm over several channels.
+LINEAR_IN_CHANNELS = ("ResNet18", "Mlp", "branches", "PReLU", "one PReLU", "joined", "pyramid")
 
 
 def network(name):
@@ -60,7 +74,7 @@ def small(name, **settings):
 @pytest.mark.parametrize("name", LINEAR_IN_CHANNELS)
 def test_a_sliced_network_computes_what_the_dense_one_does_with_these_channels_at_zero(name):
     model, images = network(name)
-    for group in coupled_groups(model, images)[1:]:  # the first holds the outputs
+    for group in coupled_groups(model, images)[0]:
         units = group[:: max(2, len(group) // 3)]
         with torch.no_grad():
             sliced = cut_out(model, units)(images)
@@ -77,7 +91,7 @@ def test_a_sliced_network_computes_what_the_dense_one_does_with_these_channels_a
 @pytest.mark.parametrize("name", ["ResNet18", "Mlp", "PReLU", "joined"])
 def test_channels_that_are_all_zero_go_first_and_leave_the_outputs_as_they_are(name, score):
     model, images = network(name)
-    count, groups = 0, coupled_groups(model, images)[1:]  # the first holds the outputs
+    count, groups = 0, coupled_groups(model, images)[0]
     with torch.no_grad():
         for group in groups:
             for unit in group[1::2]:
@@ -172,7 +186,7 @@ def test_layer_norm_keeps_the_order_of_its_channels():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 999), nn.LayerNorm(999), nn.Linear(999, 2))
     with torch.no_grad():
         model[2].weight.copy_(torch.arange(999))
-    _, group = coupled_groups(model, torch.zeros(2, 12))
+    (group,), _ = coupled_groups(model, torch.zeros(2, 12))
     sliced = cut_out(model, [unit for i, unit in enumerate(group) if i % 333])
     assert sliced[2].weight.tolist() == [0, 333, 666]
 
@@ -196,25 +210,85 @@ def test_channels_whose_number_the_code_fixes_stay(capsys):
     ranking = ChannelRanking(FixedSizes(), torch.randn(2, 3, 8, 8))
     sliced, _ = ranking.slice(0.99)
     assert channels_by_layer(sliced) == {"a": 6, "b": 1, "out": 5}
-    _, err = capsys.readouterr()
-    assert err == "note: all channels stay of a, b: the network does not run with fewer of them\n"
+    note = "note: all channels stay of a, b: the network does not run with fewer of them (RuntimeEr"
+    assert capsys.readouterr().err.startswith(note)
 
 
-def test_a_network_without_channels_to_cut_is_refused():
-    with pytest.raises(UserError, match="--granularity channels: no channels can be cut out; "):
+def test_a_network_without_hidden_channels_is_refused():
+    why = "no channels can be cut out: all stay of its last layer: they are the network's outputs; "
+    with pytest.raises(UserError, match=f"--granularity channels: {why}"):
         ChannelRanking(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.zeros(2, 3, 2, 2))
 
 
+def test_a_network_without_channels_to_cut_is_refused_with_the_first_layers_and_the_cause():
+    why = r"no channels can be cut out: all stay of blocks\.\d, [^:]+ and 4 more: the network does "
+    with pytest.raises(UserError, match=why):
+        ChannelRanking(FixedStream(), torch.randn(2, 3, 8, 8))
+
+
 @pytest.mark.parametrize(
-    ("build", "fixed", "free"), [(PaddedShortcut, "a", "c"), (Recurrent, "lstm", "hidden")]
+    ("build", "fixed", "free", "cause"),
+    [
+        (PaddedShortcut, "a", "c", "their weights are not found (IndexError: index 8"),
+        (Recurrent, "lstm", "hidden", "their weights are not found (AttributeError: 'LSTM'"),
+        (OneUnit, "a", "hidden", "they all go together"),
+        (Detached, "a", "hidden", "no gradient leads to them"),
+    ],
 )
-def test_channels_that_cannot_be_followed_stay(build, fixed, free, capsys):
+def test_channels_that_cannot_be_followed_stay(build, fixed, free, cause, capsys):
     torch.manual_seed(0)
     ranking = ChannelRanking(build().eval(), torch.randn(2, 3, 8, 8))
     sliced, _ = ranking.slice(0.99)
     shapes = [[p.shape for p in getattr(m, fixed).parameters()] for m in (ranking.model, sliced)]
-    assert shapes[0] == shapes[1] and fixed in capsys.readouterr().err
+    assert shapes[0] == shapes[1]
+    assert re.search(
+        rf"^note: all channels stay of [^:]*\b{fixed}\b", err := capsys.readouterr().err
+    )
+    assert f": {cause}" in err
     assert channels_by_layer(sliced)[free] == 1
+
+
+@pytest.mark.parametrize("kind", Reordered.KINDS)
+def test_channels_stay_where_others_depend_on_them_than_torch_pruning_finds(kind, capsys):
+    torch.manual_seed(0)
+    ranking = ChannelRanking(Reordered(kind).eval(), torch.randn(2, 3, 8, 8))
+    sliced, _ = ranking.slice(0.99)
+    assert sliced.a.weight.shape == ranking.model.a.weight.shape
+    assert channels_by_layer(sliced)["hidden"] == 1
+    note = (
+        r"note: all channels stay of (a, b|a, b, second): other channels depend on them than .*\n"
+    )
+    assert re.fullmatch(note, capsys.readouterr().err)
+
+
+def test_frozen_layers_are_sliced_like_others_and_stay_frozen():
+    model, images = network("ResNet18")
+    free, _ = ChannelRanking(model, images).slice(0.5)
+    model.requires_grad_(False).classifier.requires_grad_(True)
+    frozen, _ = ChannelRanking(model, images).slice(0.5)
+    assert channels_by_layer(frozen) == channels_by_layer(free)
+    trained = {name for name, p in frozen.named_parameters() if p.requires_grad}
+    assert trained == {"classifier.weight", "classifier.bias"}
+
+
+def test_a_network_that_keeps_what_it_has_computed_is_sliced():
+    torch.manual_seed(0)
+    ranking = ChannelRanking(Remembering(), torch.randn(2, 3, 8, 8))
+    sliced, removed = ranking.slice(0.5)
+    assert removed >= 0.5 and sliced(torch.randn(2, 3, 8, 8)).shape == (2, 5)
+
+
+def test_tracing_ends_where_it_finds_more_than_a_network_has(monkeypatch):
+    monkeypatch.setattr("utils.prune.channels.graph.MAX_LINKS", 20)
+    with pytest.raises(UserError, match=r"more than 20 pairs of coupled channels.*; prune this"):
+        small("Mlp")
+
+
+def test_an_error_without_a_message_is_named_by_its_place():
+    try:
+        raise MemoryError
+    except MemoryError as error:
+        assert re.fullmatch(r"MemoryError: test_slicing\.py, line \d+", reason(error))
 
 
 @pytest.mark.parametrize(("name", "rel"), [("GroupNorm", 1e-6), ("Mlp", 1e-6), ("attention", 0.2)])
@@ -225,7 +299,7 @@ def test_the_squares_of_a_unit_are_what_the_network_loses_with_it(name, rel):
     def squares(module):
         return sum(p.double().square().sum().item() for p in module.parameters())
 
-    for group in coupled_groups(model, images)[1:]:
+    for group in coupled_groups(model, images)[0]:
         found = squared_norms(model, group).sum(0)
         for unit, expected in list(zip(group, found.tolist(), strict=True))[:5]:
             assert squares(model) - squares(cut_out(model, [unit])) == pytest.approx(

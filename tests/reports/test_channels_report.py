@@ -13,7 +13,7 @@ from models import build_model
 from utils.checkpoints.model_file import model_contents, write_contents
 from utils.datasets import DATASETS, load_dataset
 from utils.prune import load_pruned
-from utils.prune.channels.measure import compare_speed
+from utils.prune.channels.measure import compare_speed, training_images
 from utils.prune.channels.slicing import ChannelRanking
 from utils.settings.config import Config
 
@@ -242,3 +242,38 @@ def test_without_torch_pruning_one_line_says_what_to_install(quick, trained, mon
     monkeypatch.setattr("utils.process.requirements.find_spec", lambda name: None)
     result = quick("test_prune.py", *DIGITS, *CHANNELS, "--output_dir", trained)
     assert_refused(result, "--granularity channels: needs torch_pruning; pip install -r")
+
+
+def test_channels_are_found_and_timed_on_training_images(quick, tmp_path, monkeypatch):
+    timed = []
+    monkeypatch.setattr("test_prune.compare_speed", lambda *a: timed.append(a[2]) or SPEED)
+    torch.save(build_model("networks:leaves_early", 10, 1, 8).state_dict(), tmp_path / "random.pt")
+    flags = ("--data", "digits", "--arch", "networks:leaves_early", *CHANNELS)
+    flags += ("--model_path", tmp_path / "random.pt", "--output_dir", tmp_path)
+    status, _, err = quick("test_prune.py", *flags)
+    assert status == 0, err
+    _, row = read_csv(next(tmp_path.rglob("SFW_prune_test/*.csv")))
+    assert float(row["removed"]) >= 0.5
+    (images, _), dataset = timed, load_dataset("digits", tmp_path)
+    values = (dataset.train_images.unique() / 255 - dataset.mean[0]) / dataset.std[0]
+    assert images.shape == (128, 1, 8, 8)
+    assert (images.unique().unsqueeze(1) - values).abs().amin(1).max() < 1e-5
+
+
+def test_small_data_sets_give_as_many_images_as_are_timed(write_npz, tmp_path):
+    write_npz(tmp_path, "digits", train=50)
+    images = training_images(load_dataset("digits", tmp_path))
+    assert len(images) == 128 and images[0].equal(images[50])
+
+
+def test_a_sliced_network_that_fails_later_ends_in_one_line(quick, trained, monkeypatch):
+    def fail(*_):
+        raise IndexError("there is no\nchannel 9")
+
+    monkeypatch.setattr("test_prune.evaluate", fail)
+    status, _, err = quick("test_prune.py", *DIGITS, *CHANNELS, "--output_dir", trained)
+    assert status == 1
+    assert err == (
+        "error: --granularity channels: the network sliced at ratio 0 does not run (IndexError:"
+        " there is no); prune this network's weights instead\n"
+    )

@@ -1,6 +1,7 @@
 """What is measured of a network: accuracy, zeros, magnitudes, and whether all is finite."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -126,10 +127,31 @@ def evaluation_batch_size(model: nn.Module, images: Tensor, smallest: int) -> in
     return min(max(smallest, int(free / 4 / max(per_image, 1))), len(images))
 
 
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Let layers run as they are written, operation by operation, in place of fused kernels.
+
+    Those of attention and of recurrent layers would be seen by neither hooks nor counts.
+    """
+    libraries = (torch.backends.mkldnn, torch.backends.cudnn)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    enabled = [library.enabled for library in libraries]
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for library in libraries:
+            library.enabled = False
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for library, was in zip(libraries, enabled, strict=True):
+            library.enabled = was
+
+
+@torch.no_grad()
 def multiply_adds(model: nn.Module, inputs: Tensor) -> int:
     """The multiply-adds that convolutions and matrix products of a forward pass take per input."""
-    with FlopCounterMode(display=False) as counter:
-        model(inputs)  # with gradients: PyTorch's fast path of attention would not be counted
+    with plain_kernels(), FlopCounterMode(display=False) as counter:
+        model(inputs)
     return counter.get_total_flops() // (2 * len(inputs))
 
 

@@ -63,7 +63,7 @@ def exit_status(main: Callable[[], None]) -> int:
                 sys.stdout.close()
         return _report(f"cannot write {error.filename or 'the output'} ({error.strerror})", 1)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return _report("out of memory; choose a smaller batch size or network", 1)
     return 0
@@ -82,7 +82,7 @@ def _prepare_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out on any device: only PyTorch's own allocators have a type for it."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True

@@ -6,18 +6,24 @@ It is an optional requirement, and imported where it is used.
 """
 
 import copy
+import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from utils.compute.device import placed
 from utils.process.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is there once
 class Dimension:
     """A dimension of a layer's tensors: its outputs, its inputs, or both where they are the same.
 
@@ -30,9 +36,15 @@ class Dimension:
     is_input: bool  # of the inputs alone
     axis: int
 
-    def size(self, module: nn.Module) -> int:
-        """The number of channels that the module has in this dimension."""
+    @property
+    def is_read(self) -> bool:
+        """Whether the inputs have these channels, alone or as well as the outputs."""
+        return self.is_input or self.pruner.prune_in_channels == self.pruner.prune_out_channels
+
+    def size(self, module: nn.Module) -> int | None:
+        """The number of channels that the module has in this dimension; None if none of its own."""
         pruner = self.pruner
+        pruner.pruning_dim = self.axis
         return (pruner.get_in_channels if self.is_input else pruner.get_out_channels)(module)
 
     def cut(self, module: nn.Module, channels: list[int]) -> nn.Module:
@@ -53,56 +65,156 @@ def _dimension(layer: str, dep: Any) -> Dimension:
 
 # Channels that are cut out together, by the dimensions in which they lie.
 Unit = dict[Dimension, list[int]]
-# A channel in a dimension, and the number of that vertex; and two vertices that are linked.
-Vertices = dict[tuple[Dimension, int], int]
+# The number of each channel, by its dimension; and the numbers of two that are linked.
+Vertices = dict[Dimension, dict[int, int]]
 Link = tuple[int, int]
 
+MAX_LINKS = 20_000_000  # between channels of a network
 
-def coupled_groups(model: nn.Module, images: Tensor) -> list[list[Unit]]:
+
+def coupled_groups(model: nn.Module, images: Tensor) -> tuple[list[list[Unit]], list[str]]:
     """The groups of channels of a network; each is divided into the units that can be cut out.
 
     Every channel is in one unit at most. A group is what a residual stream or a hidden layer
-    consists of. `model` is in evaluation mode, and takes `images`.
+    consists of; that of the network's outputs is left out. `model` is in evaluation mode, and
+    takes `images`; its layers may be frozen. Returns the layers that no gradient leads to, too:
+    torch-pruning follows gradients. Raises UserError if it fails or finds more than MAX_LINKS.
 
     A pair of a dimension and the number of a channel in it is a vertex of a graph. Two vertices are
     linked if torch-pruning cuts the one out with the other: a unit is a component of this graph.
     """
     import torch_pruning
 
+    traced, ran = copy.deepcopy(model), {}
+    for parameter in traced.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())  # the graph follows gradients
+    layers = [m for m in traced.modules() if isinstance(m, (nn.Linear, _ConvNd))]
+    hooks = [layer.register_forward_hook(lambda m, *_: ran.update({m: 1})) for layer in layers]
+    graph = torch_pruning.DependencyGraph()
     try:
-        graph = torch_pruning.DependencyGraph().build_dependency(model, images, verbose=False)
-        roots = [group[0] for group in graph.get_all_groups()]
+        with torch.enable_grad():
+            graph.build_dependency(traced, (images,), verbose=False)
+        for hook in hooks:
+            hook.remove()
+        tracing = _Tracing(traced, graph)
+        for layer in (m for m in graph.module2node if m in layers):
+            tracing.follow(layer)
     except Exception as error:  # torch-pruning's errors have no common type
         raise refusal(f"torch-pruning cannot follow its channels ({reason(error)})") from None
-    names = {p: name for name, p in model.named_parameters()}
-    names |= {module: name for name, module in model.named_modules()}
-    vertices: Vertices = {}
-    links: list[Link] = []
-    of_roots: list[list[int]] = []  # the vertices of the layer that each group was found from
-    for root in roots:
-        of_roots.append([])
-        for channel in root.idxs:
-            coupled = graph.get_pruning_group(root.dep.target.module, root.dep.handler, [channel])
-            found = []
-            for dep, channels in coupled:
-                if (name := names.get(dep.target.module)) is not None:
-                    dimension = _dimension(name, dep)
-                    found += [vertices.setdefault((dimension, i), len(vertices)) for i in channels]
-            links += [(found[0], vertex) for vertex in found]
-            of_roots[-1].append(found[0])
-    links += _links_across_heads(model, vertices)
-    return _components(vertices, links, of_roots)
+    tracing.links += _links_across_heads(traced, tracing.vertices)
+    lost = [tracing.names[layer] for layer in ran if layer not in graph.module2node]
+    return tracing.groups(), lost
+
+
+class _Index(NamedTuple):
+    """A channel, and the one with which it goes of the layer that is followed; None: unknown."""
+
+    idx: int
+    root_idx: int | None
+
+
+class _Tracing:
+    """What is cut out with the output channels of layers, as torch-pruning's graph has it."""
+
+    def __init__(self, model: nn.Module, graph: Any) -> None:
+        self.graph = graph
+        self.names: dict[Any, str] = {module: name for name, module in model.named_modules()}
+        self.names |= {parameter: name for name, parameter in model.named_parameters()}
+        self.number = itertools.count().__next__
+        self.dimensions: dict[tuple[Any, Any], Dimension] = {}  # by what cuts them
+        self.vertices: Vertices = {}
+        self.links: list[Link] = []
+        self.of_roots: list[list[int]] = []  # the vertices of each layer that was followed
+        self.of_outputs: list[int] = []
+        self.last = next(iter(graph.module2node))  # torch-pruning begins at the end
+        self.followed: set[Any] = set()
+
+    def follow(self, layer: nn.Module) -> None:
+        """Link each output channel of a layer to all that is cut out with it.
+
+        This is what torch-pruning's `get_pruning_group` does, for all channels at once: each index
+        of a channel carries that of the layer's channel with which it goes.
+        """
+        from torch_pruning.dependency import Dependency
+
+        if layer in self.followed:
+            return
+        cut = self.graph.get_pruner_of_module(layer).prune_out_channels
+        first = Dependency(cut, cut, None, self.graph.module2node[layer])
+        channels = range(self.graph.get_out_channels(layer))
+        root = self._vertices_of(first)
+        self.of_roots.append([root[channel] for channel in channels])
+        seen: dict[tuple[Any, Any], set] = defaultdict(set)
+        steps = [(first, [_Index(channel, channel) for channel in channels])]
+        while steps:
+            dep, indices = steps.pop()
+            before = seen[dep.target, dep.handler]
+            indices = [index for index in dict.fromkeys(indices) if index not in before]
+            before.update(indices)
+            self._link(root, dep, indices)
+            for further in dep.target.dependencies if indices else ():
+                if further.is_triggered_by(dep.handler):
+                    steps.append((further, _mapped(further, indices)))
+        if self.last in self.followed:
+            self.of_outputs.append(root[0])
+            self.last = None
+
+    def _link(self, root: dict[int, int], dep: Any, indices: list[_Index]) -> None:
+        """Link channels of what `dep` cuts to the channels of the root with which they go."""
+        if indices and self.graph.is_out_channel_pruning_fn(dep.handler):
+            self.followed.add(dep.target.module)
+        if (own := self._vertices_of(dep)) is not None:
+            # Of an index without a root torch-pruning does not know with what it goes.
+            self.links += [
+                (root[i.root_idx], own[i.idx]) for i in indices if i.root_idx is not None
+            ]
+        if len(self.links) > MAX_LINKS:
+            raise RuntimeError(f"it finds more than {MAX_LINKS:,} pairs of coupled channels")
+
+    def _vertices_of(self, dep: Any) -> dict[int, int] | None:
+        """Those of a dimension, numbered as they are asked for; None of what has no channels."""
+        target, key = dep.target.module, (dep.target, dep.handler)
+        if key not in self.dimensions and target in self.names:
+            dimension = _dimension(self.names[target], dep)
+            if dimension.size(target) is not None:  # as of PReLU with one parameter
+                self.dimensions[key] = dimension
+                self.vertices[dimension] = defaultdict(self.number)
+        return self.vertices.get(self.dimensions.get(key))
+
+    def groups(self) -> list[list[Unit]]:
+        """As `coupled_groups`: linked vertices form a unit, units of one root a group."""
+        unit_of = _labels(self.number(), self.links)
+        of_roots = [[unit_of[vertex] for vertex in own] for own in self.of_roots]
+        links = [(own[0], unit) for own in of_roots for unit in own]
+        group_of = _labels(max(unit_of) + 1, links)
+        groups: dict[int, dict[int, Unit]] = {}
+        for dimension, own in self.vertices.items():
+            for channel, vertex in own.items():
+                number = unit_of[vertex]
+                unit = groups.setdefault(group_of[number], {}).setdefault(number, {})
+                unit.setdefault(dimension, []).append(channel)
+        for vertex in self.of_outputs:
+            groups.pop(group_of[unit_of[vertex]], None)
+        return [list(units.values()) for units in groups.values()]
+
+
+def _mapped(dep: Any, indices: list) -> list:
+    """The channels of what a dependency of torch-pruning cuts that go with these of its source."""
+    for mapping in dep.index_mapping:
+        if mapping is not None:
+            indices = mapping(indices)
+    return indices
 
 
 def _links_across_heads(model: nn.Module, vertices: Vertices) -> list[Link]:
     """Links by which all heads, or all groups of one layer, lose the same channels."""
     links, modules = [], dict(model.named_modules())
-    first: Vertices = {}
-    for (dimension, channel), vertex in vertices.items():
+    for dimension, own in vertices.items():
         module = modules.get(dimension.layer)
         if (parts := _parts(module)) > 1:
-            within = dimension, channel % (dimension.size(module) // parts)
-            links.append((first.setdefault(within, vertex), vertex))
+            first: dict[int, int] = {}
+            within = dimension.size(module) // parts
+            links += [(first.setdefault(i % within, vertex), vertex) for i, vertex in own.items()]
     return links
 
 
@@ -116,27 +228,13 @@ def _parts(module: nn.Module | None) -> int:
     return groups if groups < getattr(module, "out_channels", 0) else 1  # depthwise: no parts
 
 
-def _components(
-    vertices: Vertices, links: Sequence[Link], of_roots: Sequence[Sequence[int]]
-) -> list[list[Unit]]:
-    """Groups, as in `coupled_groups`: linked vertices form a unit, units of one root a group."""
-    unit_of = _labels(len(vertices), links)
-    within_groups = [(own[0], vertex) for own in of_roots for vertex in own]
-    group_of = _labels(len(vertices), [*links, *within_groups])
-    groups: dict[int, dict[int, Unit]] = {}
-    for (dimension, channel), vertex in vertices.items():
-        unit = groups.setdefault(group_of[vertex], {}).setdefault(unit_of[vertex], {})
-        unit.setdefault(dimension, []).append(channel)
-    return [list(units.values()) for units in groups.values()]
-
-
 def _labels(count: int, links: Sequence[Link]) -> list[int]:
     """For each of `count` vertices, the number of the component that these edges put it in."""
     from scipy.sparse import coo_array  # these take a while to import
     from scipy.sparse.csgraph import connected_components
 
-    one, other = zip(*links, strict=True) if links else ((), ())
-    edges = coo_array(([1] * len(links), (one, other)), shape=(count, count))
+    ends = np.array(links, np.int32).reshape(-1, 2).T
+    edges = coo_array((np.ones(len(links), np.int8), tuple(ends)), shape=(count, count))
     return connected_components(edges, directed=False)[1].tolist()
 
 
@@ -150,6 +248,8 @@ def cut_out(model: nn.Module, units: Iterable[Unit]) -> nn.Module:
             removed.setdefault(dimension, []).extend(channels)
     for dimension, channels in removed.items():
         _cut(sliced, dimension, sorted(channels))
+    for one, other in zip(sliced.parameters(), model.parameters(), strict=True):
+        one.requires_grad_(other.requires_grad)
     # All tensors at once, as for the loaded network: one with dimensions of size 1 has either
     # format, and by its strides a kernel may be chosen whose last bits differ.
     if any(p.dim() == 4 and not p.is_contiguous() for p in model.parameters()):
@@ -174,5 +274,9 @@ def refusal(problem: str) -> UserError:
 
 
 def reason(error: Exception) -> str:
-    """The type of an error and the first line of its message."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    """The type of an error and the first line of its message, or where it was raised."""
+    text = str(error).strip().partition("\n")[0]
+    if not text:
+        place = extract_tb(error.__traceback__)[-1]
+        text = f"{Path(place.filename).name}, line {place.lineno}"
+    return f"{type(error).__name__}: {text}"

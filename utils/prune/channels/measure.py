@@ -10,6 +10,7 @@ from utils.compute.device import autocast
 from utils.compute.measure import Accuracy, channels_by_layer, multiply_adds
 from utils.compute.timing import time_in_turns
 from utils.datasets import Dataset
+from utils.prune.recalibrate import calibration_batches
 
 BATCHES = (1, 128)  # images in a batch that is timed
 SECONDS = 2.0  # how long each of them is timed
@@ -37,11 +38,11 @@ def sizes_of(model: nn.Module, images: Tensor) -> tuple[dict[str, int], int, int
     return channels_by_layer(model), parameters, count, multiply_adds(model, images[:2])
 
 
-def random_images(dataset: Dataset) -> Tensor:
-    """The largest of BATCHES, of normalised images that are noise, on the data set's device."""
-    shape = max(BATCHES), dataset.color_channel, dataset.image_size, dataset.image_size
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return images.to(dataset.train_images.device)
+def training_images(dataset: Dataset) -> Tensor:
+    """The largest of BATCHES, of images as in training; some are there twice if there are fewer."""
+    count = min(max(BATCHES), len(dataset.train_images))
+    images = torch.cat(calibration_batches(dataset, count, "--granularity channels"))
+    return images[torch.arange(max(BATCHES), device=images.device) % count]
 
 
 @torch.no_grad()

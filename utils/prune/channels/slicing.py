@@ -1,15 +1,16 @@
 """Slicing: channels are cut out of a network, which leaves a smaller dense one."""
 
+import copy
 from bisect import bisect_left
 from math import gcd
 
-import torch
 from torch import Tensor, nn
 
 from utils.compute.measure import multiply_adds
-from utils.process.errors import UserError, notify
-from utils.prune.channels.graph import Unit, coupled_groups, cut_out, reason, refusal
+from utils.process.errors import UserError
+from utils.prune.channels.graph import Unit, cut_out, reason, refusal
 from utils.prune.channels.scores import SCORES, squared_norms
+from utils.prune.channels.trial import groups_that_can_be_cut
 from utils.prune.weights.allocation import ALLOCATIONS
 
 
@@ -19,8 +20,9 @@ class ChannelRanking:
     `score`, a key of SCORES, says what a unit is worth, and `allocation`, a key of ALLOCATIONS, how
     units of different groups compare. No layer is emptied: the best unit of each dimension stays.
     With `round_to` a group keeps a number of channels that is a multiple of it, or all. The
-    network's outputs stay, and so do channels without which it does not run. `images` is a batch of
-    at least two.
+    network's outputs stay, and so do channels without which it does not run, or of which it is not
+    proven that they go together. `images` is a batch of at least two, as the network was trained
+    on.
 
     Raises UserError for a network of which nothing can be cut out. Needs torch-pruning.
     """
@@ -33,9 +35,9 @@ class ChannelRanking:
         score: str = "relative",
         round_to: int = 1,
     ) -> None:
-        self.model, self.images = model.eval(), images
-        groups = [group for group in coupled_groups(model, images) if len(group) > 1]
-        self.groups = self._those_that_can_be_cut(groups)
+        # Copies of it are run: a forward pass may leave in a network what cannot be copied.
+        self.model, self.images = copy.deepcopy(model.eval()), images
+        self.groups = groups_that_can_be_cut(self.model, images)
         ranked: list[tuple[float, int]] = []
         for number, group in enumerate(self.groups):
             worth, order = SCORES[score](squared_norms(model, group)).sort(stable=True)
@@ -48,7 +50,7 @@ class ChannelRanking:
             group[:] = [*others, *(units[i] for i in sorted(kept))]
         self.order = [number for _, number in sorted(ranked)]
         self.steps = [_step(group, round_to) for group in self.groups]
-        self.dense_multiply_adds = multiply_adds(model, images)
+        self.dense_multiply_adds = multiply_adds(copy.deepcopy(self.model), images)
         self.fractions: dict[int, float] = {}  # those that are known
         try:
             self.fraction(len(self.order))
@@ -58,25 +60,6 @@ class ChannelRanking:
             raise UserError(
                 f"--round_to {round_to}: then all layers keep all channels; give a smaller number"
             )
-
-    def _those_that_can_be_cut(self, groups: list[list[Unit]]) -> list[list[Unit]]:
-        """The groups without any unit of which the network runs, and has the same outputs."""
-        possible, fixed = [], []
-        with torch.no_grad():
-            shape = self.model(self.images).shape
-            for group in groups:
-                try:
-                    squared_norms(self.model, group)
-                    if cut_out(self.model, group[:1])(self.images).shape == shape:
-                        possible.append(group)
-                except Exception:  # whatever the network's own code raises
-                    fixed += [dimension.layer for dimension in group[0]]
-        if not possible:
-            raise refusal("no channels can be cut out")
-        if fixed:
-            names = ", ".join(dict.fromkeys(fixed))
-            notify(f"all channels stay of {names}: the network does not run with fewer of them")
-        return possible
 
     def cut(self, count: int) -> nn.Module:
         """A copy of the network without the first `count` units, less what rounding keeps."""
