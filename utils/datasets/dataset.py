@@ -101,15 +101,8 @@ class Dataset:
         """Raises UserError where there are test images alone, which serve test_prune.py."""
         if not len(self.train_images):
             raise UserError("--data: has no training images; add some, or give another --data_dir")
-        return Batches(
-            self.train_images,
-            self.train_labels,
-            batch_size,
-            self.mean,
-            self.std,
-            self.augment,
-            generator,
-        )
+        images, labels = self.train_images, self.train_labels
+        return Batches(images, labels, batch_size, self.mean, self.std, self.augment, generator)
 
     def test_batches(self, batch_size: int, part: slice = slice(None)) -> Batches:
         images, labels = self.test_images[part], self.test_labels[part]
@@ -150,6 +143,19 @@ def load_dataset(
         where = f"--data {name}: {data_dir}"
         info = info_of(_agreeing(known or found, found, where, test_fraction))
         resize = True
+    return _fitted(arrays, info, data_dir, color_channel, image_size, augment, resize)
+
+
+def _fitted(
+    arrays: Arrays,
+    info: DatasetInfo,
+    data_dir: Path,
+    color_channel: int | None,
+    image_size: int | None,
+    augment: str | None,
+    resize: bool,
+) -> Dataset:
+    """The data set of these arrays, which are used up, with images as a network takes them."""
     channels = color_channel or info.channels
     side, tensors = image_size or info.input_side or info.side, {}
     augment, fit = augment or info.augment, _resized if resize else _fit
