@@ -11,6 +11,7 @@ from torch import nn
 
 from experiments import proxy, sliced
 from experiments.proxy import Run
+from utils.compute.measure import Accuracy
 
 pytest.importorskip("torch_pruning")
 
@@ -116,7 +117,7 @@ def test_a_network_from_scratch_is_trained_anew_for_other_widths(tmp_path, small
 
 def test_choices_are_made_on_held_out_images_alone(tmp_path, small_proxy, monkeypatch):
     def count(model, batches, precision):
-        return float(sum(len(targets) for _, targets in batches))
+        return Accuracy(float(sum(len(targets) for _, targets in batches)))
 
     monkeypatch.setattr(sliced, "evaluate", count)
     assert sliced.main(["--methods", "SFW K-sparse", *small_proxy]) == 0
