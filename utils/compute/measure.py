@@ -128,11 +128,8 @@ def evaluation_batch_size(model: nn.Module, images: Tensor, smallest: int) -> in
 
 
 @contextmanager
-def plain_kernels() -> Iterator[None]:
-    """Let layers run as they are written, operation by operation, in place of fused kernels.
-
-    Those of attention and of recurrent layers would be seen by neither hooks nor counts.
-    """
+def _plain_kernels() -> Iterator[None]:
+    """Let layers run operation by operation: FlopCounterMode does not see inside fused kernels."""
     libraries = (torch.backends.mkldnn, torch.backends.cudnn)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     enabled = [library.enabled for library in libraries]
@@ -150,7 +147,7 @@ def plain_kernels() -> Iterator[None]:
 @torch.no_grad()
 def multiply_adds(model: nn.Module, inputs: Tensor) -> int:
     """The multiply-adds that convolutions and matrix products of a forward pass take per input."""
-    with plain_kernels(), FlopCounterMode(display=False) as counter:
+    with _plain_kernels(), FlopCounterMode(display=False) as counter:
         model(inputs)
     return counter.get_total_flops() // (2 * len(inputs))
 
