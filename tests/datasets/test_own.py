@@ -237,17 +237,6 @@ def test_data_that_change_after_they_were_described_are_read_again(npz, tmp_path
     assert len(load_dataset("pets", tmp_path).train_images) == 31
 
 
-@pytest.mark.parametrize("kind", ["npz", "folder"])
-def test_more_data_than_memory_holds_are_refused_unread(
-    kind, npz, folder, tmp_path, monkeypatch, decoded
-):
-    npz() if kind == "npz" else folder()
-    monkeypatch.setattr("utils.datasets.arrays.available_memory", lambda: 30_000)
-    with pytest.raises(UserError, match=r"pets(.npz)?: its images take 0.0 GB, and memory has"):
-        describe_own("pets", tmp_path, None)
-    assert not decoded
-
-
 def test_a_description_survives_its_file(npz, tmp_path):
     npz()
     own = describe_own("pets", tmp_path, None)

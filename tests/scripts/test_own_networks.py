@@ -10,12 +10,12 @@ import pytest
 import torch
 from runs import SETTINGS, assert_refused, flags_of, main_of, outcome, read_csv
 
+from train_prune import step_seeds
 from utils.checkpoints.model_file import read_contents
 from utils.process.errors import UserError
 from utils.prune import load_pruned
 from utils.prune.weights.allocation import ALLOCATIONS
 from utils.settings.config import Config
-from utils.train.loop import step_seeds
 
 VIT = SETTINGS | {"arch": "own_networks:vit", "epoch_num": 2, "train_batchsize": 256}
 RUN = Config(**VIT).run_name

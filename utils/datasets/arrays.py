@@ -8,26 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from utils.process.errors import UserError
-from utils.process.memory import available_memory
 
 # x_train and x_test: uint8 (images, side, side, channels) or, grey, (images, side, side);
 # y_train and y_test: integers (images,).
 Arrays = dict[str, np.ndarray]
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
-
-
-def check_memory(size: int, source: Path) -> None:
-    """Raise UserError unless memory holds `size` bytes of images, and a half more to convert them.
-
-    `source` is named as what holds them.
-    """
-    free = available_memory()
-    if free is not None and 1.5 * size > free:
-        raise UserError(
-            f"{source}: its images take {size / 1e9:,.1f} GB, and memory has {free / 1e9:,.1f} GB"
-            " left, of which they may take two thirds; give a smaller --image_size or fewer images"
-        )
 
 
 @contextlib.contextmanager
@@ -60,11 +46,8 @@ def read_npz(path: Path, keys: Collection[str] = KEYS) -> Arrays:
 
     Raises UserError if the file is not such an .npz file, or if they are more than memory holds.
     """
-    with _opened(path) as archive:
-        sizes = {f.filename.removesuffix(".npy"): f.file_size for f in archive.infolist()}
-        check_memory(sum(sizes.get(key, 0) for key in keys), path)
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in keys if key in file}
+    with _opened(path), np.load(path, allow_pickle=False) as file:
+        arrays = {key: file[key] for key in keys if key in file}
     for key in keys:
         if not isinstance(arrays.get(key), np.ndarray):
             raise UserError(f"{path}: holds no {key}; it needs {', '.join(keys)}")

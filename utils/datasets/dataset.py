@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from utils.datasets import readers
-from utils.datasets.arrays import Arrays, check_array, check_memory
+from utils.datasets.arrays import Arrays, check_array
 from utils.datasets.augment import AUGMENTATIONS, resized_crop_and_flip
 from utils.datasets.batches import Augmentation, Batches
 from utils.datasets.images import central_square
@@ -143,13 +143,12 @@ def load_dataset(
         where = f"--data {name}: {data_dir}"
         info = info_of(_agreeing(known or found, found, where, test_fraction))
         resize = True
-    return _fitted(arrays, info, data_dir, color_channel, image_size, augment, resize)
+    return _fitted(arrays, info, color_channel, image_size, augment, resize)
 
 
 def _fitted(
     arrays: Arrays,
     info: DatasetInfo,
-    data_dir: Path,
     color_channel: int | None,
     image_size: int | None,
     augment: str | None,
@@ -160,8 +159,6 @@ def _fitted(
     side, tensors = image_size or info.input_side or info.side, {}
     augment, fit = augment or info.augment, _resized if resize else _fit
     for split in ("train", "test"):
-        count = len(arrays[f"x_{split}"])
-        check_memory(count * channels * side**2, data_dir)
         images = _tensor(arrays.pop(f"x_{split}"))
         # An augmentation that resizes does it from the full images.
         if split == "test" or augment != "resized_crop_flip":

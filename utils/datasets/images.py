@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from utils.datasets.arrays import Arrays, check_memory, read_npz
+from utils.datasets.arrays import Arrays, read_npz
 from utils.process.errors import RunError, UserError, notify, warn
 from utils.process.writing import atomic_write
 
@@ -50,8 +50,7 @@ def decoded_once(
 
     They come from the file `cache`, if that holds those of the same `mark`, which `fingerprint`
     made. Otherwise `decode`, called with a path and `side`, gives each image, and the cache is
-    written; people are told so, and `note`. Raises UserError for an image that cannot be decoded,
-    and for more than memory holds.
+    written; people are told so, and `note`. Raises UserError for an image that cannot be decoded.
     """
     if cache.exists():
         keys = [f"{array}_{split}" for split in splits for array in "xy"]
@@ -61,7 +60,6 @@ def decoded_once(
                 return arrays
     count = sum(map(len, splits.values()))
     size = count * (side**2 * 3 + np.dtype(np.int64).itemsize)
-    check_memory(size, root)
     notify(
         f"decoding the {count:,} images of {root} once; {cache} will keep them, in"
         f" {size / 1e6:,.1f} MB{note}"

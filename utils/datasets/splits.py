@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.datasets.arrays import Arrays, check_memory
+from utils.datasets.arrays import Arrays
 from utils.process.errors import UserError, notify
 
 ADVICE = "--test_fraction 0.2, which makes a fifth of the images of each class test images"
@@ -96,9 +96,8 @@ def split_off(arrays: Arrays, fraction: float, classes: Collection[str], place: 
     """Make this fraction of the training images of each class, at least one, the test images.
 
     The choice depends on the labels and their order alone, and NumPy keeps it the same in every
-    version. Raises UserError for a class of one image, and where memory does not hold a copy.
+    version. Raises UserError for a class of one image.
     """
-    check_memory(arrays["x_train"].nbytes, place)
     labels, draws = arrays["y_train"], np.random.RandomState(0)
     chosen = np.zeros(len(labels), bool)
     for label, name in enumerate(classes):
