@@ -72,7 +72,7 @@ def furthest_in_ball(rows: Tensor, p: float) -> Tensor:
 def largest_entries(magnitude: Tensor, k: int) -> Tensor:
     """1 at the `k` largest entries of each row of `magnitude`, and 0 elsewhere.
 
-    Of entries that tie, the first are taken. It takes few operations and waits for no device.
+    Of entries that tie, the first are taken. It waits for no device.
     """
     if is_local(magnitude) and magnitude.dtype in (torch.float32, torch.float64):
         # NumPy's selection is many times faster on the CPU.
@@ -83,27 +83,8 @@ def largest_entries(magnitude: Tensor, k: int) -> Tensor:
         chosen = torch.ge(magnitude, threshold, out=torch.empty_like(magnitude))
         if chosen.count_nonzero(-1).max() <= k:
             return chosen
-    elif magnitude.dtype == torch.float64:
-        threshold = magnitude.topk(k, sorted=False).values.amin(-1, keepdim=True)
     else:
-        return by_keys(magnitude, k)
-    return by_threshold(magnitude, threshold, k)
-
-
-def by_keys(magnitude: Tensor, k: int) -> Tensor:
-    """`largest_entries` as booleans, by integer keys that are all different within a row.
-
-    The upper bits of an entry's key are those of its magnitude, read as an integer, which keeps the
-    order. The lower bits are its distance from the end of the row, so that the first entry wins.
-    """
-    bits = magnitude.float().view(torch.int32)
-    from_end = torch.arange(magnitude.shape[-1], 0, -1, device=magnitude.device)
-    keys = torch.add(from_end, bits, alpha=1 << 31)
-    return keys >= keys.topk(k, sorted=False).values.amin(-1, keepdim=True)
-
-
-def by_threshold(magnitude: Tensor, threshold: Tensor, k: int) -> Tensor:
-    """`largest_entries` as booleans, from the K-th largest magnitude of each row."""
+        threshold = magnitude.topk(k, sorted=False).values.amin(-1, keepdim=True)
     above, tied = magnitude > threshold, magnitude == threshold
     room = k - above.sum(-1, keepdim=True)
     return above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
