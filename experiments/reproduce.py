@@ -27,7 +27,7 @@ from utils.prune.corrections.correction import build_correction
 from utils.reports.comparison import compare
 from utils.reports.weights_report import result_files
 from utils.settings.cli import Flags, Parser
-from utils.settings.config import Config
+from utils.settings.config import Config, with_own_data
 
 METHODS: dict[str, dict[str, Any]] = {
     # Usual for these networks and data (He et al., CVPR 2016): divided by 10 after 1/3 and 2/3.
@@ -71,6 +71,7 @@ def planned_runs(flags: Flags) -> tuple[list[Config], PruneConfig]:
     if varied := sorted({"arch", "seed"}.union(*METHODS.values()) & common.keys()):
         raise UserError(f"--{varied[0]}: varies in this comparison; leave this flag out")
     runs = product(*(flags.explicit[name] for name in ("archs", "methods", "seeds")))
+    common = with_own_data(common)
     configs = [Config(**common, **METHODS[m], arch=arch, seed=seed) for arch, m, seed in runs]
     if prune.correction:  # the test would refuse a correction only after hours of training
         for config in {config.arch: config for config in configs}.values():

@@ -48,11 +48,11 @@ def npz(tmp_path):
 @pytest.fixture
 def decoded(monkeypatch):
     """The paths that are decoded in the test."""
-    paths, decode = [], images.decode_fitted
+    paths, decode = [], images.decode
 
     def note(path, side):
         paths.append(path)
         return decode(path, side)
 
-    monkeypatch.setattr("utils.datasets.folders.decode_fitted", note)
+    monkeypatch.setattr("utils.datasets.images.decode", note)
     return paths

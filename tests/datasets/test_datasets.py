@@ -79,7 +79,7 @@ def test_an_augmentation_that_is_asked_for_takes_the_place_of_the_data_sets(tmp_
 
     def first_batch(**options):
         batches = load_dataset("cifar10", tmp_path, **options).train_batches(40, torch.Generator())
-        return next(iter(batches))[0], batches.take(batches.order())[0]
+        return next(iter(batches))[0], batches.take(batches._new_order())[0]
 
     def sums(inputs):
         return inputs.sum((1, 2, 3)).sort().values
@@ -210,14 +210,14 @@ def test_tiny_is_decoded_once_until_its_files_change(tmp_path, monkeypatch, writ
     assert torch.equal(load_dataset("tiny", tmp_path).train_images[0].unique(), torch.tensor([9]))
     (root / "train" / "n01" / "images" / "n01_2.JPEG").unlink()
     assert len(load_dataset("tiny", tmp_path).train_images) == 5
-    (tmp_path / "tiny_imagenet_200.cache.npz").write_bytes(b"damaged")
+    (tmp_path / "tiny_imagenet_200.64x64.cache.npz").write_bytes(b"damaged")
     assert len(load_dataset("tiny", tmp_path).train_images) == 5
 
 
 def test_decoding_tiny_is_told_once_in_one_line(tmp_path, capsys, write_tiny):
     write_tiny(tmp_path / "tiny_imagenet_200")
     load_dataset("tiny", tmp_path)
-    cache = tmp_path / "tiny_imagenet_200.cache.npz"
+    cache = tmp_path / "tiny_imagenet_200.64x64.cache.npz"
     size = f"{cache.stat().st_size / 1e6:,.1f} MB"
     assert capsys.readouterr() == (
         "",

@@ -13,7 +13,7 @@ from models import ARCHITECTURES
 from optim import LR_SCHEMES, RESCALES
 from utils.datasets import AUGMENTATIONS, DATASETS
 from utils.process.errors import UserError
-from utils.settings.config import Config
+from utils.settings.config import Config, with_own_data
 from utils.settings.names import file_name, percent
 
 # What changes the trained weights, over what the command line takes.
@@ -168,6 +168,16 @@ def test_data_are_in_the_repository_unless_another_folder_is_given(
     write_npz(tmp_path / "own", "mnist")
     for folder in ("own", tmp_path / "own"):
         assert len(Config(data="mnist", data_dir=folder).load_dataset().train_labels) == 40
+
+
+def test_settings_read_no_data_until_they_are_told_to(tmp_path, write_npz):
+    write_npz(tmp_path, "mnist").rename(tmp_path / "mine.npz")
+    settings = {"data": "mine", "data_dir": tmp_path, "epoch_num": 3}
+    with pytest.raises(UserError, match="own_data: describes no data set"):
+        Config(**settings)
+    assert Config(**with_own_data(settings)).num_classes == 10
+    with pytest.raises(UserError, match="--epoch_num 0: must be"):  # before the data are looked for
+        with_own_data({"data": "nowhere", "epoch_num": 0})
 
 
 def test_a_model_file_names_no_folders_of_the_machine():

@@ -17,7 +17,7 @@ from utils.checkpoints.widths import set_widths
 from utils.compute.device import placed
 from utils.process.errors import UserError
 from utils.settings.cli import Flags
-from utils.settings.config import Config, difference
+from utils.settings.config import Config, difference, with_own_data
 from utils.settings.fields import identifying_settings
 from utils.settings.names import RunFiles, file_name, plain
 
@@ -159,7 +159,7 @@ def _bare_state_dict(
     path: Path, contents: dict[str, Any], digest: "hashlib._Hash", explicit: Mapping[str, Any]
 ) -> TrainedModel:
     """A model without settings: the flags, which must fit its tensors, say what it is."""
-    config = Config(**explicit)
+    config = Config(**with_own_data(explicit))
     files = _files_named_after(path, digest, config)
     model = build_network(path, contents, config)
     return TrainedModel(model, config, files, path.name, _unknown(explicit.keys()))

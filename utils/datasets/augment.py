@@ -33,8 +33,7 @@ def crop_and_flip(images: Tensor, generator: Generator) -> Tensor:
 def resized_crop_and_flip(images: Tensor, generator: Generator, side: int = 32) -> Tensor:
     """Crop 8 to 100 % of the area at an aspect of 3/4 to 4/3, resize to `side`, flip or not.
 
-    The draws are those of Inception's augmentation (Szegedy et al., CVPR 2015), the resizing is
-    bilinear with antialiasing.
+    This is Inception's augmentation (Szegedy et al., CVPR 2015).
     """
     tops, lefts, heights, widths = _draw_crops(images, generator)
     return _flip_some(resize_crops(images, tops, lefts, heights, widths, side), generator)

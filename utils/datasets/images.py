@@ -4,15 +4,15 @@ import contextlib
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from utils.datasets.arrays import Arrays, read_npz
+from utils.datasets.arrays import Arrays, check_memory, read_array
 from utils.process.errors import RunError, UserError, notify, warn
 from utils.process.writing import atomic_write
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # For "train" and "test", as far as they are there, the image files and their labels.
 Splits = dict[str, list[tuple[Path, int]]]
-Decoder = Callable[[Path, int], np.ndarray]
 
 # The EXIF tag of an image's orientation and, by its value, Pillow's Image.Transpose that undoes it.
 ORIENTATION = 0x0112
@@ -29,45 +28,42 @@ TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
 
 def fingerprint(root: Path, splits: Splits, side: int) -> str:
-    """Changes with the name, label, size and time of any image, and with the side."""
-    digest = hashlib.sha256(f"{side}\n".encode())
+    """Changes with the name, label, size and time of any image, and with the side.
+
+    Raises OSError for an image that is not there.
+    """
+    digest = hashlib.sha256(f"{side}".encode())
     for split, items in splits.items():
         for path, label in items:
-            try:
-                status = path.stat()
-            except OSError as error:
-                raise UserError(f"{path}: {error.strerror}; replace or delete it") from None
-            name = os.fsencode(path.relative_to(root))
-            line = f" {split} {label} {status.st_size} {status.st_mtime_ns}\n"
-            digest.update(name + line.encode())
+            name, state = os.fsencode(path.relative_to(root)), path.stat()
+            digest.update(repr((split, label, name, state.st_size, state.st_mtime_ns)).encode())
     return digest.hexdigest()
 
 
-def decoded_once(
-    root: Path, cache: Path, splits: Splits, mark: str, side: int, decode: Decoder, note: str = ""
-) -> Arrays:
+def decoded_once(root: Path, splits: Splits, mark: str, side: int) -> Arrays:
     """The images of `splits`, uint8 (images, side, side, 3), and their labels.
 
-    They come from the file `cache`, if that holds those of the same `mark`, which `fingerprint`
-    made. Otherwise `decode`, called with a path and `side`, gives each image, and the cache is
-    written; people are told so, and `note`. Raises UserError for an image that cannot be decoded.
+    They come from a cache beside the folder `root`, if that holds those of the same `mark`, their
+    fingerprint. Otherwise they are decoded, and the cache is written. Raises UserError for an image
+    that cannot be decoded, and for more than memory holds.
     """
+    cache = root.with_name(f"{root.name}.{side}x{side}.cache.npz")
     if cache.exists():
-        keys = [f"{array}_{split}" for split in splits for array in "xy"]
         with contextlib.suppress(UserError):  # a damaged cache is made anew
-            arrays = read_npz(cache, [*keys, "fingerprint"])
-            if str(arrays.pop("fingerprint")) == mark:
-                return arrays
+            if str(read_array(cache, "fingerprint")) == mark:
+                keys = [f"{array}_{split}" for split in splits for array in "xy"]
+                return {key: read_array(cache, key) for key in keys}
     count = sum(map(len, splits.values()))
-    size = count * (side**2 * 3 + np.dtype(np.int64).itemsize)
+    size = count * (side**2 * 3 + 8)  # pixels and label
+    check_memory(size, root)
     notify(
         f"decoding the {count:,} images of {root} once; {cache} will keep them, in"
-        f" {size / 1e6:,.1f} MB{note}"
+        f" {size / 1e6:,.1f} MB"
     )
     arrays = {}
     for split, items in splits.items():
         paths = [path for path, _ in items]
-        arrays[f"x_{split}"] = _decode(paths, side, decode, f"Decoding {root.name} {split}")
+        arrays[f"x_{split}"] = _decode(paths, side, f"Decoding {root.name} {split}")
         arrays[f"y_{split}"] = np.array([label for _, label in items], dtype=np.int64)
     try:
         with atomic_write(cache, "wb") as file:
@@ -77,57 +73,52 @@ def decoded_once(
     return arrays
 
 
-def _decode(paths: list[Path], side: int, decode: Decoder, title: str) -> np.ndarray:
+def _decode(paths: list[Path], side: int, title: str) -> np.ndarray:
     """All images, uint8 (images, side, side, 3)."""
     images = np.empty((len(paths), side, side, 3), np.uint8)
-
-    def fill(place: int) -> None:
-        images[place] = decode(paths[place], side)
-
     # Pillow warns of odd metadata, which do not concern the pixels.
     with (
         warnings.catch_warnings(action="ignore"),
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        filled = pool.map(fill, range(len(paths)))
-        list(tqdm(filled, title, len(paths), leave=False, unit="image", disable=None))
+        decoded = pool.map(decode, paths, repeat(side))
+        bar = tqdm(decoded, title, len(paths), leave=False, unit="image", disable=None)
+        for place, image in enumerate(bar):
+            images[place] = image
     return images
 
 
-def decode_exact(path: Path, side: int) -> np.ndarray:
-    """An image of exactly this side, uint8 (side, side, 3); raises UserError for any other."""
-    with _opened(path) as image:
-        if image.size != (side, side):
-            raise UserError(f"{path}: is {image.size}, not {side}x{side}; replace it")
-        return np.asarray(image.convert("RGB"))
-
-
-def decode_fitted(path: Path, side: int) -> np.ndarray:
-    """An image of any size, resized to this shorter side, its centre: uint8 (side, side, 3).
+def decode(path: Path, side: int) -> np.ndarray:
+    """The centre of an image that is resized to this shorter side: uint8 (side, side, 3).
 
     Grey is repeated and transparency dropped, as torchvision's ImageFolder does; a photo is turned
     as its EXIF data say. Raises UserError for a file that is no image.
     """
     from PIL import Image
 
-    with _opened(path) as image:
-        image.draft(None, (2 * side, 2 * side))  # a JPEG is decoded at a fraction of a large size
-        upright = _upright(image)
-        if upright.mode.startswith("I;16") or (upright.mode, image.format) == ("I", "PPM"):
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))  # 16 bits
-        elif upright.mode in ("I", "F"):
-            raise UserError(
-                f"{path}: its pixels are numbers of 32 bits, of unknown range; save it with 8 or 16"
-            )
-        height, width, top, left = central_square(upright.height, upright.width, side)
-        resized = upright.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(resized)[top : top + side, left : left + side]
+    try:
+        with Image.open(path) as image:
+            image.draft(None, (2 * side, 2 * side))  # a JPEG, at a fraction of a large size
+            upright = _upright(image)
+            if upright.mode.startswith("I;16") or (upright.mode, image.format) == ("I", "PPM"):
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))  # 16 bits
+            elif upright.mode in ("I", "F"):
+                raise ValueError("its pixels are numbers of 32 bits, of unknown range")
+            height, width, top, left = central_square(upright.height, upright.width, side)
+            resized = upright.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes can raise any error
+        raise UserError(
+            f"{path}: cannot be read as an image ({error}); replace or delete it"
+        ) from None
+    return np.asarray(resized)[top : top + side, left : left + side]
 
 
 def _upright(image: "Image.Image") -> "Image.Image":
     """The image, turned as its metadata say; damaged ones count as none.
 
-    `ImageOps.exif_transpose` also writes the other metadata again, and fails where that fails.
+    `ImageOps.exif_transpose` fails where it cannot write the other metadata again.
     """
     image.load()  # which turns a TIFF
     try:
@@ -144,19 +135,3 @@ def central_square(height: int, width: int, side: int) -> tuple[int, int, int, i
     """
     height, width = (side * length // min(height, width) for length in (height, width))
     return height, width, round((height - side) / 2), round((width - side) / 2)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator["Image.Image"]:
-    """The image, whose damage becomes a UserError."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # damaged bytes can raise any error
-        raise UserError(
-            f"{path}: cannot be read as an image ({error}); replace or delete it"
-        ) from None

@@ -11,58 +11,43 @@ from typing import Any
 import numpy as np
 
 from utils.datasets.arrays import Arrays, check_own_arrays
+from utils.datasets.builtin import DATASETS, DatasetInfo
 from utils.datasets.folders import FOLDER_SIDE, find_folder
 from utils.datasets.packed import find_packed
-from utils.datasets.splits import Source, check_splits, listed, split_off
-from utils.process.errors import UserError, notify
-
-CHUNK = 1 << 24  # pixels that are measured at a time
+from utils.datasets.splits import listed, read_source, split_off
+from utils.process.errors import UserError
 
 
 @dataclass(frozen=True)
 class OwnData:
-    """What is known of a data set of one's own once it is read; a model file keeps it.
+    """What is known of a data set of one's own once it is read; a model file keeps it."""
 
-    `classes` has their names in the order of the labels. `side` is that of the images unless
-    --image_size gives another; it is None for images that are not square. `mean` and `std` are of
-    the training images' channels, in 0 ... 1; a channel that is constant has the deviation 1.
-    `images` counts those for training and for testing, and `sha256` is of all pixels and labels.
-    Raises UserError for values that no data set has.
-    """
-
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # their names, in the order of the labels
     channels: int
-    side: int | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    images: tuple[int, int]
-    sha256: str
-
-    def __post_init__(self) -> None:
-        for field in ("classes", "mean", "std", "images"):  # lists in files
-            object.__setattr__(self, field, tuple(getattr(self, field)))
-        numbers = (*self.mean, *self.std)
-        if not (
-            len(self.classes) > 1
-            and all(isinstance(name, str) for name in self.classes)
-            and [type(count) for count in self.images] == [int, int]
-            and type(self.channels) is int
-            and self.channels in (1, 3)
-            and (self.side is None or (type(self.side) is int and self.side > 0))
-            and len(self.mean) == len(self.std) == self.channels
-            and all(type(value) is float for value in numbers)
-            and all(0 <= value <= 1 for value in numbers)
-            and all(value > 0 for value in self.std)
-        ):
-            raise ValueError("no data set is like this")
+    side: int | None  # unless --image_size gives another; None for images that are not square
+    mean: tuple[float, ...]  # of the training images' channels, in 0 ... 1
+    std: tuple[float, ...]  # 1 for a channel that is constant
+    images: tuple[int, int]  # how many are for training and for testing
+    sha256: str  # of the classes' names, and all pixels and labels
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> "OwnData":
         """From the plain types of a file; raises UserError for what `plain` did not make."""
         try:
-            return cls(**stored)
-        except (TypeError, ValueError):
-            raise UserError("own_data: describes no data set") from None
+            own = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+            training, test = own.images
+            if (
+                "".join(own.classes)
+                and own.channels in (1, 3)
+                and len(own.mean) == len(own.std) == own.channels
+                and all(0 <= value <= 1 for value in own.mean + own.std)
+                and (own.side is None or own.side > 0)
+                and min(*own.std, len(own.classes) - 1, training + 1, test + 1) > 0
+            ):
+                return own
+        except (AttributeError, TypeError, ValueError):
+            pass
+        raise UserError("own_data: describes no data set")
 
     def plain(self) -> dict[str, Any]:
         """As plain types, for files."""
@@ -73,104 +58,100 @@ class OwnData:
         """How this data set differs from another of its name, in words, or None."""
         if self.classes != other.classes:
             return f"its {listed(self.classes)}, not {listed(other.classes)}"
-        for what in ("channels", "side"):
-            ours, theirs = getattr(self, what), getattr(other, what)
-            if ours != theirs:
-                return f"its images have {what} {ours}, not {theirs}"
+        if (self.channels, self.side) != (other.channels, other.side):
+            forms = [f"{d.channels} channels and side {d.side}" for d in (self, other)]
+            return f"its images have {forms[0]}, not {forms[1]}"
         if self.images != other.images:
             counts = ["{:,} training and {:,} test images".format(*d.images) for d in (self, other)]
             return f"it has {counts[0]}, not {counts[1]}"
         return "its pixels or labels are others" if self.sha256 != other.sha256 else None
 
 
-# What was read last, until it is released: it is read for the settings of a run, which need the
-# number of classes, and then for the run itself.
+# What was read last, where it is kept: it is read for a run's settings, which need the number of
+# classes, and then for the run itself.
 _held: dict[Hashable, tuple[Arrays, OwnData]] = {}
 
 
-def find_own(
-    name: str, data_dir: Path, image_size: int | None = None, unsplit: bool = False
-) -> Source | None:
-    """The data set called `name`, if there is one, not yet read.
+def describe_own(
+    name: str, data_dir: Path, image_size: int | None, test_fraction: float = 0
+) -> OwnData:
+    """What is known of the data set of one's own called `name`; raises UserError as `read_own`.
 
-    It is in .npz files, as `find_packed` finds them, or in the folder `data_dir`/NAME, as
-    `find_folder` does; images in folders are brought to the side `image_size`, by default 32.
-    Raises UserError for a name that is none, and for data that are unreadable or of the wrong form.
+    Its images are kept in memory for the next `read_own`.
+    """
+    _, found = read_own(name, Path(data_dir).absolute(), image_size, test_fraction, keep=True)
+    if found.side is None and image_size is None:
+        raise UserError(f"--data {name}: its images are not square; give --image_size")
+    return found
+
+
+def read_own(
+    name: str,
+    data_dir: Path,
+    image_size: int | None = None,
+    test_fraction: float = 0,
+    known: OwnData | None = None,
+    keep: bool = False,
+) -> tuple[Arrays, OwnData]:
+    """The arrays of a data set, images with channels last, and what is known of it.
+
+    Images in folders are brought to the side `image_size`, by default 32. Without test images,
+    `test_fraction` of the training images become these. For a model that was trained on the data
+    set `known`, test images alone are enough; the arrays for training are then empty. Raises
+    UserError for a name that is none, and for data that are missing or of the wrong form.
     """
     check_name(name)
     try:
         source = find_packed(name, data_dir)
         if source is None and os.path.lexists(data_dir / name):
-            source = find_folder(data_dir / name, image_size or FOLDER_SIDE, unsplit)
+            source = find_folder(data_dir / name, image_size or FOLDER_SIDE, test_fraction > 0)
     except OSError as error:
+        reason = f"{error.filename} cannot be read ({error.strerror})"
+        raise UserError(f"--data {name}: {reason}") from None
+    if source is None:
         raise UserError(
-            f"--data {name}: {error.filename} cannot be read ({error.strerror})"
-        ) from None
-    return source
-
-
-def read_own(
-    source: Source, test_fraction: float = 0, known: OwnData | None = None
-) -> tuple[Arrays, OwnData]:
-    """The arrays of a data set, images with channels last, and what is known of it.
-
-    Without test images, `test_fraction` of the training images become these. For a model that was
-    trained on the data set `known`, test images alone are enough. Raises UserError for data that
-    are damaged or of the wrong form.
-    """
-    key = source.mark, test_fraction
+            f"--data {name}: choose one of {', '.join(DATASETS)}, or put {name}.npz or {name}/ with"
+            f" train/ and test/ into --data_dir {data_dir}"
+        )
+    key = source.place, source.mark, test_fraction
     if key not in _held:
         _held.clear()
-        check_splits(source, test_fraction, test_alone=known is not None)
-        arrays = source.read()
-        classes = check_own_arrays(arrays, source.place, known.classes if known else ())
-        for note in source.notes:
-            notify(note)
-        if "x_test" not in arrays:
-            split_off(arrays, test_fraction, classes, source.place)
-        _held[key] = arrays, _describe(arrays, classes, source.side, known)
-    return _held[key]
+        arrays = read_source(source, test_fraction, test_alone=known is not None)
+        _held[key] = arrays, _describe(arrays, source.place, test_fraction, known)
+    return _held[key] if keep else _held.pop(key)
 
 
-def release_own() -> None:
-    """Forget the arrays that `read_own` read last."""
-    _held.clear()
+def _describe(arrays: Arrays, place: Path, test_fraction: float, known: OwnData | None) -> OwnData:
+    """Check the arrays, split off test images where there are none, and measure them."""
+    classes = check_own_arrays(arrays, place, known.classes if known else ())
+    if "x_test" not in arrays:
+        split_off(arrays, test_fraction, classes, place)
+    count, test = len(arrays["x_train"]), arrays["x_test"]
+    side = test.shape[1] if test.shape[1] == test.shape[2] else None
+    if count:
+        mean, std = measure(arrays["x_train"])
+        side = FOLDER_SIDE if place.is_dir() else side
+    else:
+        mean, std, side = known.mean, known.std, known.side
+    digest = hashlib.sha256("\n".join(classes).encode(errors="replace"))
+    for key in ("x_train", "y_train", "x_test", "y_test"):
+        digest.update(f"{key} {arrays[key].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[key]))
+    counts, sha256 = (count, len(test)), digest.hexdigest()
+    return OwnData(tuple(classes), test.shape[3], side, mean, std, counts, sha256)
+
+
+def info_of(own: OwnData) -> DatasetInfo:
+    return DatasetInfo(None, len(own.classes), own.channels, own.side, own.mean, own.std)
 
 
 def check_name(name: str) -> None:
     """Raise UserError for what cannot be the name of a data set of one's own."""
-    if name.endswith(".npz"):
-        raise UserError(f"--data {name}: give the name without .npz")
-    if "/" in name or os.sep in name:
+    if not name.isprintable() or "/" in name or not name.strip(".") or name.endswith(".npz"):
         raise UserError(
-            f"--data {name}: is a path; give the folder that holds the data set as --data_dir, and"
-            " its name as --data"
+            f"--data {name!r}: is no name of a data set; give that of its folder or, without .npz,"
+            " of its file, and the folder that holds it as --data_dir"
         )
-    if not name or not name.isprintable() or name.startswith("."):
-        raise UserError(f"--data {name!r}: is no name of a data set; give another")
-
-
-def _describe(
-    arrays: Arrays, classes: list[str], side: int | None, known: OwnData | None
-) -> OwnData:
-    """What is known of these arrays. Those of training images, where there are none, become empty.
-
-    Their mean and deviation are then those that are `known`.
-    """
-    test = arrays["x_test"]
-    if "x_train" not in arrays:
-        arrays |= {"x_train": test[:0], "y_train": arrays["y_test"][:0]}
-        mean, std, side = known.mean, known.std, known.side
-    else:
-        mean, std = measure(arrays["x_train"])
-        side = side or (test.shape[1] if test.shape[1] == test.shape[2] else None)
-    digest = hashlib.sha256("\n".join(classes).encode(errors="replace"))
-    for key in ("x_train", "y_train", "x_test", "y_test"):
-        values = np.ascontiguousarray(arrays[key])
-        digest.update(f"{key} {values.shape}".encode())
-        digest.update(values)
-    counts = len(arrays["x_train"]), len(test)
-    return OwnData(tuple(classes), test.shape[3], side, mean, std, counts, digest.hexdigest())
 
 
 def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -179,15 +160,8 @@ def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     The sums are exact integers. A channel that is constant has the deviation 1.
     """
     pixels = images.reshape(-1, images.shape[-1])
-    count, means, stds = len(pixels), [], []
-    for channel in pixels.T:
-        frequencies = np.zeros(256, np.int64)
-        for start in range(0, count, CHUNK):
-            frequencies += np.bincount(channel[start : start + CHUNK], minlength=256)
-        total, squares = (
-            sum(value**power * int(n) for value, n in enumerate(frequencies)) for power in (1, 2)
-        )
-        means.append(total / (255 * count))
-        std = (count * squares - total**2) ** 0.5 / (255 * count)
-        stds.append(std or 1.0)
-    return tuple(means), tuple(stds)
+    totals = pixels.sum(0, dtype=np.int64).tolist()
+    squares = np.einsum("pc,pc->c", pixels, pixels, dtype=np.int64).tolist()
+    scale, pairs = 255 * len(pixels), list(zip(totals, squares, strict=True))
+    stds = (((len(pixels) * square - total**2) ** 0.5 / scale) or 1.0 for total, square in pairs)
+    return tuple(total / scale for total in totals), tuple(stds)

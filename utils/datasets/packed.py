@@ -1,17 +1,16 @@
 """Data sets in .npz files, in the forms that are published."""
 
 import os
+import re
 from pathlib import Path
 
-from utils.datasets.arrays import Arrays, names_in_npz, one_column, read_npz
-from utils.datasets.splits import Source, find_splits, note_of_test
+from utils.datasets.arrays import Arrays, open_npz, read_array
+from utils.datasets.splits import Source, by_kind, note_of_test
 from utils.process.errors import UserError
 
-# How the arrays of images and of labels are called, with the name of their split: by Keras, and by
-# MedMNIST.
-ARRAYS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
-# How Kuzushiji-MNIST calls its files, which hold one array each, after the data set's name.
-FILES = ("{}-imgs.npz", "{}-labels.npz")
+# How the arrays of images and of labels are called, with the name of their split: by Keras, by
+# MedMNIST and, in files of one array each after the data set's name, by Kuzushiji-MNIST.
+FORMS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("{}-imgs.npz", "{}-labels.npz"))
 
 
 def find_packed(name: str, data_dir: Path) -> Source | None:
@@ -21,36 +20,36 @@ def find_packed(name: str, data_dir: Path) -> Source | None:
     """
     path, start = data_dir / f"{name}.npz", f"{name}-"
     if path.exists():
-        names = names_in_npz(path)
-        found = find_splits(names, path, *ARRAYS)
-        if not found:
-            raise UserError(
-                f"{path}: holds no x_train and y_train; it needs x_test and y_test, too"
-            )
-        places = {array: (path, array) for array in names}
+        with open_npz(path) as file:
+            places = {array: (path, array) for array in file.files}
     else:
-        files = os.listdir(data_dir) if data_dir.is_dir() else []
-        inner = [file.removeprefix(start) for file in files if file.startswith(start)]
-        found = find_splits(inner, data_dir, FILES)
-        if not found:
-            return None
         path = data_dir / f"{start}*.npz"
-        places = {file: (data_dir / f"{start}{file}", "arr_0") for file in inner}
-
-    tests = {kind: images for kind, (images, _) in found.items() if kind != "train"}
+        files = os.listdir(data_dir) if data_dir.is_dir() else []
+        ours = [file for file in files if file.startswith(start)]
+        places = {file.removeprefix(start): (data_dir / file, "arr_0") for file in ours}
+    found = {}  # by kind of split, the names of its images and of its labels
+    for images, labels in FORMS:
+        words = [m[1] for key in places if (m := re.fullmatch(images.format("(.+)"), key))]
+        words = [word for word in words if labels.format(word) in places]
+        for kind, word in by_kind(words, path).items():
+            found.setdefault(kind, (images.format(word), labels.format(word)))
+    if not found and path.exists():
+        raise UserError(f"{path}: holds no x_train and y_train, nor x_test and y_test; replace it")
+    if not found:
+        return None
+    tests = {kind: found[kind][0] for kind in ("test", "val") if kind in found}
     taken = next(iter(tests), None)
-    # Where each of our arrays is: in which file, and under which name.
-    arrays = {"classes": places["classes"]} if "classes" in places else {}
-    for ours, theirs in (("train", "train"), ("test", taken)):
-        for key, array in zip("xy", found.get(theirs, ()), strict=False):
-            arrays[f"{key}_{ours}"] = places[array]
-    files = {file: [a for f, a in arrays.values() if f == file] for file, _ in arrays.values()}
+    used = {"train": found.get("train"), "test": found.get(taken)}
+    kinds = [kind for kind, parts in used.items() if parts]
 
     def read() -> Arrays:
-        held = {(file, a): v for file, of in files.items() for a, v in read_npz(file, of).items()}
-        return {ours: one_column(held[place]) for ours, place in arrays.items()}
+        arrays = {"classes": read_array(*places["classes"])} if "classes" in places else {}
+        for kind in kinds:
+            images, labels = (read_array(*places[part]) for part in used[kind])
+            column = labels.ndim == 2 and labels.shape[1] == 1
+            arrays |= {f"x_{kind}": images, f"y_{kind}": labels[:, 0] if column else labels}
+        return arrays
 
-    mark = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-    kinds = {kind for kind in ("train", "test") if f"x_{kind}" in arrays}
-    notes = note_of_test(path, tests, taken)
-    return Source(path, mark, kinds, read, notes, "add x_test and y_test")
+    states = [places[part][0].stat() for kind in kinds for part in used[kind]]
+    mark = tuple((state.st_size, state.st_mtime_ns) for state in states)
+    return Source(path, mark, kinds, read, note_of_test(path, tests, taken))

@@ -6,17 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.datasets.arrays import Arrays
+from utils.datasets.arrays import Arrays, check_memory
 from utils.process.errors import UserError, notify
 
 ADVICE = "--test_fraction 0.2, which makes a fifth of the images of each class test images"
-
-# By kind, how splits are called, in any case.
-SPELLINGS = {
-    "train": ("train", "training"),
-    "test": ("test", "testing"),
-    "val": ("val", "valid", "validation"),
-}
+# How splits are called, in any case, and which kind of split that is.
+KINDS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+KINDS |= dict.fromkeys(("val", "valid", "validation"), "val")
 
 
 @dataclass(frozen=True)
@@ -25,8 +21,7 @@ class Source:
 
     `place` is named in messages, and `mark` changes with the data. `kinds` has "train" and "test"
     as far as they are there; `read` gives their arrays and, where classes have names, the array
-    `classes`. `notes` are lines for people; `advice` says how to give test images. `side` is the
-    default of images that are resized as they are read.
+    `classes`. `notes` are lines for people.
     """
 
     place: Path
@@ -34,31 +29,21 @@ class Source:
     kinds: Collection[str]
     read: Callable[[], Arrays]
     notes: Collection[str]
-    advice: str
-    side: int | None = None
 
 
-def find_splits(
-    names: Iterable[str], place: Path, *forms: tuple[str, ...]
-) -> dict[str, tuple[str, ...]]:
-    """By kind of split, in the order of SPELLINGS, those of `names` that make it up.
+def by_kind(names: Iterable[str], place: Path) -> dict[str, str]:
+    """Those of `names` that are of "train", "test" and "val", in this order, by that kind.
 
-    A form, such as `("x_{}", "y_{}")`, says how they are written; all of them must be there. Raises
-    UserError, which names `place`, where a kind of split is there twice.
+    Raises UserError, which names `place`, where a kind of split is there twice.
     """
-    written: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
     for name in sorted(names):
-        written.setdefault(name.lower(), []).append(name)
-    found: dict[str, tuple[str, ...]] = {}
-    for kind, spellings in SPELLINGS.items():
-        candidates = [tuple(part.format(s) for part in form) for s in spellings for form in forms]
-        there = [parts for parts in candidates if written.keys() >= set(parts)]
-        alike = [name for parts in there for name in written[parts[0]]]
-        if len(alike) > 1:
-            raise UserError(f"{place}: has both {alike[0]} and {alike[1]}; keep one of them")
-        if there:
-            found[kind] = tuple(written[part][0] for part in there[0])
-    return found
+        kind = KINDS.get(name.lower())
+        if kind in found:
+            raise UserError(f"{place}: has both {found[kind]} and {name}; keep one of them")
+        if kind:
+            found[kind] = name
+    return {kind: found[kind] for kind in ("train", "test", "val") if kind in found}
 
 
 def note_of_test(place: Path, tests: Mapping[str, str], taken: str | None) -> list[str]:
@@ -72,15 +57,16 @@ def note_of_test(place: Path, tests: Mapping[str, str], taken: str | None) -> li
     return [f"{place}: the test images are those of {tests[taken]}{rest}"]
 
 
-def check_splits(source: Source, test_fraction: float, test_alone: bool) -> None:
-    """Raise UserError unless there are images for training and for testing.
+def read_source(source: Source, test_fraction: float, test_alone: bool) -> Arrays:
+    """The arrays of a data set, after its notes.
 
-    Those for testing are a split, or `test_fraction` of those for training. With `test_alone` they
-    are enough.
+    Raises UserError unless there are images for training and for testing. Those for testing are a
+    split, or will be `test_fraction` of those for training; with `test_alone` they are enough.
     """
     if "test" not in source.kinds and not test_fraction:
         way = "" if test_alone else f", or give {ADVICE}"
-        raise UserError(f"{source.place}: has no test images; {source.advice}{way}")
+        files = "add x_test and y_test or, in folders, test/CLASS/"
+        raise UserError(f"{source.place}: has no test images; {files}{way}")
     if "train" not in source.kinds and not test_alone:
         raise UserError(
             f"{source.place}: has no training images; add some, or test a model that was trained on"
@@ -90,14 +76,20 @@ def check_splits(source: Source, test_fraction: float, test_alone: bool) -> None
         raise UserError(
             f"--test_fraction {test_fraction:g}: {source.place} has test images; leave it out"
         )
+    for note in source.notes:
+        notify(note)
+    if "train" not in source.kinds:
+        notify(f"{source.place}: has test images and none for training")
+    return source.read()
 
 
 def split_off(arrays: Arrays, fraction: float, classes: Collection[str], place: Path) -> None:
     """Make this fraction of the training images of each class, at least one, the test images.
 
     The choice depends on the labels and their order alone, and NumPy keeps it the same in every
-    version. Raises UserError for a class of one image.
+    version. Raises UserError for a class of one image, and where memory does not hold a copy.
     """
+    check_memory(arrays["x_train"].nbytes, place)
     labels, draws = arrays["y_train"], np.random.RandomState(0)
     chosen = np.zeros(len(labels), bool)
     for label, name in enumerate(classes):

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 from utils.process.errors import UserError
-from utils.settings.config import Config
+from utils.settings.config import Config, with_own_data
 from utils.settings.fields import path
 from utils.settings.names import plain
 
@@ -43,8 +43,12 @@ class Flags:
         return {name: value for name, value in self.explicit.items() if name in names}
 
     def settings(self, kind: type[Settings]) -> Settings:
-        """The settings of this dataclass; raises UserError for invalid ones."""
-        return kind(**self.explicit_settings(kind))
+        """The settings of this dataclass; raises UserError for invalid ones.
+
+        For Config, a data set of one's own is read, to learn its classes.
+        """
+        explicit = self.explicit_settings(kind)
+        return kind(**(with_own_data(explicit) if kind is Config else explicit))
 
 
 class Parser(argparse.ArgumentParser):

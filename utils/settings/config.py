@@ -175,13 +175,17 @@ class Config:
         " GPUs, would otherwise take the statistics of its own part", type=bool,
         choices=(False, True))
     own_data: dict[str, Any] | None = setting(  # OwnData in plain types
-        None, None, "what is known of a data set of one's own; read from it if None", type=dict)
+        None, None, "what is known of a data set of one's own; see `with_own_data`", type=dict)
     # fmt: on
     from_file: InitVar[bool] = False
 
     def __post_init__(self, from_file: bool) -> None:
         check_values(self, from_file)
-        self._describe_own_data()
+        if self.data in DATASETS:
+            object.__setattr__(self, "own_data", None)
+        else:
+            check_name(self.data)  # of a file, it must not choose where others are written
+            OwnData.of(self.own_data)
         defaults = defaults_beside(vars(self))
         if self.constraint is None and defaults["constraint"] == NO_REGION:
             self._refuse_sizes()
@@ -191,17 +195,6 @@ class Config:
         if self.constraint == NO_REGION:
             object.__setattr__(self, "mode", None)
         self._check_combination()
-
-    def _describe_own_data(self) -> None:
-        """Fill in what is known of a data set of one's own, which is read."""
-        if self.data in DATASETS:
-            object.__setattr__(self, "own_data", None)
-        elif self.own_data is not None:  # of a file, which must not choose where others are written
-            check_name(self.data)
-            OwnData.of(self.own_data)
-        else:
-            found = describe_own(self.data, self.data_dir, self.image_size, self.test_fraction)
-            object.__setattr__(self, "own_data", found.plain())
 
     def _refuse_sizes(self) -> None:
         """Raise UserError for the size of a region where none was chosen."""
@@ -286,6 +279,19 @@ class Config:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+
+
+def with_own_data(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """These settings of Config with what is known of a data set of one's own, which is read.
+
+    Raises UserError for values that Config refuses, before anything is read, and as `describe_own`.
+    """
+    data = settings.get("data", Config.data)
+    if data in DATASETS or settings.get("own_data") is not None:
+        return dict(settings)
+    valid = Config(**{**settings, "data": Config.data})
+    own = describe_own(data, valid.data_dir, settings.get("image_size"), valid.test_fraction)
+    return {**settings, "own_data": own.plain()}
 
 
 def defaults_beside(known: Mapping[str, Any]) -> dict[str, Any]:
