@@ -160,7 +160,7 @@ def test_and_save(
         pruning["accuracy_uncorrected"] = uncorrected.percent
         if accuracy.not_finite:
             pruning["not_finite"] = accuracy.not_finite
-        metadata = pruned_metadata(config, pruning | identifying_settings(prune), trained.unknown)
+        metadata = pruned_metadata(trained.settings, pruning | identifying_settings(prune))
         if widths := widths_of(pruned, new_model(config)):
             metadata["widths"] = widths
         sizes = save(prune.pruned_files(trained.files, ratio), pruned, dataset, metadata)

@@ -32,10 +32,10 @@ def test_a_model_of_other_settings_is_refused(name, quick, trained):
     path = trained / "saved_models" / f"{RUN}.pt"
     before = files_in(trained)
     result = quick(name, "--model_path", path, "--lr", 0.5, "--output_dir", trained)
-    assert_refused_unchanged(result, "--lr 0.5:", trained, before)
+    assert_refused_unchanged(result, "with --lr 1, not 0.5", trained, before)
     renamed = path.rename(path.with_name(path.name.replace("num=2", "num=3")))
     result = quick(name, *DIGITS[:-1], 3, "--output_dir", trained)
-    message = f"--epoch_num 3: {renamed} was trained with 2"
+    message = f"{renamed}: was trained with --epoch_num 2, not 3; give that"
     assert_refused_unchanged(result, message, trained, files_in(trained))
 
 
@@ -105,7 +105,9 @@ def test_a_flag_is_compared_with_the_default_of_an_older_file(name, quick, train
     torch.save(contents, path)
     flags = ("--model_path", path, "--output_dir", trained)
     result = quick(name, *flags, "--rescale", "diameter")
-    assert_refused_unchanged(result, "was trained with gradient", trained, files_in(trained))
+    assert_refused_unchanged(
+        result, "was trained with --rescale gradient, not diameter", trained, files_in(trained)
+    )
     assert quick(name, *flags, "--rescale", "gradient")[0] == 0
 
 

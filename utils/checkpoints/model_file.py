@@ -1,11 +1,10 @@
 """Model files: weights with the settings, metrics and versions behind them."""
 
-import hashlib
 import io
 import platform
 import warnings
 import zipfile
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from utils.checkpoints.npz_file import is_npz, unpack
 from utils.process.errors import UserError
 from utils.process.writing import atomic_write
 from utils.settings.config import Config
-from utils.settings.fields import identifying_settings
 
 
 def new_model(config: Config) -> nn.Module:
@@ -75,24 +73,16 @@ def write_contents(path: Path, contents: dict[str, Any], keep_former: Path | Non
         file.write(serialised.getbuffer())
 
 
-def pruned_metadata(
-    config: Config, pruning: dict[str, Any], unknown: Collection[str] = ()
-) -> dict[str, Any]:
+def pruned_metadata(settings: Mapping[str, Any], pruning: Mapping[str, Any]) -> dict[str, Any]:
     """What the file of a pruned model states beside its tensors, in plain types.
 
-    `pruning` holds how the model was pruned and its accuracy. The settings of `config` that are
-    `unknown` are left out.
+    `settings` are those of its TrainedModel; `pruning` is how it was pruned, and its accuracy.
     """
-    settings = identifying_settings(config)
-    return {
-        "config": {name: value for name, value in settings.items() if name not in unknown},
-        "pruning": pruning,
-        "versions": versions(),
-    } | ({"training_known": False} if unknown else {})
+    return {"config": dict(settings), "pruning": dict(pruning), "versions": versions()}
 
 
-def read_contents(path: Path, advice: str) -> tuple[dict[str, Any], "hashlib._Hash"]:
-    """The contents of a model, pruned or resume file, and a SHA-256 of its bytes.
+def read_contents(path: Path, advice: str) -> dict[str, Any]:
+    """The contents of a model, pruned or resume file.
 
     Reading executes no code from the file. Raises DamagedFileError for a file whose bytes have
     changed, and UserError for one that cannot be read or is of another kind; both messages end in
@@ -107,7 +97,7 @@ def read_contents(path: Path, advice: str) -> tuple[dict[str, Any], "hashlib._Ha
     if path.suffix == ".onnx":
         raise UserError(f"{path}: ONNX files are for other programs and are not read; {advice}")
     try:
-        return _parse(content), hashlib.sha256(content)
+        return _parse(content)
     except ValueError as error:
         raise DamagedFileError(f"{path}: {error}; {advice}") from None
 

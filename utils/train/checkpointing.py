@@ -27,7 +27,7 @@ from utils.process.requirements import require
 from utils.process.signals import Stopped, StopSignals
 from utils.process.terminal import say
 from utils.process.writing import check_writable, remove_leftovers
-from utils.settings.config import Config, difference
+from utils.settings.config import Config, first_difference
 from utils.settings.fields import identifying_settings
 from utils.train.distributed import World, check_processes, lost_process_reported
 from utils.train.recording import Recorder
@@ -255,17 +255,15 @@ class Checkpointer:
 
     def _read(self, path: Path, device: torch.device) -> dict[str, Any]:
         """The contents of a file of this run; raises UserError, for damage DamagedFileError."""
-        saved, _ = read_contents(path, WAY_OUT)
+        saved = read_contents(path, WAY_OUT)
         if not isinstance(saved.get("format"), int) or not isinstance(saved.get("config"), dict):
             raise UserError(f"{path}: is no resume file; {WAY_OUT}")
         if saved["format"] != FORMAT:
             raise UserError(
                 f"{path}: is of another version of this program; use that, or {WAY_OUT}"
             )
-        for name, ours in identifying_settings(self.config).items():
-            theirs = saved["config"].get(name, ours)
-            if theirs != ours:
-                raise UserError(f"{path}: is of {difference(name, theirs, ours)}; {WAY_OUT}")
+        if found := first_difference(saved["config"], identifying_settings(self.config)):
+            raise UserError(f"{path}: is of {found}; {WAY_OUT}")
         if saved.get("device") != device.type:
             raise UserError(
                 f"--gpu {self.config.gpu}: {path} is of a run on another kind of device, where"
@@ -292,15 +290,12 @@ class Checkpointer:
 
     def _check_data(self, model: Path) -> None:
         """Raise UserError if a finished model is of another data set of one's own of this name."""
-        ours = self.config.own_data
-        if ours is None:
+        if self.config.own_data is None:
             return
         way_out = "train it anew with --resume never, or choose another --output_dir"
-        contents, _ = read_contents(model, way_out)
-        theirs = contents.get("config", {}).get("own_data")
-        if theirs != ours:
-            of = difference("own_data", theirs, ours)
-            raise UserError(f"{model}: was trained on {of}; {way_out}")
+        theirs = {"own_data": None} | read_contents(model, way_out).get("config", {})
+        if found := first_difference(theirs, {"own_data": self.config.own_data}):
+            raise UserError(f"{model}: was trained on {found}; {way_out}")
 
 
 def finished_with_fewer_epochs(config: Config) -> Config | None:
