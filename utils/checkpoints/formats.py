@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from utils.checkpoints.model_file import read_contents, state_on_cpu
 from utils.checkpoints.npz_file import pack
-from utils.checkpoints.onnx_file import InputImages, NormalisedInput, encode_onnx, load_onnx, reason
+from utils.checkpoints.onnx_file import InputImages, NormalisedInput, encode_onnx, load_onnx
 from utils.checkpoints.trained_model import build_network
 from utils.compute.device import placed
+from utils.process.errors import reason
 from utils.process.requirements import require
 from utils.process.writing import atomic_write
 from utils.settings.config import Config
