@@ -222,7 +222,6 @@ def test_tables_that_state_no_ratios_have_the_nineteen(quick, table, tmp_path):
     [
         (".", "cannot be read (Is a directory)"),
         ("/", "cannot be read (Is a directory)"),
-        ("", "--compare: is empty"),
     ],
 )
 def test_a_folder_is_no_table(path, message, quick):

@@ -25,7 +25,6 @@ from utils.settings.fields import (
     COUNT,
     LARGEST_INT,
     POSITIVE,
-    Form,
     Range,
     check_values,
     differing,
@@ -73,7 +72,7 @@ class Config:
     arch: str = setting(
         "ResNet18", "training", "network; MODULE:FACTORY is one of your own, as in"
         " torchvision.models:resnet18 or, from a file nets.py in the current folder, nets:small",
-        choices=ARCHITECTURES, also=Form("MODULE:FACTORY", is_factory))
+        choices=ARCHITECTURES, also=("MODULE:FACTORY", is_factory))
     optimizer: str = setting(
         "SFW", "method", "stochastic Frank-Wolfe, or SGD with momentum, which --constraint projects"
         " onto a region after each step", choices=OPTIMIZERS)
