@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models import build_model
-from utils.checkpoints.npz_file import is_npz, unpack
+from utils.checkpoints.npz_file import unpack
 from utils.process.errors import UserError
 from utils.process.writing import atomic_write
 from utils.settings.config import Config
@@ -90,30 +90,32 @@ def read_contents(path: Path, advice: str) -> dict[str, Any]:
     """
     try:
         content = path.read_bytes()
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder, not a file; {advice}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
     if path.suffix == ".onnx":
         raise UserError(f"{path}: ONNX files are for other programs and are not read; {advice}")
     try:
-        return _parse(content)
+        return parsed(content)
     except ValueError as error:
         raise DamagedFileError(f"{path}: {error}; {advice}") from None
 
 
-def _parse(content: bytes) -> dict[str, Any]:
+def parsed(content: bytes) -> dict[str, Any]:
     """What the bytes of a file hold. Raises ValueError, which says what is wrong with them."""
-    if not content:
-        raise ValueError("is empty")
     if content.startswith(b"PK"):  # otherwise perhaps a bare state dict in PyTorch's older format
         try:
             archive = zipfile.ZipFile(io.BytesIO(content))
+            is_npz = all(name.endswith(".npy") for name in archive.namelist())
+            packed = any(entry.compress_type for entry in archive.infolist())
+            changed = (is_npz or not packed) and archive.testzip()
         except Exception:  # damaged bytes can raise any error
             raise ValueError("is truncated") from None
-        if is_npz(archive):
-            return unpack(archive)
-        _check_archive(archive)
+        if changed:
+            raise ValueError("is damaged: some of its bytes have changed")
+        if is_npz:
+            return unpack(content)
+        if packed:
+            raise ValueError("holds compressed data, which torch.save never writes")
     try:
         with warnings.catch_warnings(action="ignore"):
             contents = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -122,15 +124,3 @@ def _parse(content: bytes) -> dict[str, Any]:
     if not isinstance(contents, dict):
         raise ValueError("is no model file, or a damaged one")
     return contents
-
-
-def _check_archive(archive: zipfile.ZipFile) -> None:
-    """Raise ValueError for one that torch.save did not write, or whose bytes have changed."""
-    if any(entry.compress_type for entry in archive.infolist()):
-        raise ValueError("holds compressed data, which torch.save never writes")
-    try:
-        changed = archive.testzip()
-    except Exception:
-        raise ValueError("is truncated") from None
-    if changed:
-        raise ValueError("is damaged: some of its bytes have changed")

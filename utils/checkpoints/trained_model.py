@@ -121,8 +121,6 @@ def build_network(path: Path, contents: dict[str, Any], config: Config) -> nn.Mo
     model, state = new_model(config), contents.get("state_dict", contents)
     try:
         with warnings.catch_warnings(action="ignore"):
-            if any(values.is_complex() or values.is_sparse for values in state.values()):
-                raise TypeError("load_state_dict would convert them with a mere warning")
             if widths := contents.get("widths"):  # otherwise load_state_dict compares all shapes
                 set_widths(model, widths, state)
             model.load_state_dict(state)
