@@ -56,13 +56,13 @@ def reorder(path):
 
 
 DAMAGE = {
-    "empty": (lambda path: path.write_bytes(b""), "is empty"),
+    "empty": (lambda path: path.write_bytes(b""), "is no model file"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is truncated"),
     "flipped": (flip_a_byte, "is damaged: some of its bytes have changed"),
     "compressed": (compress, "holds compressed data"),
 }
 MISFITS = {
-    "folder": (make_a_folder, "is a folder, not a file"),
+    "folder": (make_a_folder, "cannot be read (Is a directory)"),
     "text": (lambda path: path.write_text("text"), "is no model file"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps(Runs())), "is no model file"),
     "code": (lambda path: torch.save(Runs(), path), "is no model file"),

@@ -4,7 +4,10 @@ import contextlib
 import io
 import os
 import sys
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
+from traceback import extract_tb
 
 import torch
 
@@ -58,6 +61,15 @@ def warn(message: str) -> None:
 def notify(message: str) -> None:
     """Tell people in one line what takes time or room; results go to standard output."""
     _print_error(f"note: {message}")
+
+
+def reason(error: BaseException) -> str:
+    """The type of an error and the first line of its message or, without one, its place."""
+    text = str(error).strip().partition("\n")[0]
+    if not text and error.__traceback__ is not None:
+        place = extract_tb(error.__traceback__)[-1]
+        text = f"{Path(place.filename).name}, line {place.lineno}"
+    return f"{type(error).__name__}: {textwrap.shorten(text, 200, placeholder='...')}"
 
 
 def exit_status(main: Callable[[], None]) -> int:

@@ -25,7 +25,7 @@ from utils.process.locks import run_lock
 from utils.process.requirements import require
 from utils.process.signals import Stopped, StopSignals
 from utils.process.writing import check_writable, remove_leftovers
-from utils.settings.config import Config, difference
+from utils.settings.config import Config, first_difference
 from utils.settings.fields import identifying_settings
 from utils.train.distributed import World, check_processes, is_lost_process
 from utils.train.recording import Recorder
@@ -208,7 +208,7 @@ class Checkpointer:
         if self.newest.exists() or self.previous.exists() or not model.is_file():
             return False
         way_out = "train it anew with --resume never, or choose another --output_dir"
-        self._check_settings(read_contents(model, way_out)[0], model, way_out)
+        self._check_settings(read_contents(model, way_out), model, way_out)
         say(f"Trained already; --resume never trains it anew:\n  {model}")
         return True
 
@@ -231,7 +231,7 @@ class Checkpointer:
 
     def _read(self, path: Path, device: torch.device) -> dict[str, Any]:
         """The contents of a file of this run; raises UserError, for damage DamagedFileError."""
-        saved, _ = read_contents(path, WAY_OUT)
+        saved = read_contents(path, WAY_OUT)
         if saved.get("format") != FORMAT:
             raise UserError(f"{path}: is no resume file of this version; {WAY_OUT}")
         self._check_settings(saved, path, WAY_OUT)
@@ -250,10 +250,9 @@ class Checkpointer:
 
     def _check_settings(self, saved: dict[str, Any], path: Path, way_out: str) -> None:
         """Raise UserError for a file of other settings, or of other data of the same name."""
-        for name, ours in identifying_settings(self.config).items():
-            theirs = saved.get("config", {}).get(name, ours)
-            if theirs != ours:
-                raise UserError(f"{path}: is of {difference(name, theirs, ours)}; {way_out}")
+        found = first_difference(saved.get("config", {}), identifying_settings(self.config))
+        if found:
+            raise UserError(f"{path}: is of {found}; {way_out}")
 
     def _refuse_other_processes(self) -> None:
         number = re.compile(r"_processes=\d+")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.compute.device import process_count
-from utils.compute.measure import count_correct
+from utils.compute.measure import count_by_batch
 from utils.datasets.batches import Batches
 from utils.process.errors import ScriptError, UserError
 from utils.settings.config import Config
@@ -129,8 +129,8 @@ class World:
         if self.size > 1:
             for buffer in model.buffers():  # BatchNorm's running statistics, of the main process
                 dist.broadcast(buffer, 0)
-        counts = torch.tensor(count_correct(model, batches, precision))
-        correct, count = self.sums(counts).tolist()
+        counts = count_by_batch(model, batches, precision).sum(0)
+        correct, _, count = self.sums(counts).tolist()
         return 100 * correct / count
 
 
