@@ -62,7 +62,7 @@ DAMAGE = {
     "compressed": (compress, "holds compressed data"),
 }
 MISFITS = {
-    "folder": (make_a_folder, "cannot be read (Is a directory)"),
+    "folder": (make_a_folder, "is a folder, not a file"),
     "text": (lambda path: path.write_text("text"), "is no model file"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps(Runs())), "is no model file"),
     "code": (lambda path: torch.save(Runs(), path), "is no model file"),
@@ -122,7 +122,7 @@ def test_a_resume_file_is_tested_like_a_model_under_a_name_of_its_own(quick, sto
     flags = ("--model_path", stopped.resume, "--output_dir", stopped.output_dir)
     status, _, err = quick("test_prune.py", *flags, "--save_pruned", 0.5)
     assert (status, err) == (0, "")
-    written = [*stopped.output_dir.rglob("SFW_prune_test/*"), *stopped.output_dir.rglob("*.saf*")]
+    written = [*stopped.output_dir.rglob("SFW_prune_test/*"), *stopped.output_dir.rglob("*.npz")]
     assert len(written) == 5 and all(".resume_sha256=" in path.name for path in written)
 
 
