@@ -9,7 +9,7 @@ against multiply-adds and time. With --compare it shows tables of several runs t
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ from utils.process.errors import (
     UserError,
     exit_status,
     is_out_of_memory,
+    reason,
     warn,
 )
 from utils.process.requirements import require
 from utils.process.writing import check_writable
-from utils.prune.channels.graph import reason
 from utils.prune.channels.measure import SlicedResult, compare_speed, sizes_of, training_images
 from utils.prune.channels.slicing import ChannelRanking
 from utils.prune.config import PruneConfig
@@ -48,6 +48,9 @@ from utils.settings.config import Config
 from utils.settings.fields import identifying_settings, path
 from utils.settings.names import results_line
 
+# Gives a pruned network's accuracies by column, and the sizes of its files, saved at some ratios.
+Tester = Callable[[nn.Module, float], tuple[dict[str, Accuracy], dict[str, int]]]
+
 
 def test(trained: TrainedModel, prune: PruneConfig) -> None:
     """Test the model at every pruning ratio, and write the results."""
@@ -61,7 +64,7 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
     dataset = config.load_dataset().to(device)
     model = placed(trained.model, device, config.image_shape)
     correction = build_correction(prune, model, dataset, config)
-    tests = sweep(trained, prune, model, dataset, correction)
+    tests = sweep(model, prune, dataset, config, tester(trained, prune, dataset, correction))
 
     report.print_heading(trained, prune)
     results = []
@@ -82,33 +85,25 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
 
 
 def prune_weights(
-    trained: TrainedModel,
-    prune: PruneConfig,
-    model: nn.Module,
-    dataset: Dataset,
-    correction: Correction | None,
+    model: nn.Module, prune: PruneConfig, dataset: Dataset, config: Config, tested: Tester
 ) -> Iterator[PrunedResult]:
     """Prune `model` in place at each ratio, and test it."""
     ranking = MagnitudeRanking(model, prune.allocation, prune.prune_scope)
     count = len(ranking.weights)
-    dense = None if correction is None else copy.deepcopy(model.state_dict())
+    dense = None if prune.correction is None else copy.deepcopy(model.state_dict())
 
     def pruned_at(ratio: float) -> PrunedResult:
         if dense is not None:
             model.load_state_dict(dense)
         remaining = count - ranking.prune(ratio)
-        tested = test_and_save(model, ratio, trained, prune, dataset, correction)
-        return PrunedResult(ratio, remaining, count, zeros_by_parameter(model), *tested)
+        accuracies = tested(model, ratio)
+        return PrunedResult(ratio, remaining, count, zeros_by_parameter(model), *accuracies)
 
     return map(pruned_at, prune.all_ratios)
 
 
 def slice_channels(
-    trained: TrainedModel,
-    prune: PruneConfig,
-    model: nn.Module,
-    dataset: Dataset,
-    correction: Correction | None,
+    model: nn.Module, prune: PruneConfig, dataset: Dataset, config: Config, tested: Tester
 ) -> Iterator[SlicedResult]:
     """Test a copy of `model` at each ratio, with as many channels cut out as that takes."""
     images = training_images(dataset)
@@ -119,9 +114,9 @@ def slice_channels(
     def sliced_at(ratio: float) -> SlicedResult:
         try:
             sliced, removed = ranking.slice(ratio)
-            seconds = compare_speed(model, sliced, images, trained.config.precision)
+            seconds = compare_speed(model, sliced, images, config.precision)
             size = sizes_of(sliced, images)
-            tested = test_and_save(sliced, ratio, trained, prune, dataset, correction)
+            return SlicedResult(ratio, removed, *size, seconds, *tested(sliced, ratio))
         except Exception as error:  # of the network's own code: what it does depends on its inputs
             if isinstance(error, ScriptError) or is_out_of_memory(error):
                 raise
@@ -129,42 +124,35 @@ def slice_channels(
                 f"--granularity channels: the network sliced at ratio {ratio:g} does not run"
                 f" ({reason(error)}); prune this network's weights instead"
             ) from None
-        return SlicedResult(ratio, removed, *size, seconds, *tested)
 
     return map(sliced_at, prune.all_ratios)
 
 
-def test_and_save(
-    pruned: nn.Module,
-    ratio: float,
-    trained: TrainedModel,
-    prune: PruneConfig,
-    dataset: Dataset,
-    correction: Correction | None,
-) -> tuple[dict[str, Accuracy], dict[str, int]]:
-    """The accuracies of a pruned network by column, as it is and corrected; sizes of its files.
+def tester(
+    trained: TrainedModel, prune: PruneConfig, dataset: Dataset, correction: Correction | None
+) -> Tester:
+    """What tests a pruned network, as it is and corrected, and then saves it at --save_pruned."""
+    config, batches = trained.config, dataset.test_batches(trained.config.test_batchsize)
+    built = new_model(config) if prune.save_pruned else None
 
-    It is saved, after the correction, if the ratio is one of --save_pruned.
-    """
-    config = trained.config
-    batches = dataset.test_batches(config.test_batchsize)
-    uncorrected = accuracy = evaluate(pruned, batches, config.precision)
-    accuracies = {"accuracy": uncorrected}
-    if correction is not None:
-        correction(pruned)
-        accuracy = evaluate(pruned, batches, config.precision)
-        accuracies[prune.correction_column] = accuracy
-    sizes = {}
-    if ratio in prune.save_pruned:
+    def tested(pruned: nn.Module, ratio: float) -> tuple[dict[str, Accuracy], dict[str, int]]:
+        uncorrected = accuracy = evaluate(pruned, batches, config.precision)
+        accuracies = {"accuracy": uncorrected}
+        if correction is not None:
+            correction(pruned)
+            accuracy = evaluate(pruned, batches, config.precision)
+            accuracies[prune.correction_column] = accuracy
+        if ratio not in prune.save_pruned:
+            return accuracies, {}
         pruning = {"sparsity": ratio, "accuracy": accuracy.percent}
         pruning["accuracy_uncorrected"] = uncorrected.percent
         if accuracy.not_finite:
             pruning["not_finite"] = accuracy.not_finite
-        metadata = pruned_metadata(config, pruning | identifying_settings(prune), trained.unknown)
-        if widths := widths_of(pruned, new_model(config)):
-            metadata["widths"] = widths
-        sizes = save(prune.pruned_files(trained.files, ratio), pruned, dataset, metadata)
-    return accuracies, sizes
+        metadata = pruned_metadata(trained.settings, pruning | identifying_settings(prune))
+        metadata["widths"] = widths_of(pruned, built)
+        return accuracies, save(prune.pruned_files(trained.files, ratio), pruned, dataset, metadata)
+
+    return tested
 
 
 def save(

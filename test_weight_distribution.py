@@ -26,10 +26,12 @@ def test(trained: TrainedModel) -> None:
     check_writable([files.weight_distribution(s) for s in TEST_SUFFIXES], "--output_dir")
 
     log = TextLog(files.weight_distribution(".log"))
-    log.add(configuration_line(config, trained.unknown))
+    log.add(configuration_line(config, trained.training_known))
     count = sum(p.numel() for p in model.parameters())
     rows = []
-    training = "training settings unknown" if trained.unknown else f"trained on {config.data}"
+    training = (
+        f"trained on {config.data}" if trained.training_known else "training settings unknown"
+    )
     print(f"{config.arch} with {count:,} parameters, {training}\n")
     print(f"{'magnitude':>10}  {'parameters':>12}  {'share':>8}")
     for threshold, above in zip(THRESHOLDS, count_above(model), strict=True):

@@ -14,11 +14,12 @@ if os.environ.get("WORLD_SIZE", "1") != "1":
     # Without PyTorch's warnings, which each process would print; it reads this as it is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from constraints import Region, build_constraints, make_feasible
+from constraints import Region, make_feasible
 from optim import SFW, ProjectedSGD
 from utils.checkpoints.model_file import new_model
 from utils.compute.device import (
@@ -38,11 +39,10 @@ from utils.settings.config import Config
 from utils.train.captured_step import CapturedStep, Step
 from utils.train.checkpointing import Checkpointer, RunState, checkpointing
 from utils.train.distributed import World, launched
-from utils.train.loop import check_last_batch, step_seeds
-from utils.train.pruned_steps import check_pruned_steps, pruned, step_sparsities
+from utils.train.pruned_steps import pruned, step_sparsities
 from utils.train.recording import Recorder
 from utils.train.sfw_init import learn_initial_scales
-from utils.train.trials import check_regions, check_schedule, learning_rates, reported
+from utils.train.trials import check_steps, feasible_regions, learning_rates
 
 
 def train(config: Config, world: World | None = None) -> None:
@@ -60,27 +60,21 @@ def train(config: Config, world: World | None = None) -> None:
         dataset = world.in_turn(config.load_dataset).to(device)
         generator = torch.Generator(device).manual_seed(config.seed)
         batches = dataset.train_batches(config.train_batchsize, generator)
-        model = trainable_model(config, batches, parts=1 if config.sync_bn else world.size)
+        model = placed(new_model(config), device, config.image_shape)
+        check_steps(config, model, batches, parts=1 if config.sync_bn else world.size)
         size = evaluation_batch_size(model, dataset.test_images, config.test_batchsize)
         test_batches = dataset.test_batches(size, world.part(len(dataset.test_images)))
-        check_schedule(config, len(batches))
-        with reported(f"--constraint {config.constraint}"):
-            sizes = config.k_sparseness, config.k_frac, config.tau, config.mode
-            regions = build_constraints(model, config.constraint, *sizes)
-            check_regions(config, model, regions)
-            make_feasible(model, regions)
+        regions = feasible_regions(config, model)
+        make_feasible(model, regions)
 
         recorder = Recorder(config, world)
         recorder.begin(model, dataset)
         saved = checkpoints.load(device)
-        if saved is None and config.sfw_init:
-            # Batches from a generator of their own: training sees the same with and without.
-            own = torch.Generator(device).manual_seed(config.seed + 1)
-            halves = dataset.train_batches((config.train_batchsize + 1) // 2, own)
-            recorder.metrics["sfw_init_scales"] = world.on_main(
-                lambda: learn_initial_scales(config, model, halves, regions, recorder.log)
-            )
         if saved is None:
+            if config.sfw_init:
+                recorder.metrics["sfw_init_scales"] = world.on_main(
+                    lambda: learn_initial_scales(config, model, dataset, regions, recorder.log)
+                )
             recorder.report_gauges(model, regions)
         optimizer = build_optimizer(config, model, regions)
         state = RunState(config, model, optimizer, batches, recorder)
@@ -105,7 +99,7 @@ def train_epochs(
     for epoch in range(recorder.epoch, config.epoch_num):
         rates = learning_rates(config, epoch, steps, recorder.metrics["train_loss"])
         sparsities = step_sparsities(config, epoch, steps)  # 0 but for pruned steps
-        seeds = step_seeds(config.seed, epoch, world.rank, steps)
+        seeds = step_seeds(config.seed, epoch, world.rank, steps)  # of dropout
         model.train()
         for i, (inputs, targets) in recorder.watched(batches):
             dropout.manual_seed(seeds[i])
@@ -117,6 +111,11 @@ def train_epochs(
         recorder.end_epoch(model, accuracy, rates[-1])
         checkpoints.save_if_due(state)
         checkpoints.stop_if_signalled(state)
+
+
+def step_seeds(seed: int, epoch: int, rank: int, steps: int) -> list[int]:
+    """A seed for each step of an epoch in the process `rank`."""
+    return np.random.SeedSequence([seed, epoch, rank]).generate_state(steps).tolist()
 
 
 def train_step(
@@ -161,19 +160,6 @@ def build_step(state: RunState, world: World) -> Step:
     if device.type == "cpu" or world.size > 1:
         return step
     return CapturedStep(step, state.optimizer, config.train_batchsize, device)
-
-
-def trainable_model(config: Config, batches: Batches, parts: int) -> nn.Module:
-    """The network, on the device of these batches, each of which is shared in `parts`.
-
-    Raises UserError where it cannot be trained on them with these settings.
-    """
-    device, shape = batches.images.device, config.image_shape
-    model = placed(new_model(config), device, shape)
-    check_last_batch(model, batches, shape, parts)
-    if config.pruned_steps:
-        check_pruned_steps(config, model, torch.ones(2, *shape, device=device), len(batches))
-    return model
 
 
 def build_optimizer(

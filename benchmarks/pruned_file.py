@@ -45,7 +45,7 @@ def main() -> None:
         for ratio in RATIOS:
             ranking.prune(ratio)
             path = Path(folder, f"{ratio}.npz")
-            write_pruned(path, "npz", model, images, pruned_metadata(config, {}))
+            write_pruned(path, "npz", model, images, pruned_metadata(config.as_dict(), {}))
             sizes.append(path.stat().st_size)
             loads.append(partial(load_pruned, path))
         times = time_in_turns(loads, 10, "cpu")

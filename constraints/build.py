@@ -1,5 +1,6 @@
 """Which region each parameter tensor of a network gets, and how large it is."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -43,11 +44,10 @@ def build_constraints(
     entries has K = min(max(k_sparseness, floor(k_frac n)), n). `tau` is the L2 diameter (mode
     "diameter"), the radius ("radius") or half the diameter in units of the tensor's mean L2 norm at
     initialisation ("initialization"). Regions of kind "unconstraints" ignore all of these, and only
-    they accept mode None. Neither the model nor the global random state changes. The regions are
-    the same before and after `fully_shard`, on the meta device, and whatever the model's type.
-    Raises ValueError for an unknown kind or mode, for a size that is missing or not positive, for a
-    parameter whose initial norm is not known (see `initial_norms`), and for parameters that FSDP1
-    has flattened.
+    they accept mode None. The regions are the same before and after `fully_shard`, on the meta
+    device, and whatever the model's type. Raises ValueError for an unknown kind or mode, for a size
+    that is missing or not positive, for a parameter whose initial norm is not known (see
+    `initial_norms`), and for parameters that FSDP1 has flattened.
     """
     build = kind if callable(kind) else CONSTRAINTS.get(kind)
     if build is None:
@@ -55,12 +55,11 @@ def build_constraints(
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(map(str, MODES))}, not {mode!r}")
     refuse_unknown(model.parameters())
-    sizes = [p.numel() for p in model.parameters()]
-    norms = [math.nan] * len(sizes)
-    if mode == "initialization" and kind != "unconstraints":
-        norms = initial_norms(model)
+    drawn = mode == "initialization" and kind != "unconstraints"
+    norms = initial_norms(model) if drawn else itertools.repeat(math.nan)
     constraints = []
-    for n, norm in zip(sizes, norms, strict=True):
+    for p, norm in zip(model.parameters(), norms, strict=False):
+        n = p.numel()
         k = min(max(k_sparseness, math.floor(k_frac * n)), n)
         constraints.append(build(n, k, **MODES[mode](tau, norm)))
     return constraints
@@ -69,8 +68,7 @@ def build_constraints(
 def make_feasible(model: nn.Module, constraints: list[Region]) -> None:
     """Shift each of `model.parameters()` into its region, in place; frozen ones stay.
 
-    Call it again when a parameter has been unfrozen: it is outside its region else, and SFW's steps
-    bring it inside only little by little.
+    Call it again when a parameter has been unfrozen, which may be outside its region.
     """
     with torch.no_grad():
         for p, region in zip(model.parameters(), constraints, strict=True):

@@ -26,9 +26,6 @@ class KSparsePolytope(Region):
         self._set_size(n, radius, diameter, 2 * math.sqrt(max(k, 1)))
         self.k = int(k)
 
-    def __repr__(self) -> str:
-        return f"KSparsePolytope({self.n}, {self.k}, radius={self.radius:g})"
-
     def describe(self) -> dict[str, str | int | float]:
         return super().describe() | {"k": self.k}
 

@@ -26,17 +26,13 @@ class LpBall(Region):
         self._set_size(n, radius, diameter, 2 * max(n, 1) ** max(0.5 - 1 / p, 0))
         self.p = float(p)
 
-    def __repr__(self) -> str:
-        return f"LpBall({self.n}, {self.p:g}, radius={self.radius:g})"
-
     def describe(self) -> dict[str, str | int | float]:
         return super().describe() | {"p": self.p}
 
     @property
     def vertex(self) -> SignVertex | GradientVertex | None:
-        if self.p == 2:
-            return GradientVertex()
-        return {1: SignVertex(min(self.n, 1)), math.inf: SignVertex(self.n)}.get(self.p)
+        known = {1: SignVertex(min(self.n, 1)), 2: GradientVertex(), math.inf: SignVertex(self.n)}
+        return known.get(self.p)
 
     def lmo(self, g: Tensor) -> Tensor:
         """-r sign(g_i) |g_i|^(q-1) / ||g||_q^(q-1), with 1/p + 1/q = 1; 0 where g is all 0.
@@ -55,8 +51,6 @@ class LpBall(Region):
 
     def euclidean_project(self, x: Tensor) -> Tensor:
         self._check(x)
-        if not self.n:
-            return x.clone()
         if self.p == 1:
             return project_capped_l1_ball(x, total=self.radius)
         if self.p == 2:
@@ -71,11 +65,9 @@ class LpBall(Region):
         return lp_norm(x, self.p) / self.radius
 
     def _project_smooth(self, x: Tensor) -> Tensor:
-        """The projection for 2 < p < infinity.
+        """In units of the radius y_i + c y_i^(p-1) = |x_i|, with ||y||_p = 1, for one c >= 0.
 
-        In units of the radius y_i + c y_i^(p-1) = |x_i| and sum y_i^p = 1 for one c >= 0. log c is
-        found by bisection, and the y_i by Newton's method from min(|x_i|, (|x_i| / c)^(1/(p-1))),
-        an upper bound from which it decreases to the root, as the left side is convex.
+        log c is found by bisection, the y_i by Newton's method from an upper bound.
         """
         p, a = self.p, x.abs().double() / self.radius
 
@@ -85,7 +77,8 @@ class LpBall(Region):
                 y = y - (y + c * y ** (p - 1) - a) / (1 + c * (p - 1) * y ** (p - 2))
             return y
 
-        high = (a.max().clamp(min=1) * self.n).log() * p  # there even n such entries are inside
+        # With the largest c, n entries as large as the largest one are inside.
+        high = (lp_norm(a, math.inf).clamp(min=1) * self.n).log() * p
         low = torch.full_like(high, -80.0)
         for _ in range(60):
             middle = (low + high) / 2

@@ -21,27 +21,24 @@ def project_capped_l1_ball(x: Tensor, total: float, cap: float = math.inf) -> Te
     By the optimality conditions y_i = sign(x_i) clip(|x_i| - shift, 0, cap) with the smallest
     shift >= 0 at which ||y||_1 <= total. That norm is a decreasing, piecewise linear function of
     the shift. (For cap = infinity this is Duchi et al., ICML 2008.) On the CPU the shift is found
-    in a few passes over `x`. On a GPU, where a loop that depends on values would wait for the
-    device, it is found by sorting.
+    in a few passes over `x`, on a GPU, where their number would wait for the device, by sorting.
     """
+    if not x.numel():
+        return x.clone()
     x = x.detach()
     flat = x.reshape(-1)
+    pieces = flat.split(PIECE) if is_local(x) else (flat,)
     if is_local(x):
-        pieces = flat.split(PIECE)
         shift = shift_by_newton(pieces, total, cap)
-        projected = torch.empty_like(flat)
-        for piece, out in zip(pieces, projected.split(pieces[0].numel() or 1), strict=True):
-            out.copy_(_shrunk(piece, shift, cap))
-    elif flat.numel():
-        projected = _shrunk(flat, shift_by_sorting(flat, total, cap), cap).to(x.dtype)
     else:
-        projected = flat.clone()
+        shift = shift_by_sorting(flat, total, cap)
+    projected = torch.cat([_shrunk(piece, shift, cap).to(x.dtype) for piece in pieces])
     projected = projected.view(x.shape)
     return projected if x.is_contiguous() else torch.empty_like(x).copy_(projected)
 
 
 def _shrunk(x: Tensor, shift: float | Tensor, cap: float) -> Tensor:
-    """The entries of `x` moved towards 0 by `shift` and then cut to `cap`, in double precision."""
+    """The entries of `x` moved towards 0 by `shift`, then cut to `cap`, in double precision."""
     return (x.abs().double() - shift).clamp_(0, cap).copysign_(x)
 
 
@@ -53,7 +50,6 @@ def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> flo
     for every shift in the bracket are left out of further steps.
     """
     shift, low, high = 0.0, 0.0, max(lp_norm(piece, math.inf).item() for piece in pieces)
-    size = pieces[0].numel() or 1
     settled = 0.0  # the sum of the entries left out, which are at the cap
     for _ in range(MOST_STEPS):
         norm, free = settled, 0
@@ -75,7 +71,7 @@ def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> flo
             at_cap = magnitude >= high + cap
             unsettled.append(magnitude[(magnitude > low) & ~at_cap])
             settled += at_cap.sum().item() * cap if cap < math.inf else 0.0
-        pieces = torch.cat(unsettled).split(size)
+        pieces = torch.cat(unsettled).split(PIECE)
     return shift
 
 

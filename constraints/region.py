@@ -55,26 +55,22 @@ class Region(ABC):
     # What the vertex that `lmo(g)` returns looks like, if that is known. An optimizer may then find
     # it without calling `lmo`. It counts only in the class that also defines `lmo`.
     vertex: SignVertex | GradientVertex | None = None
-    # `gauge(x)`, if a region has it, is the smallest s >= 0 for which x is in s times the region:
-    # how much of the region x fills. A float64 scalar tensor. None for other regions, of which
-    # nothing is reported.
+    # `gauge(x)` is the smallest s >= 0 for which x is in s times the region, a float64 scalar
+    # tensor. None for regions that have none, of which nothing is reported.
     gauge: Callable[[Tensor], Tensor] | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        definer = {
-            name: next(base for base in cls.__mro__ if name in vars(base))
-            for name in ("lmo", "vertex")
-        }
-        if definer["lmo"] is not definer["vertex"]:
+        lmo, vertex = (
+            next(base for base in cls.__mro__ if name in vars(base)) for name in ("lmo", "vertex")
+        )
+        if lmo is not vertex:
             cls.vertex = None
 
     def _set_size(
         self, n: int, radius: float | None, diameter: float | None, diameter_per_radius: float
     ) -> None:
         """Set `n`, and `radius` and `diameter` from the one of them that is given."""
-        if n < 0:
-            raise ValueError(f"n must be at least 0, not {n}")
         if (radius is None) == (diameter is None):
             raise ValueError("give either radius or diameter")
         self.n = int(n)
@@ -104,6 +100,10 @@ class Region(ABC):
         """The region's kind and sizes in plain types, as an optimizer's state dict holds them."""
         return {"kind": type(self).__name__, "n": self.n, "radius": self.radius}
 
+    def __repr__(self) -> str:
+        sizes = [f"{name}={size}" for name, size in self.describe().items() if name != "kind"]
+        return f"{type(self).__name__}({', '.join(sizes)})"
+
     @abstractmethod
     def lmo(self, g: Tensor) -> Tensor:
         """The linear minimisation oracle: a vertex v of the region at which <g, v> is smallest."""
@@ -123,9 +123,6 @@ class Unconstrained(Region):
     def __init__(self, n: int) -> None:
         self.n = n
         self.radius = self.diameter = math.inf
-
-    def __repr__(self) -> str:
-        return f"Unconstrained({self.n})"
 
     def lmo(self, g: Tensor) -> Tensor:
         """Raises NotImplementedError: a linear function has no minimum here."""

@@ -1,8 +1,7 @@
 """Sharded parameters: DTensors, as FSDP2's `fully_shard` and tensor parallelism make them.
 
-Regions take plain tensors. What is sharded is gathered: every process gets the whole tensor, does
-with it what a single process would do, and keeps its own part of the result. All processes must
-call these functions together. torch.distributed is imported only where there is a DTensor.
+Every process gathers the whole tensor, does with it what a single process would do, and keeps its
+own part of the result. All processes must call these functions together.
 """
 
 import sys
@@ -39,10 +38,7 @@ def assign(x: Tensor, values: Tensor) -> None:
 
 
 def refuse_unknown(params: Iterable[Tensor]) -> None:
-    """Raise ValueError for parameters that cannot be gathered.
-
-    These are the pieces of FSDP1, and DTensors whose entries are sums that are not known yet.
-    """
+    """Raise ValueError for FSDP1's pieces, and for DTensors whose entries are not summed yet."""
     for p in params:
         if getattr(p, "_fsdp_flattened", False):
             raise ValueError(
@@ -50,10 +46,7 @@ def refuse_unknown(params: Iterable[Tensor]) -> None:
                 " whole tensors. Use FSDP2 instead: torch.distributed.fsdp.fully_shard"
             )
         if is_sharded(p) and any(placement.is_partial() for placement in p.placements):
-            raise ValueError(
-                f"a parameter with placements {p.placements} is not known yet: redistribute it"
-                " without Partial placements first"
-            )
+            raise ValueError("redistribute parameters without Partial placements first")
 
 
 def unsharded_class(module: nn.Module) -> type[nn.Module]:

@@ -72,42 +72,19 @@ def furthest_in_ball(rows: Tensor, p: float) -> Tensor:
 def largest_entries(magnitude: Tensor, k: int) -> Tensor:
     """1 at the `k` largest entries of each row of `magnitude`, and 0 elsewhere.
 
-    Of entries that tie, the first are taken. It takes few operations and waits for no device.
+    Of entries that tie, the first are taken. It waits for no device.
     """
-    if not is_local(magnitude) and magnitude.dtype != torch.float64:
-        return by_keys(magnitude, k)
-    threshold = _kth_largest(magnitude, k)
-    if is_local(magnitude):
+    if is_local(magnitude) and magnitude.dtype in (torch.float32, torch.float64):
+        # NumPy's selection is many times faster on the CPU.
+        position = magnitude.shape[-1] - k
+        rows = np.partition(magnitude.detach().numpy(), position)
+        threshold = torch.from_numpy(rows[..., position : position + 1])
         # As numbers of the same type, which multiply faster than booleans.
         chosen = torch.ge(magnitude, threshold, out=torch.empty_like(magnitude))
         if chosen.count_nonzero(-1).max() <= k:
             return chosen
-    return by_threshold(magnitude, threshold, k)
-
-
-def by_keys(magnitude: Tensor, k: int) -> Tensor:
-    """`largest_entries` as booleans, by integer keys that are all different within a row.
-
-    The upper bits of an entry's key are those of its magnitude, read as an integer, which keeps the
-    order. The lower bits are its distance from the end of the row, so that the first entry wins.
-    """
-    bits = magnitude.float().view(torch.int32)
-    from_end = torch.arange(magnitude.shape[-1], 0, -1, device=magnitude.device)
-    keys = torch.add(from_end, bits, alpha=1 << 31)
-    return keys >= keys.topk(k, sorted=False).values.amin(-1, keepdim=True)
-
-
-def by_threshold(magnitude: Tensor, threshold: Tensor, k: int) -> Tensor:
-    """`largest_entries` as booleans, from the K-th largest magnitude of each row."""
+    else:
+        threshold = magnitude.topk(k, sorted=False).values.amin(-1, keepdim=True)
     above, tied = magnitude > threshold, magnitude == threshold
     room = k - above.sum(-1, keepdim=True)
     return above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
-
-
-def _kth_largest(values: Tensor, k: int) -> Tensor:
-    """The K-th largest of each row; NumPy's selection is many times faster on the CPU."""
-    if is_local(values) and values.dtype in (torch.float32, torch.float64):
-        position = values.shape[-1] - k
-        rows = np.partition(values.detach().numpy(), position)
-        return torch.from_numpy(rows[..., position : position + 1])
-    return values.topk(k, sorted=False).values.amin(-1, keepdim=True)

@@ -3,9 +3,8 @@
 import functools
 import itertools
 import math
-import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,23 +29,19 @@ class ConstrainedOptimizer(Optimizer):
     Raises ValueError when their numbers or sizes differ.
 
     - A parameter's first step is the first one with a learning rate other than 0. Before that, a
-      step with learning rate 0 only creates the state: torch.distributed.checkpoint takes such a
-      step to read a new optimizer's state, and it must change nothing. "step" in the state counts
-      the steps; replays of a CUDA graph do not advance it.
+      step only creates the state: torch.distributed.checkpoint takes a step with learning rate 0
+      to read it. "step" in the state counts the steps; replays of a CUDA graph do not advance it.
     - Parameters of half precision have a float32 copy in the state. The steps move the copy, which
       is then rounded to the parameter. Without it, small steps would be lost and the iterates would
       leave their region. Momentum buffers are float32, too. If other code has changed the
       parameter, the copy takes the new values.
     - A gradient that is infinite or NaN turns its whole parameter into NaN, which shows the problem
       without waiting for the device. `torch.amp.GradScaler` skips such steps.
-    - A step runs outside the graphs of `torch.compile`.
     - A parameter that is unfrozen later may be outside its region: call `make_feasible` then.
-    - Parameters without entries are not changed. Complex parameters and sparse gradients are
-      refused.
-    - Parameters may be sharded: DTensors of FSDP2 or of tensor parallelism. A region's `n` counts
-      the entries of the whole tensor. Each process gathers one parameter at a time, takes its step
-      and keeps its own part. All processes must take a step together, with gradients for the same
-      parameters. FSDP1's flat parameters and ZeroRedundancyOptimizer are refused.
+    - Complex parameters and sparse gradients are refused.
+    - Parameters may be sharded: DTensors of FSDP2 or of tensor parallelism. Each process gathers
+      one at a time, takes its step and keeps its own part. All processes must take a step together,
+      with gradients for the same parameters.
 
     `state_dict()` holds the optimizer's kind and each region's kind and sizes. `load_state_dict`
     raises ValueError for a state of another optimizer or of other regions, and, where both have
@@ -54,7 +49,7 @@ class ConstrainedOptimizer(Optimizer):
     """
 
     kind: str  # by which a state dict names the optimizer, also those of classes derived from it
-    _unbound: Sequence[Region] = ()  # during __init__, the regions that are not yet in a group
+    _unbound: Iterator[Region] = iter(())  # during __init__, the regions that are not in a group
 
     def __init__(
         self,
@@ -63,15 +58,11 @@ class ConstrainedOptimizer(Optimizer):
         defaults: dict[str, Any],
     ) -> None:
         self._check_options(defaults)
-        self._unbound = list(constraints)
+        self._unbound = iter(constraints)
         super().__init__(params, defaults | {"optimizer": self.kind})
-        if self._unbound:
-            bound = sum(len(group["params"]) for group in self.param_groups)
-            total = bound + len(self._unbound)
-            raise ValueError(
-                f"{total} constraints were given for {bound} parameters{_zero_redundancy()}"
-            )
-        del self._unbound
+        bound = sum(len(group["params"]) for group in self.param_groups)
+        if left := list(self._unbound):
+            raise ValueError(f"{bound + len(left)} constraints were given for {bound} parameters")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """load_state_dict calls this with what it has read."""
@@ -97,11 +88,8 @@ class ConstrainedOptimizer(Optimizer):
         Raises ValueError, with nothing loaded, if the state is not of this optimizer: see above.
         """
         final: dict[str, Any] = {}  # the state dict after all other hooks have changed it
-        last = self.register_load_state_dict_pre_hook(lambda _, loaded: final.update(loaded))
-        try:
+        with self.register_load_state_dict_pre_hook(lambda _, loaded: final.update(loaded)):
             super().load_state_dict(state_dict)
-        finally:
-            last.remove()
         keys = itertools.chain.from_iterable(group["params"] for group in final["param_groups"])
         params = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
         for key, p in zip(keys, params, strict=True):
@@ -117,17 +105,15 @@ class ConstrainedOptimizer(Optimizer):
         super().add_param_group(dict(group))
         added = self.param_groups[-1]
         try:
-            params, own = added["params"], added.get("constraints")
-            regions = list(self._unbound if own is None else own)
-            if len(regions) < len(params):
-                raise ValueError("there are fewer constraints than parameters")
-            if own is not None and len(regions) > len(params):
+            params = added["params"]
+            own = added.get("constraints", itertools.islice(self._unbound, len(params)))
+            added["constraints"] = list(own)
+            if len(added["constraints"]) != len(params):
                 raise ValueError(
-                    f"{len(regions)} constraints for {len(params)} parameters{_zero_redundancy()}"
+                    f"{len(added['constraints'])} constraints for {len(params)} parameters"
                 )
-            added["constraints"] = regions[: len(params)]
             refuse_unknown(params)
-            for i, (p, region) in enumerate(zip(params, regions, strict=False), first):
+            for i, (p, region) in enumerate(zip(params, added["constraints"], strict=True), first):
                 if not p.is_floating_point():
                     raise ValueError(f"parameter {i} is {p.dtype}: regions hold real numbers only")
                 if region.n != p.numel():
@@ -141,8 +127,6 @@ class ConstrainedOptimizer(Optimizer):
         except BaseException:
             self.param_groups.pop()
             raise
-        if own is None:
-            self._unbound = regions[len(params) :]
 
     def _check_options(self, options: dict[str, Any]) -> None:
         """Raise ValueError, with the value, for what is out of range."""
@@ -188,20 +172,15 @@ class ConstrainedOptimizer(Optimizer):
         return loss
 
     def _move(self, steps: Sequence[TensorStep]) -> None:
-        """Take the steps: first all on plain tensors together, then one by one what is sharded."""
+        """Take the steps: all on plain tensors together, then one by one what is sharded."""
         self._take([s for s in steps if not is_sharded(s.theta)])
-        for s in steps:
-            if is_sharded(s.theta):
-                self._take_gathered(s)
-
-    def _take_gathered(self, s: TensorStep) -> None:
-        """The step on whole tensors, of which this process keeps its part."""
-        theta, gradient, m = map(whole, s.tensors)
-        gathered = replace(s, theta=theta, gradient=gradient, momentum_buffer=m)
-        self._take([gathered])
-        assign(s.theta, theta)
-        assign(s.momentum_buffer, m)
-        s.alpha = gathered.alpha
+        for s in [s for s in steps if is_sharded(s.theta)]:
+            theta, gradient, m = map(whole, s.tensors)
+            gathered = replace(s, theta=theta, gradient=gradient, momentum_buffer=m)
+            self._take([gathered])
+            assign(s.theta, theta)
+            assign(s.momentum_buffer, m)
+            s.alpha = gathered.alpha
 
     @abstractmethod
     def _take(self, steps: Sequence[TensorStep]) -> None:
@@ -210,8 +189,6 @@ class ConstrainedOptimizer(Optimizer):
     def _tensor_step(self, p: Tensor, region: Region, group: dict[str, Any]) -> TensorStep:
         """The step to take on `p`. Creates its state, or converts it to the current type of `p`."""
         gradient, state, dtype = p.grad, self.state[p], _working_type(p.dtype)
-        if is_sharded(p) and not is_sharded(gradient):
-            raise RuntimeError("the gradient of a sharded parameter must be a DTensor, too")
         if gradient.layout != torch.strided:
             raise RuntimeError(
                 f"{type(self).__name__} needs dense gradients, not {gradient.layout}"
@@ -228,17 +205,16 @@ class ConstrainedOptimizer(Optimizer):
                 f" {tuple(gradient.shape)}, state of shape {tuple(m.shape)} and a constraint of"
                 f" {region.n} entries: they must agree"
             )
-        if is_sharded(p) != is_sharded(m) or (is_sharded(p) and m.placements != p.placements):
+        if len({is_sharded(x) for x in (p, gradient, m)}) > 1:
             raise RuntimeError(
-                "a parameter and its momentum buffer are sharded in different ways: load the state"
-                " with torch.distributed.checkpoint.state_dict.set_optimizer_state_dict"
+                "a parameter, its gradient and its momentum buffer must all be DTensors: load the"
+                " state with torch.distributed.checkpoint.state_dict.set_optimizer_state_dict"
             )
         m = state["momentum_buffer"] = _laid_out_like(p, m.to(dtype))
         if theta is not p:
             theta = state["master_param"] = _laid_out_like(p, theta)
             theta.copy_(torch.where(theta.to(p.dtype) == p, theta, p))
-        if gradient.dtype != dtype:
-            gradient = gradient.to(dtype)
+        gradient = gradient.to(dtype)
         if group["maximize"]:
             gradient = -gradient
         momentum = group["momentum"] if state["step"] else 0.0
@@ -259,16 +235,6 @@ def _working_type(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _zero_redundancy() -> str:
-    """What may be behind a wrong number of constraints, if ZeRO's optimizer has been imported."""
-    if "torch.distributed.optim.zero_redundancy_optimizer" not in sys.modules:
-        return ""
-    return (
-        ". ZeroRedundancyOptimizer gives each process some of the parameters, but all constraints,"
-        " and cannot be used: use torch.distributed.fsdp.fully_shard"
-    )
-
-
 def _is_zero(lr: float | Tensor) -> bool:
     """Whether the learning rate is 0, as far as that is known without waiting for a device."""
     return (not isinstance(lr, Tensor) or lr.is_cpu) and float(lr) == 0
@@ -280,16 +246,15 @@ def _check_fits(saved: dict[str, Any], ours: dict[str, Any], number: int) -> Non
         options = ", ".join(sorted(saved.keys() - {"params", "param_names"}))
         theirs = saved.get("optimizer", f"an optimizer with the options {options}")
         raise ValueError(f"the state is not of {ours['optimizer']} but of {theirs}")
-    if "param_names" in saved and "param_names" in ours:
-        for i, names in enumerate(zip(saved["param_names"], ours["param_names"], strict=True)):
-            if names[0] != names[1]:
-                raise ValueError(
-                    f"the state is of other parameters, or of these in another order: parameter {i}"
-                    f" of group {number} is {names[0]!r} there and {names[1]!r} here"
-                )
-    for i, (theirs, region) in enumerate(
-        zip(saved["constraints"], ours["constraints"], strict=True)
-    ):
+    names = zip(saved.get("param_names", ()), ours.get("param_names", ()), strict=False)
+    for i, (theirs, own) in enumerate(names):
+        if theirs != own:
+            raise ValueError(
+                f"the state is of other parameters, or of these in another order: parameter {i} of"
+                f" group {number} is {theirs!r} there and {own!r} here"
+            )
+    regions = zip(saved["constraints"], ours["constraints"], strict=True)
+    for i, (theirs, region) in enumerate(regions):
         own = region.describe()
         alike = {**theirs, "radius": 0} == {**own, "radius": 0}
         if not (alike and math.isclose(theirs["radius"], own["radius"], rel_tol=RADIUS_TOLERANCE)):

@@ -1,9 +1,8 @@
 """SFW's step in PyTorch's own operations, on any device, for any type of tensor and any region.
 
 Tensors with the same options are stepped together, as lists, by PyTorch's `_foreach_` functions.
-Tensors of one shape whose vertices look alike are rows of one matrix. So a step
-of ResNet18 dispatches a few operations for each of its 17 shapes, instead of for each of its 62
-tensors. Nothing waits for a device.
+Tensors of one shape whose vertices look alike are rows of one matrix: a few operations for each of
+the 17 shapes of ResNet18, instead of for each of its 62 tensors. Nothing waits for a device.
 """
 
 from collections import defaultdict
@@ -27,9 +26,24 @@ def rescaling(s: TensorStep) -> float | None:
 
 def plain_step(steps: Iterable[TensorStep]) -> None:
     """Advance each momentum buffer and move each `theta`, in place."""
-    for alike in stepped_together(steps):
-        advance(alike)
+    together = defaultdict(list)
+    for s in steps:
+        together[id(s.group), s.momentum, s.theta.device, s.theta.dtype].append(s)
+    for alike in together.values():
+        _advance(alike)
         move_to_vertices(alike)
+
+
+def _advance(steps: Sequence[TensorStep]) -> None:
+    """Advance each momentum buffer of steps with the same options, in place."""
+    group, momentum = steps[0].group, steps[0].momentum
+    theta, gradients, m = map(list, zip(*(s.tensors for s in steps), strict=True))
+    if group["weight_decay"]:
+        gradients = torch._foreach_add(gradients, theta, alpha=group["weight_decay"])
+    if momentum:
+        torch._foreach_lerp_(m, gradients, 1 - momentum)
+    else:
+        torch._foreach_copy_(m, gradients)
 
 
 def move_to_vertices(steps: Sequence[TensorStep]) -> None:
@@ -38,7 +52,13 @@ def move_to_vertices(steps: Sequence[TensorStep]) -> None:
     v = vertices([s.region for s in steps], m)
     gammas = [rescaling(s) for s in steps]
     if None in gammas:
-        gammas = _ratios(_norms(m), _norms(torch._foreach_sub(theta, v)))
+        gammas, distances = _norms(m), _norms(torch._foreach_sub(theta, v))
+        # At a vertex ||theta - v|| is 0. The ratio is cut to a finite number, so that a learning
+        # rate of 0 times the ratio is 0.
+        limits = torch.finfo(gammas[0].dtype)
+        torch._foreach_clamp_min_(distances, limits.tiny)
+        torch._foreach_div_(gammas, distances)
+        torch._foreach_clamp_max_(gammas, limits.max)
     # 0, or NaN where an entry of m is infinite or NaN, which is to be seen in all of theta.
     broken = torch._foreach_mul(torch._foreach_norm(m, torch.inf), 0.0)
     alphas = torch._foreach_add(broken, gammas)
@@ -56,39 +76,6 @@ def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The L2 norm of each of the tensors, which are on one device."""
     on_cpu = tensors[0].is_cpu
     return list(map(l2_norm, tensors)) if on_cpu else list(torch._foreach_norm(tensors))
-
-
-def stepped_together(steps: Iterable[TensorStep]) -> Iterable[list[TensorStep]]:
-    """The steps in lists whose options, types and devices are the same."""
-    together = defaultdict(list)
-    for s in steps:
-        together[id(s.group), s.momentum, s.theta.device, s.theta.dtype].append(s)
-    return together.values()
-
-
-def advance(steps: Sequence[TensorStep]) -> None:
-    """Advance each momentum buffer, in place."""
-    group, momentum = steps[0].group, steps[0].momentum
-    theta, gradients, m = map(list, zip(*(s.tensors for s in steps), strict=True))
-    if group["weight_decay"]:
-        gradients = torch._foreach_add(gradients, theta, alpha=group["weight_decay"])
-    if momentum:
-        torch._foreach_lerp_(m, gradients, 1 - momentum)
-    else:
-        torch._foreach_copy_(m, gradients)
-
-
-def _ratios(sizes: Sequence[Tensor], distances: Sequence[Tensor]) -> Sequence[Tensor]:
-    """||m|| / ||theta - v|| for each tensor.
-
-    At a vertex ||theta - v|| is 0. The ratio is cut to a finite number, so that a learning rate of
-    0 times the ratio is 0.
-    """
-    limits = torch.finfo(sizes[0].dtype)
-    torch._foreach_clamp_min_(distances, limits.tiny)
-    torch._foreach_div_(sizes, distances)
-    torch._foreach_clamp_max_(sizes, limits.max)
-    return sizes
 
 
 def vertices(regions: Sequence[Region], gradients: Sequence[Tensor]) -> list[Tensor]:

@@ -37,26 +37,15 @@ class ProjectedSGD(ConstrainedOptimizer):
         *,
         maximize: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-        }
+        defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, maximize=maximize)
         super().__init__(params, constraints, defaults)
 
     def _take(self, steps: Sequence[TensorStep]) -> None:
         for s in steps:
-            _descend(s)
-            projected = s.region.euclidean_project(s.theta)
+            (theta, gradient, m), lr, decay = s.tensors, s.group["lr"], s.group["weight_decay"]
+            m.mul_(s.momentum).add_(gradient.add(theta, alpha=decay) if decay else gradient)
+            # A tensor on a GPU cannot be an `alpha` without waiting for it.
+            theta.sub_(m * lr.reshape(())) if isinstance(lr, Tensor) else theta.add_(m, alpha=-lr)
             # 0, or NaN if an entry of m is infinite or NaN; without waiting for the device.
-            broken = torch.linalg.vector_norm(s.momentum_buffer, math.inf) * 0
-            s.theta.copy_(projected.add_(broken))
-
-
-def _descend(s: TensorStep) -> None:
-    """The gradient step, in place."""
-    theta, m, lr = s.theta, s.momentum_buffer, s.group["lr"]
-    m.mul_(s.momentum).add_(s.decayed_gradient())
-    # A tensor on a GPU cannot be an `alpha` without waiting for it.
-    theta.sub_(m * lr.reshape(())) if isinstance(lr, Tensor) else theta.add_(m, alpha=-lr)
+            broken = torch.linalg.vector_norm(m, math.inf) * 0
+            theta.copy_(s.region.euclidean_project(theta).add_(broken))

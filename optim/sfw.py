@@ -11,7 +11,7 @@ from torch import Tensor
 from constraints import Region
 from optim import cuda
 from optim.base import ConstrainedOptimizer
-from optim.foreach import plain_step, rescaling
+from optim.foreach import plain_step
 from optim.tensor_step import TensorStep
 
 if TYPE_CHECKING:
@@ -34,15 +34,12 @@ class SFW(ConstrainedOptimizer):
     A parameter that starts in its region (see `constraints.make_feasible`) stays in it, up to
     rounding. `weight_decay` times theta is added to g; `maximize` negates g.
 
-    `fused` chooses between two implementations. The plain one is written in PyTorch's operations,
-    for any device and region. The fused one takes a few passes over memory. It is for regions with
-    a known `vertex`: on the CPU, compiled by Numba, for float32 and float64 parameters, and on
-    NVIDIA GPUs, compiled by Triton, for float32 parameters and a SignVertex; on both also for
-    parameters of half precision, which have float32 copies. None, the default, takes the
-    fused step for each parameter for which it can be taken. True requires it for all, and raises an
-    error that says why it cannot be taken. False never takes it. On a GPU the first step tries the
-    fused step on small tensors, and warns if it fails; so a first step cannot be captured in a CUDA
-    graph.
+    The plain step is written in PyTorch's operations, for any device and region. The fused one
+    takes a few passes over memory, for regions with a known `vertex`: on the CPU, compiled by
+    Numba, and on NVIDIA GPUs, compiled by Triton, for float32 parameters and a SignVertex; on both
+    also for half precision. `fused` None takes it for each parameter for which it can be taken,
+    True requires it for all, False never takes it. On a GPU the first step tries it on small
+    tensors, and warns if it fails; so a first step cannot be captured in a CUDA graph.
 
     `params` and `constraints`, and what all types of parameters have in common, are described in
     ConstrainedOptimizer. Raises ValueError for a value that does not fit and for a region that has
@@ -64,15 +61,8 @@ class SFW(ConstrainedOptimizer):
         maximize: bool = False,
         fused: bool | None = None,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "rescale": rescale,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-            "fused": fused,
-        }
-        super().__init__(params, constraints, defaults)
+        defaults = dict(lr=lr, momentum=momentum, rescale=rescale, weight_decay=weight_decay)
+        super().__init__(params, constraints, defaults | {"maximize": maximize, "fused": fused})
 
     def _check_options(self, options: dict[str, Any]) -> None:
         super()._check_options(options)
@@ -94,11 +84,10 @@ class SFW(ConstrainedOptimizer):
                 self._require_fused(s.theta, s.region, s.tensors)
         on_gpu, plain = [], []
         for s in steps:
-            if s.group["fused"] is False:
-                plain.append(s)
-            elif s.theta.is_cuda and cuda.obstacle(s.theta.device, s.region, s.tensors) is None:
+            fused, theta = s.group["fused"] is not False, s.theta
+            if fused and theta.is_cuda and not cuda.obstacle(theta.device, s.region, s.tensors):
                 on_gpu.append(s)
-            elif not (s.theta.is_cpu and self._cpu_step and self._cpu_step(s, rescaling(s))):
+            elif not (fused and theta.is_cpu and self._cpu_step and self._cpu_step(s)):
                 plain.append(s)
         if on_gpu:
             self._cuda_step(on_gpu)
@@ -129,7 +118,6 @@ class SFW(ConstrainedOptimizer):
 
     @functools.cached_property
     def _cuda_step(self) -> "CudaStep":
-        """The fused step on GPUs, to be used only where `cuda.obstacle` is None."""
         from optim.cuda.step import CudaStep  # imports Triton
 
         return CudaStep()
@@ -145,11 +133,10 @@ class SFW(ConstrainedOptimizer):
 
     def _require_fused(self, p: Tensor, region: Region, tensors: Sequence[Tensor] = ()) -> None:
         """Raise RuntimeError, with the reason, where there is no fused step on `p`."""
-        device = p.device
-        if device.type == "cuda":
-            obstacle = cuda.obstacle(device, region, tensors)
-        elif device.type != "cpu":
-            obstacle = f"there is no fused step on {device}"
+        if p.is_cuda:
+            obstacle = cuda.obstacle(p.device, region, tensors)
+        elif not p.is_cpu:
+            obstacle = f"there is no fused step on {p.device}"
         elif self._cpu_step is None:
             obstacle = "it needs Numba, which is not installed"
         else:

@@ -30,8 +30,3 @@ class TensorStep:
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.theta, self.gradient, self.momentum_buffer
-
-    def decayed_gradient(self) -> Tensor:
-        """The gradient with weight decay."""
-        decay = self.group["weight_decay"]
-        return self.gradient.add(self.theta, alpha=decay) if decay else self.gradient

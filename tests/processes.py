@@ -5,6 +5,7 @@ They are forked from a process that has imported everything, which saves seconds
 
 import multiprocessing
 import os
+import signal
 import sys
 from dataclasses import dataclass, field
 from unittest import mock
@@ -30,6 +31,19 @@ class Outcome:
 def train_with(size, flags, folder, signalled=None):
     """Train with `size` processes, of which `signalled`, (rank, step, signal), gets a signal."""
     return _run(size, folder, _train, [*map(str, flags), "--output_dir", str(folder)], signalled)
+
+
+def train_killed_at(name, ending, at, when, flags):
+    """Train in a process of its own that is killed as it saves; the exit status.
+
+    It is killed at one call of a function of `os` for one file of the run, "before" or "after" it.
+    Other calls do not count: libraries, too, write files of their own, and not in every run.
+    """
+    arguments = name, ending, at, when, [*map(str, flags)]
+    process = FORK.Process(target=_train_killed_at, args=arguments)
+    process.start()
+    process.join(120)
+    return process.exitcode
 
 
 def running_means_after_evaluation(size, folder):
@@ -84,6 +98,24 @@ def _train(flags, signalled):
     if signalled is not None and signalled[0] == int(os.environ["RANK"]):
         _signal_itself(train_prune, *signalled[1:])
     return train_prune.main(flags)
+
+
+def _train_killed_at(name, ending, at, when, flags):
+    called, calls = getattr(os, name), 0
+
+    def call(*arguments):
+        nonlocal calls
+        path = os.readlink(f"/proc/self/fd/{arguments[0]}") if name == "fsync" else arguments[1]
+        ours = str(path).removesuffix(f".{os.getpid()}.tmp").endswith(ending)
+        calls += ours
+        if ours and calls == at and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        called(*arguments)
+        if ours and calls == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(os, name, call)
+    sys.exit(_train(flags, None))
 
 
 def _evaluate():

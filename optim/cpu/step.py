@@ -22,7 +22,7 @@ from torch import Tensor
 from constraints import GradientVertex, Region
 from constraints.tensors import is_local
 from optim.cpu import kernels
-from optim.foreach import move_to_vertices
+from optim.foreach import move_to_vertices, rescaling
 from optim.tensor_step import TensorStep
 
 # For smaller tensors a second thread, or a sample, costs more time than it saves.
@@ -82,12 +82,14 @@ THREADS = threading.Lock()
 @contextmanager
 def _threads_of_torch() -> Iterator[None]:
     """Within it, Numba uses as many threads as PyTorch."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    before, threads = numba.get_num_threads(), torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     try:
         yield
     finally:
         numba.set_num_threads(before)
+        if torch.get_num_threads() != threads:  # Numba's threads set OpenMP's as they start
+            torch.set_num_threads(threads)
 
 
 class CpuStep:
@@ -101,19 +103,13 @@ class CpuStep:
     def __init__(self) -> None:
         self.scratch = np.empty((2, 0))
 
-    def __call__(self, s: TensorStep, gamma: float | None) -> bool:
-        """Take the step; `gamma` None stands for ||m|| / ||theta - v||.
-
-        Returns False, with nothing done, for what only the plain step takes: see `obstacle`.
-        """
+    def __call__(self, s: TensorStep) -> bool:
+        """Take the step; False, with nothing done, for what only the plain step takes."""
         arrays = None if s.region.vertex is None else _flat_arrays(s.tensors)
         if arrays is None:
             return False
-        threads = torch.get_num_threads()
         with THREADS, _threads_of_torch() if s.theta.numel() >= PARALLEL_FROM else nullcontext():
-            s.alpha = self._step(s, *arrays, gamma)
-        if torch.get_num_threads() != threads:  # Numba's threads set OpenMP's number as they start
-            torch.set_num_threads(threads)
+            s.alpha = self._step(s, *arrays)
         torch.autograd.graph.increment_version(s.theta)
         return True
 
@@ -130,7 +126,7 @@ class CpuStep:
         return None
 
     def _step(
-        self, s: TensorStep, theta: np.ndarray, g: np.ndarray, m: np.ndarray, gamma: float | None
+        self, s: TensorStep, theta: np.ndarray, g: np.ndarray, m: np.ndarray
     ) -> float | Tensor:
         scalar, along = theta.dtype.type, isinstance(s.region.vertex, GradientVertex)
         weights = scalar(s.momentum), scalar(1 - s.momentum), scalar(s.group["weight_decay"])
@@ -144,9 +140,9 @@ class CpuStep:
         if vertex is None:
             move_to_vertices([s])
             return s.alpha
+        gamma, lr = rescaling(s), float(s.group["lr"])
         if gamma is None:
             gamma = _ratio(vertex.square, vertex.distance)
-        lr = float(s.group["lr"])
         # A product of 0 and infinity, at a vertex, is 0.
         alpha = min(lr * gamma, 1.0) if not (lr <= 0 or gamma == 0) else 0.0
         move = kernels.move_chunks if theta.size >= PARALLEL_FROM else kernels.move

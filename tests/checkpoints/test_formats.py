@@ -113,7 +113,7 @@ def test_an_onnx_file_that_computes_something_else_is_not_kept(network, tmp_path
 def own_network(name):
     """A network of tests/networks.py, and the metadata of its files."""
     config = Config(data="digits", arch=f"networks:{name}")
-    return new_model(config), pruned_metadata(config, {"sparsity": 0.5})
+    return new_model(config), pruned_metadata(config.as_dict(), {"sparsity": 0.5})
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -200,7 +200,7 @@ def test_load_pruned_and_the_state_dict_agree_in_one_memory_format(tmp_path):
     model.to(memory_format=torch.channels_last)
     color = InputImages(3, 32, mean=(0.5,) * 3, std=(0.25,) * 3)
     for name in ("npz", "state_dict"):
-        write_pruned(tmp_path / name, name, model, color, pruned_metadata(config, {}))
+        write_pruned(tmp_path / name, name, model, color, pruned_metadata(config.as_dict(), {}))
     plain = build_model("ResNet18", 10, 3, 32).eval()
     plain.load_state_dict(torch.load(tmp_path / "state_dict", weights_only=True))
     plain.to(memory_format=torch.channels_last)

@@ -32,9 +32,9 @@ def test_flags_that_agree_with_the_file_are_accepted(tmp_path):
     write_model(tmp_path / "a.pt", SGD)
     for flag in ({"constraint": "unconstraints"}, {"mode": None}, {"seed": 3}, {}):
         trained = load_model_file(tmp_path / "a.pt", flag | {"output_dir": tmp_path})
-        assert trained.known_settings() == load_model_file(tmp_path / "a.pt", {}).known_settings()
+        assert trained.settings == load_model_file(tmp_path / "a.pt", {}).settings
         assert (trained.config.optimizer, trained.config.output_dir) == ("SGD", tmp_path)
-        assert trained.files.run == SGD.run_name and not trained.unknown
+        assert trained.files.run == SGD.run_name and trained.training_known
 
 
 @pytest.mark.parametrize(("flag", "value", "stored"), [("lr", 1.0, "0.1"), ("seed", 0, "3")])
@@ -42,32 +42,36 @@ def test_a_flag_that_contradicts_the_file_is_refused_though_it_is_the_default(
     flag, value, stored, tmp_path
 ):
     write_model(tmp_path / "a.pt", SGD)
-    message = rf"--{flag} {value:g}: .*a.pt was trained with {stored}"
+    message = rf"a.pt: was trained with --{flag} {stored}, not {value:g}; give that, or"
     with pytest.raises(UserError, match=message):
         load_model_file(tmp_path / "a.pt", {flag: value})
 
 
-def test_a_bare_state_dict_has_no_settings_but_those_that_the_user_gave(bare):
-    trained = load_model_file(bare, MLP | {"lr": 0.3, "test_batchsize": 50})
-    assert trained.known_settings() == MLP | {"lr": 0.3, "color_channel": 1, "image_size": 8}
-    assert configuration_line(trained.config, trained.unknown) == (
-        "Configuration Data: digits Model: Mlp Test_Batchsize: 50 Lr: 0.3 Color_Channel: 1"
-        " Image_Size: 8 Gpu: -1 Precision: fp32 Training_Settings: unknown"
+# What is known without the settings of the training.
+OF_TEST = MLP | {"color_channel": 1, "image_size": 8, "test_fraction": 0.0, "precision": "fp32"}
+
+
+def test_a_bare_state_dict_has_no_settings_but_those_that_it_is_tested_with(bare):
+    trained = load_model_file(bare, MLP | {"lr": 0.3})
+    assert trained.settings == OF_TEST and not trained.training_known
+    assert configuration_line(trained.config, trained.training_known) == (
+        "Configuration Data: digits Model: Mlp Color_Channel: 1 Image_Size: 8 Test_Fraction: 0"
+        " Precision: fp32 Training_Settings: unknown"
     )
+    above = heading_of(trained)
+    assert above.title == "Mlp on digits: authors.pt, whose training settings are unknown"
 
 
 def test_a_pruned_bare_state_dict_has_no_settings_either(bare, tmp_path):
     trained = load_model_file(bare, MLP)
     path = tmp_path / "pruned.npz"
-    metadata = pruned_metadata(trained.config, {"sparsity": 0.5}, trained.unknown)
+    metadata = pruned_metadata(trained.settings, {"sparsity": 0.5})
     images = InputImages(1, 8, mean=(0.5,), std=(0.25,))
     write_pruned(path, "npz", trained.model, images, metadata)
     pruned = load_model_file(path, {})
-    assert pruned.known_settings() == MLP | {"color_channel": 1, "image_size": 8}
-    assert pruned.pruned_before == {"sparsity": 0.5}
-    given = load_model_file(path, {"seed": 7})  # contradicts nothing
-    assert given.known_settings() == MLP | {"color_channel": 1, "image_size": 8, "seed": 7}
-    with pytest.raises(UserError, match=r"--data mnist: .* was trained with digits"):
+    assert pruned.settings == OF_TEST and pruned.pruned_before == {"sparsity": 0.5}
+    assert load_model_file(path, {"seed": 7}).settings == OF_TEST  # contradicts nothing
+    with pytest.raises(UserError, match=r"was trained with --data digits, not mnist"):
         load_model_file(path, {"data": "mnist"})
 
 
@@ -77,7 +81,7 @@ def test_a_bare_state_dict_does_not_pass_for_a_run(bare, tmp_path):
     bare.rename(config.files.model)
     with pytest.raises(UserError, match=r"was not written by train_prune.py; .* --model_path"):
         load_trained(config)
-    assert load_model_file(config.files.model, MLP).unknown
+    assert not load_model_file(config.files.model, MLP).training_known
 
 
 def test_a_network_is_read_though_its_region_and_schedule_are_in_no_table_here(tmp_path):
@@ -87,9 +91,9 @@ def test_a_network_is_read_though_its_region_and_schedule_are_in_no_table_here(t
     trained = load_model_file(path, {"constraint": "box"})
     assert trained.files.run == config.run_name
     assert heading_of(trained).title == "Mlp on digits: SFW, box, lr_scheme my own"
-    with pytest.raises(UserError, match=r"--constraint disc: .*a.pt was trained with box"):
+    with pytest.raises(UserError, match=r"trained with --constraint box, not disc"):
         load_model_file(path, {"constraint": "disc"})
-    metadata = pruned_metadata(config, {"sparsity": 0.5})
+    metadata = pruned_metadata(config.as_dict(), {"sparsity": 0.5})
     pruned = tmp_path / "pruned.npz"
     write_pruned(pruned, "npz", trained.model, InputImages(1, 8, (0.5,), (0.25,)), metadata)
     assert load_pruned(pruned).state_dict().keys() == trained.model.state_dict().keys()

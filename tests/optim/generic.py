@@ -222,7 +222,7 @@ class TestGeneric(TestCase):
     def test_it_can_be_printed_and_copied(self, device, dtype, optim_info):
         for _, _, closure, optimizer in optimized_problems(device, dtype, optim_info):
             run(optimizer, closure, 1)
-            self.assertIn("constraints: [KSparsePolytope(50", repr(optimizer))
+            self.assertIn("constraints: [KSparsePolytope(n=50", repr(optimizer))
             public, copied = (
                 {name for name in vars(x) if not name.startswith("_")}
                 for x in (optimizer, deepcopy(optimizer))

@@ -143,7 +143,7 @@ class Operations(TorchDispatchMode):
 
 @pytest.mark.parametrize("kind", ["k_sparse_constraints", "l2_constraints"])
 @pytest.mark.parametrize("rescale", RESCALES)
-def test_a_step_of_resnet18_on_a_gpu_dispatches_at_most_250_operations(kind, rescale):
+def test_a_step_of_resnet18_on_a_gpu_dispatches_at_most_300_operations(kind, rescale):
     """On a fake GPU, where an operation that waited for a value would raise an error."""
     with torch.device("meta"):
         model = build_model("ResNet18", 10, 3, 32)
@@ -160,4 +160,4 @@ def test_a_step_of_resnet18_on_a_gpu_dispatches_at_most_250_operations(kind, res
         with Operations() as operations:
             optimizer.step()
     del operations.counts["prim.device.default"]
-    assert operations.counts.total() <= 250, operations.counts
+    assert operations.counts.total() <= 300, operations.counts

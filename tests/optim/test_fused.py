@@ -40,7 +40,7 @@ POLYTOPE = KSparsePolytope(6, 2, radius=1.0)
         (
             lambda: nn.Parameter(torch.zeros(6)),
             LpBall(6, 3, radius=1.0),
-            "there is none for LpBall.6, 3",
+            "there is none for LpBall.n=6",
         ),
         (lambda: nn.Parameter(torch.zeros(6, device="meta")), POLYTOPE, "no fused step on meta"),
         (strided_gradient, POLYTOPE, "lie in memory alike"),

@@ -264,7 +264,7 @@ P, BALL = nn.Parameter(torch.zeros(3)), LpBall(3, 2, radius=1.0)
         (lambda: SFW([{"params": [P], "constraints": [BALL, BALL]}], []), "2 constraints for 1"),
         (lambda: SFW([P], [BALL], weight_decay=-1.0), "weight_decay .* not -1.0"),
         (lambda: SFW([P], [BALL], rescale="None"), "rescale must be one of .* not 'None'"),
-        (lambda: SFW([P], []), "fewer constraints than parameters"),
+        (lambda: SFW([P], []), "0 constraints for 1 parameters"),
         (lambda: SFW([P], [LpBall(4, 2, radius=1.0)]), 'may have their own, as "constraints"'),
         (lambda: SFW([P], [BALL, BALL]), "2 constraints were given for 1 parameters"),
         (lambda: SFW([P], [LpBall(4, 2, radius=1.0)]), "constraint 0 has 4 entries, its param.* 3"),

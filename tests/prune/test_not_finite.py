@@ -31,7 +31,7 @@ def test_outputs_that_are_not_finite_are_no_accuracy(flags, quick, tmp_path):
     assert (row["accuracy"], row["accuracy_not_finite"]) == ("", "360")
     assert "Test Accuracy nan Not_Finite 360 Layer head" in table.with_suffix(".log").read_text()
     (saved,) = tmp_path.rglob("saved_models/*.npz")
-    pruning = read_contents(saved, "")[0]["pruning"]
+    pruning = read_contents(saved, "")["pruning"]
     assert (pruning["accuracy"], pruning["not_finite"]) == (None, 360)
     status, _, err = quick("test_prune.py", *own[:5], saved, "--output_dir", tmp_path / "again")
     assert status == 0, err

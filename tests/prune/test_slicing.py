@@ -27,8 +27,8 @@ from torch import nn
 from models import ResNet18, build_model
 from utils.compute.device import placed
 from utils.compute.measure import channels_by_layer, multiply_adds
-from utils.process.errors import UserError
-from utils.prune.channels.graph import coupled_groups, cut_out, reason
+from utils.process.errors import UserError, reason
+from utils.prune.channels.graph import coupled_groups, cut_out
 from utils.prune.channels.scores import SCORES, by_channel, squared_norms
 from utils.prune.channels.slicing import ChannelRanking
 

@@ -12,7 +12,8 @@ from utils.prune.config import PruneConfig
 from utils.prune.weights.ranking import RATIOS
 from utils.reports.comparison import heading_of, labels_of, read_curves
 from utils.reports.tables import PrunedResult, write_settings, write_tables
-from utils.settings.config import Config
+from utils.settings.config import OF_TEST, Config
+from utils.settings.fields import identifying_settings
 from utils.settings.names import RunFiles
 
 
@@ -23,11 +24,14 @@ def table(tmp_path):
     Accuracies are in percent, or Accuracy; `corrected` is that after a correction.
     """
 
-    def write(name, accuracy=90.0, prune=None, corrected=None, known=None, before=None, **settings):
+    def write(name, accuracy=90.0, prune=None, corrected=None, known=True, before=None, **settings):
         config, prune = Config(**settings), PruneConfig(**(prune or {}))
         files = RunFiles(tmp_path, name)
-        unknown = frozenset() if known is None else frozenset(vars(config)) - set(known)
-        trained = TrainedModel(None, config, files, f"{name}.pt", unknown, before)
+        training = identifying_settings(config)
+        training = (
+            training if known else {name: training[name] for name in training.keys() & OF_TEST}
+        )
+        trained = TrainedModel(None, config, files, f"{name}.pt", training, before)
         write_settings(trained, prune, files)
         columns = {"accuracy": accuracy, prune.correction_column: corrected}
         accuracies = {
@@ -131,11 +135,10 @@ def test_runs_of_the_same_settings_and_seed_are_distinguished_by_their_names(tab
 
 
 def test_a_model_of_unknown_settings_is_labelled_by_the_name_of_its_file(table):
-    known = {"data", "arch", "color_channel"}
-    authors, other = table("authors", known=known), table("other", known={*known, "lr"}, lr=0.5)
+    authors, other = table("authors", known=False), table("other", known=False, precision="bf16")
     assert labels(authors, other) == ["authors", "other"]
     assert labels(authors, table("a", tau=5.0), table("b")) == ["authors", "tau=5", "tau=15"]
-    pruned = table("c", known=known, prune=dict(allocation="lamp"))
+    pruned = table("c", known=False, prune=dict(allocation="lamp"))
     assert labels(authors, pruned) == ["authors", "c allocation=lamp"]
 
 
@@ -219,7 +222,6 @@ def test_tables_that_state_no_ratios_have_the_nineteen(quick, table, tmp_path):
     [
         (".", "cannot be read (Is a directory)"),
         ("/", "cannot be read (Is a directory)"),
-        ("", "--compare: is empty"),
     ],
 )
 def test_a_folder_is_no_table(path, message, quick):

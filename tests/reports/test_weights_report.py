@@ -55,7 +55,7 @@ def test_pruned_models_are_saved_with_what_they_reached(quick, trained, folders)
         path = models / f"{RUN}_sparsity={ratio}.npz"
         (row,) = [row for row in rows if row["sparsity"] == ratio]
         assert int(row["npz_bytes"]) == path.stat().st_size
-        pruning = read_contents(path, "")[0]["pruning"]
+        pruning = read_contents(path, "")["pruning"]
         assert pruning["sparsity"] == float(ratio)
         assert pruning["accuracy"] == pytest.approx(float(row["accuracy"]), abs=1e-4)
         left = sum(int((p != 0).sum()) for p in load_pruned(path).parameters())

@@ -62,13 +62,8 @@ BAD_FLAGS = {
     "--epochs 3": "unrecognized arguments: --epochs 3",
     "--epoch 3": "unrecognized arguments: --epoch 3",
     "--lr": "--lr: expected one argument",
-    "--seed 0 1 2": "--seed 0 1 2: takes one value; give the command once for each",
-    "--seed=0 1 2": "--seed 0 1 2: takes one value; give the command once for each",
-    "--tau 15 -1 --lr 1": "--tau 15 -1: takes one value; give the command once for each",
-    "--compile yes": "--compile yes: takes no value",
-    "--data_dir=": "--data_dir: is empty, perhaps for want of a variable; . is the current folder",
-    "--output_dir=": "--output_dir: is empty, perhaps for want of a variable",
-    "--output_dir=~no_such_user/x": "--output_dir: ~no_such_user/x names no user's home folder;",
+    "--seed 0 1 2": "unrecognized arguments: 1 2; --help lists the flags",
+    "--compile yes": "unrecognized arguments: yes",
 }
 
 
@@ -85,17 +80,6 @@ def test_bad_flags_are_refused_in_one_line(flags, quick, tmp_path):
     result = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path, *flags.split())
     assert_refused_unchanged(result, BAD_FLAGS[flags], tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_word_that_is_no_flag_is_refused(quick, tmp_path):
-    result = quick("train_prune.py", "digits", *DIGITS, "--output_dir", tmp_path)
-    assert_refused_unchanged(result, "unrecognized arguments: digits", tmp_path)
-
-
-def test_a_folder_with_spaces_that_was_not_quoted_is_refused(quick, tmp_path):
-    result = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path / "my", "results")
-    message = f"--output_dir {tmp_path / 'my'} results: takes one value; give the command"
-    assert_refused_unchanged(result, message, tmp_path)
 
 
 def test_a_tilde_that_the_shell_left_is_the_home_folder(quick, tmp_path, monkeypatch):

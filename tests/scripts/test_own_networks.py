@@ -10,12 +10,12 @@ import pytest
 import torch
 from runs import SETTINGS, assert_refused, flags_of, main_of, outcome, read_csv
 
+from train_prune import step_seeds
 from utils.checkpoints.model_file import read_contents
 from utils.process.errors import UserError
 from utils.prune import load_pruned
 from utils.prune.weights.allocation import ALLOCATIONS
 from utils.settings.config import Config
-from utils.train.loop import step_seeds
 
 VIT = SETTINGS | {"arch": "own_networks:vit", "epoch_num": 2, "train_batchsize": 256}
 RUN = Config(**VIT).run_name
@@ -147,7 +147,7 @@ def test_a_file_never_chooses_what_code_is_run(quick, tmp_path, monkeypatch):
 def test_a_model_file_names_the_factory_and_its_name_has_no_colon(vit):
     path = folder_of(vit) / "saved_models" / f"{RUN}.pt"
     assert path.name.startswith("data=digits_model=own_networks-vit_")
-    assert read_contents(path, "")[0]["config"]["arch"] == "own_networks:vit"
+    assert read_contents(path, "")["config"]["arch"] == "own_networks:vit"
     log = next(folder_of(vit).rglob("SFW_one_shot_prune/*.log")).read_text()
     assert "Model: own_networks:vit " in log
 

@@ -254,7 +254,6 @@ def check_pruning():
 
 def check_what_cannot_be_done_is_refused_in_words():
     from torch.distributed.fsdp import FullyShardedDataParallel
-    from torch.distributed.optim import ZeroRedundancyOptimizer
 
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     p = nn.Parameter(distribute_tensor(torch.zeros(6), mesh, [Shard(0)]))
@@ -274,13 +273,6 @@ def check_what_cannot_be_done_is_refused_in_words():
         refused(ValueError, "FSDP1", lambda m=flat: build_constraints(m, "k_sparse_constraints"))
         own = [LpBall(p.numel(), 2, radius=1.0) for p in flat.parameters()]
         refused(ValueError, "FSDP1", lambda m=flat, own=own: SFW(m.parameters(), own))
-    model = nn.Linear(6, 4)
-    constraints = build_constraints(model, "k_sparse_constraints")
-    refused(
-        ValueError,
-        "ZeroRedundancyOptimizer",
-        lambda: ZeroRedundancyOptimizer(model.parameters(), SFW, constraints=constraints),
-    )
 
 
 def refused(error, words, action):

@@ -58,7 +58,6 @@ def test_the_board_has_the_scalars_of_the_table_and_a_histogram_for_each_epoch(
     last = read(files.tensorboard)[1][5]
     assert (last.num, sum(last.bucket)) == (len(logs), len(logs))
     assert (last.min, last.max) == pytest.approx((logs.min().item(), logs.max().item()))
-    assert last.bucket[0] and last.bucket[-1]  # TensorBoard's edges are the least and the largest
     for limit, below in zip(last.bucket_limit, torch.tensor(last.bucket).cumsum(0), strict=True):
         assert below == pytest.approx((logs < limit).sum(), abs=3)  # entries on an edge
 
@@ -68,14 +67,6 @@ def test_a_run_without_the_flag_writes_no_events_and_has_the_same_name(trained):
     assert Config(tensorboard=True).run_name == Config().run_name
 
 
-def test_a_stopped_and_resumed_run_has_each_epoch_once(quick, tmp_path, files, stop_after):
-    stop_after(2)
-    assert train(quick, tmp_path)[0] == 143
-    assert assert_is_the_table(files, [1, 2]) == [1, 2]
-    assert train(quick, tmp_path)[0] == 0
-    assert assert_is_the_table(files, [1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
-
-
 def test_epochs_that_were_not_saved_are_replaced_when_they_are_trained_again(
     quick, tmp_path, files, stop_after
 ):
@@ -83,7 +74,7 @@ def test_epochs_that_were_not_saved_are_replaced_when_they_are_trained_again(
     assert train(quick, tmp_path)[0] == 143
     lost = Board(files.tensorboard)
     for epochs in (3, 4):  # as if the process had been killed before it saved these
-        lost.add({"epoch": range(epochs), "loss": [9.0] * epochs}, nn.Linear(2, 2))
+        lost.add({"epoch": range(1, epochs + 1), "loss": [9.0] * epochs}, nn.Linear(2, 2))
     assert read(files.tensorboard)[0]["loss"][-1] == (4, 9.0)
     assert train(quick, tmp_path)[0] == 0
     assert assert_is_the_table(files, [1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
@@ -92,14 +83,9 @@ def test_epochs_that_were_not_saved_are_replaced_when_they_are_trained_again(
 def test_a_run_that_starts_over_leaves_nothing_of_the_former_one(quick, tmp_path, files):
     former = Board(files.tensorboard)
     for epochs in range(1, 8):
-        former.add({"epoch": range(epochs), "loss": [9.0] * epochs}, nn.Linear(2, 2))
+        former.add({"epoch": range(1, epochs + 1), "loss": [9.0] * epochs}, nn.Linear(2, 2))
     assert train(quick, tmp_path, "--resume", "never")[0] == 0
     assert assert_is_the_table(files, [1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
-
-
-def test_a_run_that_goes_on_with_the_flag_has_the_scalars_of_its_earlier_epochs(quick, stopped):
-    assert train(quick, stopped.output_dir)[0] == 0
-    assert assert_is_the_table(stopped, [1, 2, 3, 4, 5]) == [3, 4, 5]
 
 
 def test_a_disk_that_takes_nothing_ends_no_run(quick, tmp_path, files, monkeypatch):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import running_means_after_evaluation, train_with
 from runs import DIGITS, ROOT, SETTINGS, assert_refused, files_in, flags_of, outcome
@@ -85,7 +85,7 @@ def test_a_run_whose_process_dies_goes_on_as_if_it_had_not(quick, tmp_path, whol
     assert done.err == [f"error: {message}\n", "", ""]
     before = files_in(tmp_path)
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
-    assert status == 2 and "is of a run of 3 processes, which as many can continue" in err
+    assert status == 2 and "is of a run of another number of processes" in err
     assert files_in(tmp_path) == before
     done = train_with(3, FLAGS, tmp_path)
     assert done.status == [0, 0, 0] and "Going on after epoch 1 of 3" in done.out[0]
@@ -101,13 +101,10 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path, whole):
     assert outcome(tmp_path, SHORT | {"processes": 3}) == whole[0]
 
 
-@pytest.mark.parametrize("pruned_steps", [0, 1])
-def test_the_gradient_is_that_of_the_whole_batch_however_it_is_divided(
-    pruned_steps, quick, tmp_path
-):
+def test_the_gradient_is_that_of_the_whole_batch_however_it_is_divided(quick, tmp_path):
     """Batches of 718 images, which three processes cannot share evenly, and of a single one."""
     flags = [*DIGITS, "--train_batchsize", 718, "--lr_scheme", "keep"]
-    flags += ["--pruned_steps", pruned_steps]
+    flags += ["--pruned_steps", 1]  # every second step
     flags += ["--optimizer", "SGD", "--constraint", "unconstraints", "--mode", "None"]
     assert train_with(3, flags, tmp_path).status == [0, 0, 0]
     assert quick("train_prune.py", *flags, "--output_dir", tmp_path)[0] == 0
@@ -131,7 +128,6 @@ def saved_models(folder):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--lr", 7), "--lr 7: SFW takes"),
         (("--data", "mnist", "--data_dir", "/nowhere"), "mnist"),
         (("--sync_bn",), "--sync_bn: is for several processes of torchrun, on GPUs"),
         (("--processes", 4), "--processes 4: train_prune.py has 2; start as many by torchrun"),
@@ -155,6 +151,7 @@ def test_a_run_of_one_process_keeps_its_name():
     assert Config(**SHORT, processes=2).run_name == f"{name}_processes=2"
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 100), st.integers(1, 9))
 def test_parts_are_even_and_cover_all(count, size):
     covered = []

@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from utils.process.errors import UserError
 from utils.settings.config import Config
-from utils.train.pruned_steps import SPARSITIES, check_pruned_steps, pruned, step_sparsities
+from utils.train.pruned_steps import SPARSITIES, pruned, step_sparsities
 
 
 @pytest.fixture
@@ -108,28 +107,3 @@ def test_every_second_step_of_the_last_fraction_is_pruned_to_a_drawn_sparsity(fr
         assert rows[5] != step_sparsities(other, 5, steps)
     if fraction == 1:
         assert rows[5] != rows[4]
-
-
-IMAGES = torch.ones(2, 2, 4, 4)
-PRUNED = Config(pruned_steps=0.5, epoch_num=1)
-
-
-@pytest.mark.parametrize(
-    ("layers", "steps", "message"),
-    [
-        ([nn.Linear(32, 3)], 1, "no step of this training is a pruned one"),
-        ([nn.LayerNorm(32)], 8, "has no weights"),
-        ([nn.utils.parametrizations.weight_norm(nn.Linear(32, 90))], 8, "not finite"),
-    ],
-)
-def test_a_training_without_sensible_pruned_steps_is_refused(layers, steps, message):
-    torch.manual_seed(0)
-    with pytest.raises(UserError, match=f"--pruned_steps: .*{message}"):
-        check_pruned_steps(PRUNED, nn.Sequential(nn.Flatten(), *layers), IMAGES, steps)
-
-
-def test_the_check_leaves_the_model_as_it_is(model):
-    before = state_of(model)
-    check_pruned_steps(PRUNED, model, IMAGES, 8)
-    assert_same(model, before)
-    assert all(p.grad is None for p in model.parameters())

@@ -56,25 +56,24 @@ def reorder(path):
 
 
 DAMAGE = {
-    "empty": (lambda path: path.write_bytes(b""), "is empty"),
+    "empty": (lambda path: path.write_bytes(b""), "is no model file"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is truncated"),
     "flipped": (flip_a_byte, "is damaged: some of its bytes have changed"),
     "compressed": (compress, "holds compressed data"),
 }
 MISFITS = {
-    "folder": (make_a_folder, "is a folder, not a file"),
+    "folder": (make_a_folder, "cannot be read (Is a directory)"),
     "text": (lambda path: path.write_text("text"), "is no model file"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps(Runs())), "is no model file"),
     "code": (lambda path: torch.save(Runs(), path), "is no model file"),
     "list": (lambda path: torch.save([1], path), "is no model file"),
     "model": (lambda path: torch.save({"state_dict": {}}, path), "is no resume file"),
-    "version": (lambda path: change(path, format=1), "is of another version of this program"),
+    "version": (lambda path: change(path, format=1), "is no resume file of this version"),
     "settings": (lambda path: change(path, config={"lr": 0.5}), "is of --lr 0.5, not 1"),
     "device": (lambda path: change(path, device="cuda"), "another kind of device"),
     "network": (of_another_network, "does not fit the network"),
     "reordered": (reorder, "or of these in another order"),
     "batches": (lambda path: change(path, batches={"taken": 1}), "does not fit the network"),
-    "epoch": (lambda path: change(path, epoch=3), "its parts are of different steps"),
     "optimizer": (lambda path: change(path, optimizer={}), "does not fit the network"),
 }
 
@@ -107,7 +106,7 @@ def test_the_file_before_is_used_when_the_newest_is_damaged(case, quick, stopped
     status, out, err = go_on(quick, stopped)
     assert status == 0 and "Going on after epoch 1 of 5" in out
     assert err.startswith("warning: ") and message in err and err.count("\n") == 1
-    assert stopped.resume.with_suffix(".damaged-1.pt").read_bytes() == damaged
+    assert stopped.resume.with_suffix(".damaged.pt").read_bytes() == damaged
     assert outcome(stopped.output_dir) == uninterrupted
 
 
@@ -122,7 +121,7 @@ def test_a_resume_file_is_tested_like_a_model_under_a_name_of_its_own(quick, sto
     flags = ("--model_path", stopped.resume, "--output_dir", stopped.output_dir)
     status, _, err = quick("test_prune.py", *flags, "--save_pruned", 0.5)
     assert (status, err) == (0, "")
-    written = [*stopped.output_dir.rglob("SFW_prune_test/*"), *stopped.output_dir.rglob("*.saf*")]
+    written = [*stopped.output_dir.rglob("SFW_prune_test/*"), *stopped.output_dir.rglob("*.npz")]
     assert len(written) == 5 and all(".resume_sha256=" in path.name for path in written)
 
 
@@ -142,16 +141,15 @@ def test_a_run_that_goes_on_with_another_number_of_threads_says_so(quick, stoppe
     status, _, err = go_on(quick, stopped)
     assert status == 0
     assert err.startswith(f"note: {stopped.resume}: is of a run with {threads} threads, and this")
-    assert err.count("\n") == 1 and f"with OMP_NUM_THREADS={threads} they do not" in err
+    assert err.count("\n") == 1 and f"OMP_NUM_THREADS={threads} keeps them" in err
 
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(quick, tmp_path, fill_disk, uninterrupted):
-    fill_disk(lambda n: 5 <= n <= 6)  # the log and the resume file
+    fill_disk(lambda n: n == 5)  # the log, after the scales and three files
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
     assert status == 0
-    lines = err.splitlines()
-    assert len(lines) == 2 and all("No space left on device" in line for line in lines)
-    assert "the run is saved up to epoch 0, and the next save tries again" in lines[0]
+    assert err.count("\n") == 1 and "No space left on device" in err
+    assert err.endswith("; the next save tries again\n")
     assert outcome(tmp_path) == uninterrupted
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -176,30 +174,9 @@ def test_a_folder_that_changes_in_mid_run_is_told_or_made_anew(spoil, quick, tmp
     monkeypatch.setattr(Checkpointer, "save", spoil_and_save)
     status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
     assert "Traceback" not in err
-    told = {"vanished": 0, "file": 1, "folder": 4}[spoil]  # each save, and the removal
+    told = {"vanished": 0, "file": 1, "folder": 3}[spoil]  # each save
     assert [line[:9] for line in err.splitlines()] == ["warning: "] * told
     assert status == 0 and len(list(models.glob("*epoch_num=5*init=1.pt"))) == 1
-
-
-def test_a_log_that_cannot_be_written_costs_no_checkpoint(quick, tmp_path, monkeypatch):
-    save = Checkpointer.save
-
-    def spoil_and_save(checkpoints, state):
-        if state.recorder.epoch == 1:
-            shutil.rmtree(tmp_path / "saved_logs")
-            (tmp_path / "saved_logs").write_text("in the way")
-        save(checkpoints, state)
-        saved = torch.load(checkpoints.newest, weights_only=True)
-        assert saved["epoch"] == state.recorder.epoch
-
-    monkeypatch.setattr(Checkpointer, "save", spoil_and_save)
-    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
-    last = err.splitlines()[-1]
-    assert status == 1 and last.endswith("the same command goes on after epoch 5, once it can")
-    assert len(list((tmp_path / "saved_models").glob("*init=1.pt"))) == 1
-    (tmp_path / "saved_logs").unlink()
-    monkeypatch.setattr(Checkpointer, "save", save)
-    assert quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)[0] == 0
 
 
 def test_what_a_killed_write_left_is_removed(quick, stopped):

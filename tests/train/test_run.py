@@ -54,11 +54,6 @@ def test_a_run_that_ends_far_above_the_loss_of_guessing_warns(quick, tmp_path):
     assert "guessing has 2.303; lower --lr" in err
 
 
-def test_a_run_that_learns_does_not_warn(quick, tmp_path):
-    status, _, err = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path)
-    assert (status, err) == (0, "")
-
-
 def test_a_run_of_sfw_begins_with_how_much_of_its_regions_the_network_fills(quick, trained):
     _, out, _ = quick("train_prune.py", *DIGITS, "--resume", "never", "--output_dir", trained)
     log = (trained / "saved_logs" / "SFW_one_shot_prune" / f"{RUN}.log").read_text()
@@ -75,17 +70,6 @@ def test_a_region_of_ones_own_without_a_gauge_and_sgd_report_none(quick, tmp_pat
     assert "Gauge" not in quick("train_prune.py", *flags, "--optimizer", "SGD")[1]
     monkeypatch.setattr(KSparsePolytope, "gauge", None)
     assert "Gauge" not in quick("train_prune.py", *flags)[1]
-
-
-def test_a_finished_run_with_fewer_epochs_is_named_before_a_longer_one_begins(quick, trained):
-    flags = ("--data", "digits", "--arch", "Mlp", "--output_dir", trained)
-    _, out, _ = quick("train_prune.py", *flags, "--epoch_num", 3)
-    assert "Trained already for 2 epochs, which cannot be continued" in out
-    assert f"{RUN}.pt" in out
-    _, out, _ = quick("train_prune.py", *flags, "--epoch_num", 4, "--seed", 1)
-    assert "Trained already for" not in out  # that was another seed's
-    _, out, _ = quick("train_prune.py", *flags, "--epoch_num", 4)
-    assert "Trained already for 3 epochs" in out  # the longest of them
 
 
 def test_an_epoch_is_saved_when_half_a_minute_has_passed_and_so_is_the_last(

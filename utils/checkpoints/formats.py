@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from utils.checkpoints.model_file import read_contents, state_on_cpu
 from utils.checkpoints.npz_file import pack
-from utils.checkpoints.onnx_file import InputImages, NormalisedInput, encode_onnx, load_onnx, reason
-from utils.checkpoints.trained_model import build_network, load_pruned
+from utils.checkpoints.onnx_file import InputImages, NormalisedInput, encode_onnx, load_onnx
+from utils.checkpoints.trained_model import build_network
 from utils.compute.device import placed
+from utils.process.errors import reason
 from utils.process.requirements import require
 from utils.process.writing import atomic_write
 from utils.settings.config import Config
@@ -44,10 +45,6 @@ def encode_npz(model: nn.Module, images: InputImages, metadata: dict[str, Any]) 
     return pack(model.state_dict(), metadata)
 
 
-def load_npz(path: Path, images: InputImages, metadata: dict[str, Any]) -> nn.Module:
-    return NormalisedInput(load_pruned(path, metadata["config"]["arch"]), images)
-
-
 def encode_state_dict(model: nn.Module, images: InputImages, metadata: dict[str, Any]) -> bytes:
     """An ordinary state dict in the network's own names; it has no place for metadata."""
     content = io.BytesIO()
@@ -55,15 +52,17 @@ def encode_state_dict(model: nn.Module, images: InputImages, metadata: dict[str,
     return content.getvalue()
 
 
-def load_state_dict(path: Path, images: InputImages, metadata: dict[str, Any]) -> nn.Module:
-    state, config = read_contents(path, "")[0], Config(**metadata["config"])
-    model = build_network(path, {"state_dict": state, "widths": metadata.get("widths")}, config)
+def load_network(path: Path, images: InputImages, metadata: dict[str, Any]) -> nn.Module:
+    """That of an .npz file, or of a state dict and the metadata."""
+    contents, config = read_contents(path, ""), Config(**metadata["config"], from_file=True)
+    state = contents.get("state_dict", contents)
+    model = build_network(path, metadata | {"state_dict": state}, config)
     return NormalisedInput(placed(model, torch.device("cpu"), config.image_shape).eval(), images)
 
 
 FORMATS = {
-    "npz": PrunedFormat(".npz", encode_npz, load_npz),
-    "state_dict": PrunedFormat(".pt", encode_state_dict, load_state_dict),
+    "npz": PrunedFormat(".npz", encode_npz, load_network),
+    "state_dict": PrunedFormat(".pt", encode_state_dict, load_network),
     "onnx": PrunedFormat(
         ".onnx", encode_onnx, load_onnx, ("onnx", "onnxscript", "onnxruntime"), sizes=(1, 3)
     ),

@@ -1,11 +1,10 @@
 """Model files: weights with the settings, metrics and versions behind them."""
 
-import hashlib
 import io
 import platform
 import warnings
 import zipfile
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from models import build_model
-from utils.checkpoints.npz_file import is_npz, unpack
+from utils.checkpoints.npz_file import unpack
 from utils.process.errors import UserError
 from utils.process.writing import atomic_write
 from utils.settings.config import Config
-from utils.settings.fields import identifying_settings
 
 
 def new_model(config: Config) -> nn.Module:
@@ -75,24 +73,16 @@ def write_contents(path: Path, contents: dict[str, Any], keep_former: Path | Non
         file.write(serialised.getbuffer())
 
 
-def pruned_metadata(
-    config: Config, pruning: dict[str, Any], unknown: Collection[str] = ()
-) -> dict[str, Any]:
+def pruned_metadata(settings: Mapping[str, Any], pruning: Mapping[str, Any]) -> dict[str, Any]:
     """What the file of a pruned model states beside its tensors, in plain types.
 
-    `pruning` holds how the model was pruned and its accuracy. The settings of `config` that are
-    `unknown` are left out.
+    `settings` are those of its TrainedModel; `pruning` is how it was pruned, and its accuracy.
     """
-    settings = identifying_settings(config)
-    return {
-        "config": {name: value for name, value in settings.items() if name not in unknown},
-        "pruning": pruning,
-        "versions": versions(),
-    } | ({"training_known": False} if unknown else {})
+    return {"config": dict(settings), "pruning": dict(pruning), "versions": versions()}
 
 
-def read_contents(path: Path, advice: str) -> tuple[dict[str, Any], "hashlib._Hash"]:
-    """The contents of a model, pruned or resume file, and a SHA-256 of its bytes.
+def read_contents(path: Path, advice: str) -> dict[str, Any]:
+    """The contents of a model, pruned or resume file.
 
     Reading executes no code from the file. Raises DamagedFileError for a file whose bytes have
     changed, and UserError for one that cannot be read or is of another kind; both messages end in
@@ -100,30 +90,32 @@ def read_contents(path: Path, advice: str) -> tuple[dict[str, Any], "hashlib._Ha
     """
     try:
         content = path.read_bytes()
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder, not a file; {advice}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
     if path.suffix == ".onnx":
         raise UserError(f"{path}: ONNX files are for other programs and are not read; {advice}")
     try:
-        return _parse(content), hashlib.sha256(content)
+        return parsed(content)
     except ValueError as error:
         raise DamagedFileError(f"{path}: {error}; {advice}") from None
 
 
-def _parse(content: bytes) -> dict[str, Any]:
+def parsed(content: bytes) -> dict[str, Any]:
     """What the bytes of a file hold. Raises ValueError, which says what is wrong with them."""
-    if not content:
-        raise ValueError("is empty")
     if content.startswith(b"PK"):  # otherwise perhaps a bare state dict in PyTorch's older format
         try:
             archive = zipfile.ZipFile(io.BytesIO(content))
+            is_npz = all(name.endswith(".npy") for name in archive.namelist())
+            packed = any(entry.compress_type for entry in archive.infolist())
+            changed = (is_npz or not packed) and archive.testzip()
         except Exception:  # damaged bytes can raise any error
             raise ValueError("is truncated") from None
-        if is_npz(archive):
-            return unpack(archive)
-        _check_archive(archive)
+        if changed:
+            raise ValueError("is damaged: some of its bytes have changed")
+        if is_npz:
+            return unpack(content)
+        if packed:
+            raise ValueError("holds compressed data, which torch.save never writes")
     try:
         with warnings.catch_warnings(action="ignore"):
             contents = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -132,15 +124,3 @@ def _parse(content: bytes) -> dict[str, Any]:
     if not isinstance(contents, dict):
         raise ValueError("is no model file, or a damaged one")
     return contents
-
-
-def _check_archive(archive: zipfile.ZipFile) -> None:
-    """Raise ValueError for one that torch.save did not write, or whose bytes have changed."""
-    if any(entry.compress_type for entry in archive.infolist()):
-        raise ValueError("holds compressed data, which torch.save never writes")
-    try:
-        changed = archive.testzip()
-    except Exception:
-        raise ValueError("is truncated") from None
-    if changed:
-        raise ValueError("is damaged: some of its bytes have changed")

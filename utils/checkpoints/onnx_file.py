@@ -7,16 +7,18 @@ import copy
 import io
 import json
 import logging
-import textwrap
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from utils.compute.measure import plain_kernels
+from utils.process.errors import reason
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
@@ -30,13 +32,6 @@ class InputImages:
     side: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-
-    @property
-    def description(self) -> str:
-        return (
-            f"float32 (batch, {self.channels}, {self.side}, {self.side}) in 0 ... 1; the network"
-            f" subtracts the mean {list(self.mean)} and divides by the deviation {list(self.std)}"
-        )
 
 
 class NormalisedInput(nn.Module):
@@ -62,11 +57,11 @@ def encode_onnx(model: nn.Module, images: InputImages, metadata: dict[str, Any])
     program = _exported(model, images)
     for key, value in metadata.items():
         program.model.metadata_props[key] = json.dumps(value)
-    program.model.metadata_props["images"] = images.description
-    try:
-        return program.model_proto.SerializeToString()
-    except ValueError as error:  # a protocol buffer holds at most 2 GB
-        raise ValueError(f"the network is too large for an ONNX file ({error})") from None
+    program.model.metadata_props["images"] = (
+        f"float32 (batch, {images.channels}, {images.side}, {images.side}) in 0 ... 1; the network"
+        f" subtracts the mean {list(images.mean)} and divides by the deviation {list(images.std)}"
+    )
+    return program.model_proto.SerializeToString()
 
 
 def load_onnx(path: Path, images: InputImages, metadata: dict[str, Any]) -> Callable[..., Tensor]:
@@ -80,8 +75,15 @@ def load_onnx(path: Path, images: InputImages, metadata: dict[str, Any]) -> Call
 
 
 def _exported(model: nn.Module, images: InputImages) -> "ONNXProgram":
+    disabled, nowhere = logging.root.manager.disable, io.StringIO()
+    logging.disable()  # before an error the exporter logs and prints graphs and tracebacks
     try:
-        with _quiet(), torch.no_grad():
+        with (
+            torch.no_grad(),
+            warnings.catch_warnings(action="ignore"),
+            redirect_stdout(nowhere),
+            redirect_stderr(nowhere),
+        ):
             # A copy: exporting leaves symbolic tensors in a network that keeps its activations.
             network = NormalisedInput(copy.deepcopy(model).cpu(), images).eval()
             network.to(memory_format=torch.contiguous_format).requires_grad_(False)
@@ -96,20 +98,6 @@ def _exported(model: nn.Module, images: InputImages) -> "ONNXProgram":
     except Exception as error:  # the exporter lets errors of any type pass
         cause = error.__cause__ or error
         raise ValueError(f"PyTorch cannot export this network ({reason(cause)})") from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps what the exporter prints and logs before an error: graphs and tracebacks."""
-    disabled, nowhere = logging.root.manager.disable, io.StringIO()
-    logging.disable()
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            redirect_stdout(nowhere),
-            redirect_stderr(nowhere),
-        ):
-            yield
     finally:
         logging.disable(disabled)
 
@@ -118,17 +106,8 @@ def _captured(network: nn.Module, images: InputImages) -> torch.export.ExportedP
     """The network's graph for batches of any size."""
     examples = (torch.zeros(2, images.channels, images.side, images.side),)
     free = ({0: torch.export.Dim("batch")},)
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # a single operation, which ONNX does not have
-    try:
-        return torch.export.export(network, examples, dynamic_shapes=free, strict=False)
-    except Exception:  # perhaps since it calls len(images), which only strict export can follow
-        return torch.export.export(network, examples, dynamic_shapes=free, strict=True)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-
-
-def reason(error: BaseException) -> str:
-    """The type of an error and the first line of its message, if it has one."""
-    line = textwrap.shorten(str(error).strip().partition("\n")[0], 200, placeholder="...")
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+    with plain_kernels():
+        try:
+            return torch.export.export(network, examples, dynamic_shapes=free, strict=False)
+        except Exception:  # perhaps since it calls len(images), which only strict export can follow
+            return torch.export.export(network, examples, dynamic_shapes=free, strict=True)

@@ -1,9 +1,8 @@
 """Trained models, loaded for a test together with the settings they were trained with."""
 
-import dataclasses
 import hashlib
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,47 +16,38 @@ from utils.checkpoints.widths import set_widths
 from utils.compute.device import placed
 from utils.process.errors import UserError
 from utils.settings.cli import Flags
-from utils.settings.config import Config, difference, with_own_data
+from utils.settings.config import (
+    FIELDS,
+    OF_TEST,
+    Config,
+    first_difference,
+    training_known,
+    with_own_data,
+)
 from utils.settings.fields import identifying_settings
-from utils.settings.names import RunFiles, file_name, plain
+from utils.settings.names import RunFiles, file_name
 
 ADVICE = "give another --model_path, or train it again with --resume never"
-
-# The settings that are known even of a bare state dict, since they do not concern the training
-# alone.
-ALWAYS_KNOWN = {
-    "data",
-    "arch",
-    "color_channel",
-    "image_size",
-    "own_data",
-    "test_batchsize",
-    "gpu",
-    "data_dir",
-    "output_dir",
-}
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """A trained model, the settings to test it with, and the paths of the results.
 
-    `unknown` names the settings of the training that neither the model's file nor the command line
-    states. In `config` these are at their defaults, which must not be reported.
+    A bare state dict states no settings: then `settings` has those alone that it is tested with.
     """
 
     model: nn.Module
     config: Config
     files: RunFiles
     source: str  # the name of the model's file
-    unknown: frozenset[str] = frozenset()
+    settings: dict[str, Any]  # those that identify the run
     pruned_before: dict[str, Any] | None = None  # how, if the file holds a pruned model
     train_accuracy: float | None = None  # of the last epoch, in percent, if the file states it
 
-    def known_settings(self) -> dict[str, Any]:
-        """The settings that identify the training run, as far as they are known."""
-        settings = identifying_settings(self.config)
-        return {name: value for name, value in settings.items() if name not in self.unknown}
+    @property
+    def training_known(self) -> bool:
+        return training_known(self.settings)
 
 
 def load_chosen(flags: Flags) -> TrainedModel:
@@ -97,14 +87,27 @@ def load_model_file(path: Path, explicit: Mapping[str, Any]) -> TrainedModel:
     """The model in this file: a trained one, a pruned one, or a bare state dict.
 
     `explicit` has the settings of Config that the user gave. Those that identify the run must agree
-    with the settings in the file. Raises UserError for a file that cannot be used.
+    with the settings in the file; of a bare state dict they say what it is. Results are named after
+    the settings or, of a file that is no finished training, after the file, its bytes and the
+    settings. Raises UserError for a file that cannot be used.
     """
-    contents, digest = read_contents(path, ADVICE)
-    if contents.get("config") is None:
-        return _bare_state_dict(path, contents, digest, explicit)
-    if contents.get("pruning") is None:
-        return _dense_model(path, contents, digest, explicit)
-    return _pruned_model(path, contents, digest, explicit)
+    contents = read_contents(path, ADVICE)
+    stored, pruning = contents.get("config"), contents.get("pruning")
+    if stored is None:
+        config = Config(**with_own_data(explicit))
+    else:
+        config = _config_in_file(path, stored, explicit)
+    settings, files = identifying_settings(config), config.files
+    if stored is None or not training_known(stored):
+        settings = {name: value for name, value in settings.items() if name in OF_TEST}
+    if stored is None or pruning is not None or "optimizer" in contents:  # of a resume file
+        digest = hashlib.sha256(path.read_bytes() + config.run_name.encode()).hexdigest()
+        stem = path.stem.encode(errors="replace").decode()  # bytes that are no text become "?"
+        files = RunFiles(config.output_dir, file_name({"sha256": digest[:16]}, stem))
+    metrics = {} if stored is None else contents.get("metrics", {})
+    last = metrics["train_accuracy"][-1] if "train_accuracy" in metrics else None
+    model = build_network(path, contents, config)
+    return TrainedModel(model, config, files, path.name, settings, pruning, last)
 
 
 def load_pruned(path: str | Path, arch: str | None = None) -> nn.Module:
@@ -119,63 +122,6 @@ def load_pruned(path: str | Path, arch: str | None = None) -> nn.Module:
     return placed(trained.model, torch.device("cpu"), trained.config.image_shape).eval()
 
 
-def _dense_model(
-    path: Path, contents: dict[str, Any], digest: "hashlib._Hash", explicit: Mapping[str, Any]
-) -> TrainedModel:
-    """A model with its settings, whose results are named after these."""
-    config = _config_in_file(path, contents["config"], explicit)
-    files = config.files
-    if "optimizer" in contents:  # a resume file, of a run that has not ended
-        files = _files_named_after(path, digest, config)
-    metrics = contents.get("metrics")
-    accuracies = metrics.get("train_accuracy") if isinstance(metrics, dict) else None
-    last = accuracies[-1] if isinstance(accuracies, list) and accuracies else None
-    return TrainedModel(
-        build_network(path, contents, config),
-        config,
-        files,
-        path.name,
-        train_accuracy=last if isinstance(last, float) else None,
-    )
-
-
-def _pruned_model(
-    path: Path, contents: dict[str, Any], digest: "hashlib._Hash", explicit: Mapping[str, Any]
-) -> TrainedModel:
-    """A pruned model. If it was a bare state dict before, some of its settings are unknown."""
-    pruning, stored = contents["pruning"], contents["config"]
-    if not isinstance(pruning, dict):
-        raise UserError(f"{path}: does not state how it was pruned; save it again")
-    complete = contents.get("training_known", True)
-    config = _config_in_file(path, stored, explicit, complete)
-    files = _files_named_after(path, digest, config)
-    unknown = frozenset() if complete else _unknown(stored.keys() | explicit.keys())
-    return TrainedModel(
-        build_network(path, contents, config), config, files, path.name, unknown, pruning
-    )
-
-
-def _bare_state_dict(
-    path: Path, contents: dict[str, Any], digest: "hashlib._Hash", explicit: Mapping[str, Any]
-) -> TrainedModel:
-    """A model without settings: the flags, which must fit its tensors, say what it is."""
-    config = Config(**with_own_data(explicit))
-    files = _files_named_after(path, digest, config)
-    model = build_network(path, contents, config)
-    return TrainedModel(model, config, files, path.name, _unknown(explicit.keys()))
-
-
-def _unknown(stated: Collection[str]) -> frozenset[str]:
-    return frozenset(f.name for f in dataclasses.fields(Config)) - ALWAYS_KNOWN - set(stated)
-
-
-def _files_named_after(path: Path, digest: "hashlib._Hash", config: Config) -> RunFiles:
-    """The paths of results, named after a model file, its bytes and the settings."""
-    digest.update(config.run_name.encode())
-    stem = path.stem.encode(errors="replace").decode()  # bytes that are no text become "?"
-    return RunFiles(config.output_dir, file_name({"sha256": digest.hexdigest()[:16]}, stem))
-
-
 def build_network(path: Path, contents: dict[str, Any], config: Config) -> nn.Module:
     """The network of these settings with the weights of a model file or a bare state dict.
 
@@ -185,8 +131,6 @@ def build_network(path: Path, contents: dict[str, Any], config: Config) -> nn.Mo
     model, state = new_model(config), contents.get("state_dict", contents)
     try:
         with warnings.catch_warnings(action="ignore"):
-            if any(values.is_complex() or values.is_sparse for values in state.values()):
-                raise TypeError("load_state_dict would convert them with a mere warning")
             if widths := contents.get("widths"):  # otherwise load_state_dict compares all shapes
                 set_widths(model, widths, state)
             model.load_state_dict(state)
@@ -198,41 +142,29 @@ def build_network(path: Path, contents: dict[str, Any], config: Config) -> nn.Mo
     return model
 
 
-def _config_in_file(
-    path: Path, stored: Any, explicit: Mapping[str, Any], complete: bool = True
-) -> Config:
+def _config_in_file(path: Path, stored: Any, explicit: Mapping[str, Any]) -> Config:
     """The settings to test a model with: those stored in its file, and the others in `explicit`.
 
-    If the file is `complete`, a setting that identifies the run and is missing was added to this
-    program later, and has its default. Otherwise it is unknown.
+    One that identifies the run and is missing was added to this program later, and has its default,
+    unless the file is of a pruned bare state dict. Raises UserError for the first that differs.
     """
-    fields = {field.name: field for field in dataclasses.fields(Config)}
-    if not isinstance(stored, dict) or not {"data", "arch"} <= stored.keys() <= fields.keys():
+    if not isinstance(stored, dict) or not {"data", "arch"} <= stored.keys() <= FIELDS.keys():
         raise UserError(f"{path}: its settings are not of this version; train it again")
-    names = [n for n, field in fields.items() if field.metadata["identifies_run"]]
-    if not complete:
+    names = [name for name, field in FIELDS.items() if field.metadata["identifies_run"]]
+    if not training_known(stored):
         names = [name for name in names if name in stored]
     try:
-        known = {name: stored[name] for name in names if name in stored}
-        config = Config(**known, from_file=True)
+        config = Config(**{n: v for n, v in stored.items() if n in names}, from_file=True)
     except UserError as error:
         raise UserError(f"{path}: holds invalid settings ({error}); train it again") from None
-    settings = {name: getattr(config, name) for name in names}
     if is_factory(config.arch) and "arch" not in explicit:
         raise UserError(
             f"{path}: its network is made by {config.arch}, and a file must not choose what code is"
             f" run; give --arch {config.arch} if you trust that code (load_pruned: arch=)"
         )
-    for name in names:
-        if name in explicit and explicit[name] != settings[name]:
-            if name == "own_data":
-                raise UserError(
-                    f"--data {config.data}: {path} was trained on"
-                    f" {difference(name, settings[name], explicit[name])}; give the --data_dir of"
-                    " that data, or --model_path to test it on this"
-                )
-            raise UserError(
-                f"--{name} {plain(explicit[name])}: {path} was trained with"
-                f" {plain(settings[name])}; give that, or the path of another model"
-            )
-    return Config(**dict(explicit) | settings, from_file=True)
+    settings = {name: getattr(config, name) for name in names}
+    if found := first_difference(settings, explicit):
+        raise UserError(
+            f"{path}: was trained with {found}; give that, or the path of another model"
+        )
+    return Config(**{**explicit, **settings}, from_file=True)

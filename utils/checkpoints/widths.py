@@ -1,7 +1,6 @@
 """The widths of sliced networks: how their layers differ from those that the code builds."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,18 +25,13 @@ def set_widths(model: nn.Module, widths: Widths, state: Mapping[str, Tensor]) ->
     """Make the layers of `model`, as it is built, as wide as those of a sliced network.
 
     `state` is that network's state dict, whose tensors must be loaded afterwards. Raises
-    ValueError for widths of another network.
+    AttributeError where `model` has no such layer.
     """
-    layers = dict(model.named_modules())
     for name, sizes in widths.items():
-        if name not in layers or not sizes.keys() <= _sizes(layers[name]).keys():
-            raise ValueError(f"there is no layer {name} with {', '.join(sizes)}")
+        layer = model.get_submodule(name)
         for key, size in sizes.items():
-            kind = type(getattr(layers[name], key))
-            if type(_as_size(size)) is not (int if kind is int else list):
-                raise ValueError(f"{key} of {name} cannot be {size!r}")
-            setattr(layers[name], key, kind(size))
-    for prefix, layer in layers.items():
+            setattr(layer, key, type(getattr(layer, key))(size))
+    for prefix, layer in model.named_modules():
         for tensors in (layer._parameters, layer._buffers):
             for key, values in tensors.items():
                 new = state.get(f"{prefix}.{key}" if prefix else key)
@@ -55,12 +49,9 @@ def _shapes(layer: nn.Module) -> list[torch.Size | None]:
 
 def _sizes(layer: nn.Module) -> dict[str, int | list[int]]:
     """The attributes of a layer that are whole numbers or several, as JSON holds them."""
-    sizes = {key: _as_size(value) for key, value in vars(layer).items()}
-    return {key: size for key, size in sizes.items() if size is not None}
-
-
-def _as_size(value: Any) -> int | list[int] | None:
-    if type(value) is int:
-        return value
-    several = isinstance(value, (tuple, list)) and all(type(one) is int for one in value)
-    return list(value) if several else None
+    sizes = {k: list(v) if isinstance(v, (tuple, list)) else v for k, v in vars(layer).items()}
+    return {
+        key: size
+        for key, size in sizes.items()
+        if all(type(one) is int for one in (size if isinstance(size, list) else [size]))
+    }

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from utils.process.errors import RunError, UserError
+from utils.process.errors import RunError, UserError, reason
 
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -52,9 +52,8 @@ def pick_device(gpu: int) -> torch.device:
         torch.cuda.set_device(gpu)  # what names no device then takes no memory on another
         torch.empty(1, device="cuda")
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
         raise UserError(
-            f"--gpu {gpu}: cannot be used ({reason}); choose another, or -1 for the CPU"
+            f"--gpu {gpu}: cannot be used ({reason(error)}); choose another, or -1 for the CPU"
         ) from None
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.conv.fp32_precision = "tf32"
@@ -65,8 +64,7 @@ def pick_device(gpu: int) -> torch.device:
 def keep_freed_memory() -> None:
     """Make glibc, where it is the C library, keep freed memory for this process to use again.
 
-    Otherwise each step's large tensors are new memory, which the system hands out page by page and
-    zeroed. On a CPU that takes a fifth of ResNet18's training time.
+    New memory is handed out page by page and zeroed: a fifth of ResNet18's training time on a CPU.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
@@ -79,19 +77,18 @@ def placed(
 ) -> nn.Module:
     """The model on the device, in the memory format in which convolutions are fastest.
 
-    With `image_shape` (channels, height, width) it is tried on such images, and keeps PyTorch's
-    ordinary format if it fails: networks that flatten with `view` need that. So do those of which
-    `trains_in_channels_last` is False.
+    With `image_shape` (channels, height, width) it is tried on such images: networks that flatten
+    with `view` fail, and keep PyTorch's ordinary format.
     """
     model.to(device)
     if not trains_in_channels_last(model):
         return model.to(memory_format=torch.contiguous_format)
     model.to(memory_format=torch.channels_last)
     if image_shape is not None:
-        images, training = torch.zeros(2, *image_shape, device=device), model.training
+        training = model.training
         try:
             with torch.no_grad():
-                model.eval()(images)
+                model.eval()(torch.zeros(2, *image_shape, device=device))
         except RuntimeError:
             model.to(memory_format=torch.contiguous_format)
         model.train(training)
@@ -114,26 +111,22 @@ def trains_in_channels_last(model: nn.Module) -> bool:
 
 def network_generator(device: torch.device) -> torch.Generator:
     """PyTorch's own generator on this device: dropout and the like take no other."""
-    on_gpu = device.type == "cuda"
-    return torch.cuda.default_generators[device.index] if on_gpu else torch.default_generator
+    if device.type == "cpu":
+        return torch.default_generator
+    return torch.cuda.default_generators[device.index]
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raise UserError where --compile cannot work for want of a compiler.
-
-    On a CPU torch.compile writes C++. On CUDA it writes Triton, which compiles its launcher as C
-    with Python's headers.
-    """
-    variable, name = ("CXX", "g++") if device.type == "cpu" else ("CC", "gcc")
-    compiler = (shlex.split(os.environ.get(variable, "")) or [name])[0]
-    if shutil.which(compiler) is None:
-        language = "C++" if device.type == "cpu" else "C"
-        raise UserError(
-            f"--compile: needs a {language} compiler, and there is no {compiler}; install it"
-        )
-    headers = Path(sysconfig.get_path("include"), "Python.h")
-    if device.type == "cuda" and not headers.is_file():
-        raise UserError(f"--compile: needs Python's headers, and there is no {headers}; install it")
+    """Raise UserError where --compile lacks a compiler or, on CUDA, Python's headers."""
+    # On a CPU torch.compile writes C++; on CUDA Triton, which compiles its launcher as C.
+    on_cpu = device.type == "cpu"
+    variable, name = ("CXX", "g++") if on_cpu else ("CC", "gcc")
+    needed = [Path(shlex.split(os.environ.get(variable) or name)[0])]
+    if not on_cpu:
+        needed.append(Path(sysconfig.get_path("include"), "Python.h"))
+    for file in needed:
+        if not (file.is_file() or shutil.which(file)):
+            raise UserError(f"--compile: needs {file}, which is not there; install it")
 
 
 def compiled(model: nn.Module, batch_size: int) -> Callable[[Tensor], Tensor]:
@@ -155,8 +148,8 @@ def compiled(model: nn.Module, batch_size: int) -> Callable[[Tensor], Tensor]:
         except RuntimeError as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
-            reason = str(error).strip().partition("\n")[0]
-            raise RunError(f"--compile: the compiler failed ({reason}); go on without it") from None
+            message = f"--compile: the compiler failed ({reason(error)}); go on without it"
+            raise RunError(message) from None
 
     return forward
 

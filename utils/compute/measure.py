@@ -1,6 +1,6 @@
 """What is measured of a network: accuracy, zeros, magnitudes, and whether all is finite."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -8,6 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from utils.compute.device import autocast
@@ -41,7 +42,7 @@ def evaluate(
     `batches` yields (inputs, targets) on the model's device, at least one, each time it is iterated
     over.
     """
-    counts = _count_by_batch(model, batches, precision)
+    counts = count_by_batch(model, batches, precision)
     correct, not_finite, count = counts.sum(0).tolist()
     if not not_finite:
         return Accuracy(100 * correct / count)
@@ -50,24 +51,13 @@ def evaluate(
     return Accuracy(100 * correct / count if not_finite < count else None, not_finite, layer)
 
 
-def count_correct(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "fp32"
-) -> tuple[int, int]:
-    """How many inputs the model, in evaluation mode, classifies correctly, and how many there are.
-
-    `batches` is as for `evaluate`, and may be empty.
-    """
-    correct, _, count = _count_by_batch(model, batches, precision).sum(0).tolist()
-    return correct, count
-
-
 @torch.no_grad()
-def _count_by_batch(
+def count_by_batch(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str
 ) -> Tensor:
     """By batch: the inputs classified correctly, those with outputs that are not finite, and all.
 
-    On the CPU, (batches, 3).
+    The model is in evaluation mode. There may be no batch. On the CPU, (batches, 3).
     """
     model.eval()
     device, counts = next(model.parameters()).device, []
@@ -83,30 +73,18 @@ def _count_by_batch(
 @torch.no_grad()
 def _first_not_finite(model: nn.Module, inputs: Tensor, precision: str) -> str | None:
     """The first layer with an output that is not finite; None if it is of the network itself."""
-    found: list[str] = []
+    # A computed weight is of the layer whose `parametrizations` compute it.
+    names = {m: name.partition(".parametrizations")[0] for name, m in model.named_modules()}
+    found: list[str | None] = []
 
-    def note(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, _inputs: object, outputs: object) -> None:
-            parts = outputs if isinstance(outputs, (tuple, list)) else [outputs]
-            tensors = [part for part in parts if isinstance(part, Tensor)]
-            if not found and not all(part.isfinite().all() for part in tensors):
-                found.append(name)
+    def note(module: nn.Module, _inputs: object, outputs: object) -> None:
+        parts = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+        if not all(part.isfinite().all() for part in parts if isinstance(part, Tensor)):
+            found.append(names.get(module))
 
-        return hook
-
-    layers = {name: module for name, module in model.named_modules() if name}
-    hooks = [
-        module.register_forward_hook(note(name))
-        for name, module in layers.items()
-        if "parametrizations" not in name.split(".")  # they are of a layer that has its own name
-    ]
-    try:
-        with autocast(inputs.device, precision):
-            model(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found[0] if found else None
+    with register_module_forward_hook(note), autocast(inputs.device, precision):
+        model(inputs)
+    return next(filter(None, found), None)
 
 
 @torch.no_grad()
@@ -128,11 +106,8 @@ def evaluation_batch_size(model: nn.Module, images: Tensor, smallest: int) -> in
 
 
 @contextmanager
-def plain_kernels() -> Iterator[None]:
-    """Let layers run as they are written, operation by operation, in place of fused kernels.
-
-    Those of attention and of recurrent layers would be seen by neither hooks nor counts.
-    """
+def _plain_kernels() -> Iterator[None]:
+    """Let layers run operation by operation: FlopCounterMode does not see inside fused kernels."""
     libraries = (torch.backends.mkldnn, torch.backends.cudnn)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     enabled = [library.enabled for library in libraries]
@@ -150,38 +125,34 @@ def plain_kernels() -> Iterator[None]:
 @torch.no_grad()
 def multiply_adds(model: nn.Module, inputs: Tensor) -> int:
     """The multiply-adds that convolutions and matrix products of a forward pass take per input."""
-    with plain_kernels(), FlopCounterMode(display=False) as counter:
+    with _plain_kernels(), FlopCounterMode(display=False) as counter:
         model(inputs)
     return counter.get_total_flops() // (2 * len(inputs))
 
 
 def channels_by_layer(model: nn.Module) -> dict[str, int]:
     """The number of output channels of each convolution and linear layer, by its name."""
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd))}
     return {
-        n: m.out_features if isinstance(m, nn.Linear) else m.out_channels for n, m in layers.items()
+        name: layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+        for name, layer in model.named_modules()
+        if isinstance(layer, (nn.Linear, _ConvNd))
     }
 
 
 def zeros_by_parameter(model: nn.Module) -> dict[str, int]:
     """How many entries of each of the model's parameters are exactly 0."""
-    names, counts = zip(
-        *((name, (p == 0).sum()) for name, p in model.named_parameters()), strict=True
-    )
-    return dict(zip(names, torch.stack(counts).tolist(), strict=True))
+    return {name: int((p == 0).sum()) for name, p in model.named_parameters()}
 
 
 def not_finite(model: nn.Module) -> list[str]:
     """The names of the parameters that hold an infinite entry or one that is not a number."""
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    finite = torch.stack([p.isfinite().all() for p in parameters]).tolist()
-    return [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
+    return [name for name, p in model.named_parameters() if not p.isfinite().all()]
 
 
 def count_above(model: nn.Module, thresholds: tuple[float, ...] = THRESHOLDS) -> list[int]:
     """For each threshold, how many entries of `model.parameters()` are greater in magnitude."""
-    counts = torch.stack([_count_above(p.detach(), thresholds) for p in model.parameters()])
-    return counts.sum(0).tolist()
+    magnitudes = [p.detach().abs() for p in model.parameters()]
+    return [int(sum((values > t).sum() for values in magnitudes)) for t in thresholds]
 
 
 def log_magnitudes(values: Tensor) -> Tensor:
@@ -192,8 +163,3 @@ def log_magnitudes(values: Tensor) -> Tensor:
     magnitude = values.detach().float().abs()
     present = magnitude[(magnitude > 0) & magnitude.isfinite()]
     return present.log10().clamp(min=SMALLEST_DECADE)
-
-
-def _count_above(values: Tensor, thresholds: tuple[float, ...]) -> Tensor:
-    magnitude = values.abs()
-    return torch.stack([(magnitude > threshold).sum() for threshold in thresholds])

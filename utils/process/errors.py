@@ -1,10 +1,13 @@
-"""User errors and failed runs, reported in one line with an exit status."""
+"""Errors that end a script with one line and an exit status, and lines for people."""
 
 import contextlib
 import io
 import os
 import sys
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
+from traceback import extract_tb
 
 import torch
 
@@ -35,6 +38,21 @@ class RunError(ScriptError):
     status = 1
 
 
+def say(text: str) -> None:
+    """Print a line to standard output at once.
+
+    When its reader has gone, as `head` does, one warning says so and further lines are dropped.
+    """
+    try:
+        print(text, flush=True)
+    except (OSError, ValueError) as error:  # ValueError: it was closed by this process
+        reason = getattr(error, "strerror", None) or str(error)
+        warn(f"standard output cannot be written ({reason}); the work goes on, and its log")
+        # From here on standard output is the null device, which also takes the rest of the buffer.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def warn(message: str) -> None:
     """Report in one line a problem that does not end the run."""
     _print_error(f"warning: {message}")
@@ -45,54 +63,52 @@ def notify(message: str) -> None:
     _print_error(f"note: {message}")
 
 
+def reason(error: BaseException) -> str:
+    """The type of an error and the first line of its message or, without one, its place."""
+    text = str(error).strip().partition("\n")[0]
+    if not text and error.__traceback__ is not None:
+        place = extract_tb(error.__traceback__)[-1]
+        text = f"{Path(place.filename).name}, line {place.lineno}"
+    return f"{type(error).__name__}: {textwrap.shorten(text, 200, placeholder='...')}"
+
+
 def exit_status(main: Callable[[], None]) -> int:
     """Run `main` and return the exit status; expected errors are reported without a traceback."""
-    _prepare_streams()
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        # The parent process closed it, and the next file would get its number, and with it the
+        # messages of libraries.
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the end
+    if isinstance(sys.stdout, io.TextIOWrapper):  # it escapes what it has no code for
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
         print(end="", flush=True)  # what fails at the end of the process cannot be reported
+        return 0
     except ScriptError as error:
-        return _report(str(error), error.status)
+        message, status = str(error), error.status
     except Stopped as stopped:
-        return _report(str(stopped), 128 + stopped.number)
+        message, status = str(stopped), 128 + stopped.number
     except KeyboardInterrupt:
-        return _report("stopped by the keyboard", 130)
+        message, status = "stopped by the keyboard", 130
     except OSError as error:  # probably of standard output: errors of files are ScriptErrors
         if error.filename is None:
             with contextlib.suppress(OSError):
                 sys.stdout.close()
-        return _report(f"cannot write {error.filename or 'the output'} ({error.strerror})", 1)
+        message, status = f"cannot write {error.filename or 'the output'} ({error.strerror})", 1
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return _report("out of memory; choose a smaller batch size or network", 1)
-    return 0
-
-
-def _prepare_streams() -> None:
-    """Open the null device for each standard stream that the parent process closed.
-
-    Otherwise the next file would get its number, and messages of libraries be written to that file.
-    Characters that standard output has no code for are written as escapes.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the end
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does
+        message, status = "out of memory; choose a smaller batch size or network", 1
+    _print_error(f"error: {message}")
+    return status
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out on any device: only PyTorch's own allocators have a type for it."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    signs = ("allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
-    return any(sign in str(error) for sign in signs)
-
-
-def _report(message: str, status: int) -> int:
-    _print_error(f"error: {message}")
-    return status
+    kinds = MemoryError, torch.OutOfMemoryError
+    signs = "allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED"
+    return isinstance(error, kinds) or any(sign in str(error) for sign in signs)
 
 
 def _print_error(line: str) -> None:

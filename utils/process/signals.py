@@ -1,7 +1,6 @@
 """SIGINT and SIGTERM: a training step that has begun is finished first."""
 
 import signal
-from collections.abc import Callable
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -24,19 +23,15 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """Raises Stopped when a signal comes or, once `deferring` is True, notes it for `received`.
+    """Raises Stopped when a signal comes or, once `deferring` is True, notes it in `pending`.
 
-    A second signal does not wait. As a context manager it restores the former handlers at its end.
-
-    `agree` is for a run of several processes, which must stop together: it returns the largest of
-    their numbers. A second signal then waits, too, since torchrun passes on what the terminal has
-    sent to all.
+    A second signal does not wait, unless `all_wait`: torchrun passes on to its processes what the
+    terminal has sent to all. As a context manager it restores the former handlers at its end.
     """
 
-    def __init__(self, agree: Callable[[int], int] | None = None) -> None:
-        self.deferring = False
-        self._pending = 0  # the number of a signal that has come
-        self._agree = agree
+    def __init__(self, all_wait: bool = False) -> None:
+        self.deferring, self.all_wait = False, all_wait
+        self.pending = 0  # the number of a signal that has come
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -49,14 +44,8 @@ class StopSignals:
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
-    def received(self) -> int:
-        """The number of a signal that has come, to any process; 0 if none has."""
-        if self._agree is not None:
-            self._pending = self._agree(self._pending)
-        return self._pending
-
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        waits = self.deferring and (self._agree is not None or not self._pending)
-        self._pending = number
+        waits = self.deferring and (self.all_wait or not self.pending)
+        self.pending = number
         if not waits:
             raise Stopped(number)

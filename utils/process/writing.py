@@ -18,8 +18,7 @@ def check_writable(paths: list[Path], flag: str) -> None:
         try:
             if path.is_dir():
                 raise UserError(f"{flag}: {path} is a folder, not a file; move it")
-            while not folder.exists() and folder != folder.parent:
-                folder = folder.parent
+            folder = next(parent for parent in path.parents if parent.exists())
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:

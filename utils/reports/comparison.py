@@ -13,7 +13,13 @@ from utils.prune.config import CORRECTIONS, DEFAULTS, PruneConfig
 from utils.reports.headings import Heading, heading
 from utils.reports.plots import plot_comparison
 from utils.reports.tables import SHOWN, is_of_channels, read_accuracies, read_settings
-from utils.settings.config import FIELDS, LABELS, NAMED_ALWAYS, defaults_beside
+from utils.settings.config import (
+    FIELDS,
+    LABELS,
+    NAMED_ALWAYS,
+    defaults_beside,
+    training_known,
+)
 from utils.settings.fields import differing, identifying_settings
 from utils.settings.names import RunFiles, file_name, percent, plain, results_line
 
@@ -94,7 +100,7 @@ def read_curves(table: Path) -> list[Curve]:
     known[PRUNED_BEFORE] = run.pruned_before and run.pruned_before.get("sparsity")
     defaults = defaults_beside(run.training) | DEFAULTS | {PRUNED_BEFORE: None}
     known.pop("own_data", None)
-    model_file = None if run.training_known else run.model_file
+    model_file = None if training_known(run.training) else run.model_file
     curves = []
     for column, accuracies in columns.items():
         others = [flag for flag, its_column in CORRECTIONS.items() if its_column != column]

@@ -60,9 +60,9 @@ def heading_of(trained: TrainedModel, pruning: Mapping[str, Any] = MappingProxyT
     remarks = []
     if trained.pruned_before is not None and "sparsity" in trained.pruned_before:
         remarks.append(f"pruned before to {percent(trained.pruned_before['sparsity'])} %")
-    if trained.unknown:
+    if not trained.training_known:
         remarks.append(f"{trained.source}, whose training settings are unknown")
-    return heading(trained.known_settings(), pruning, remarks)
+    return heading(trained.settings, pruning, remarks)
 
 
 def _words(value: Any) -> str:

@@ -1,9 +1,8 @@
 """Text logs: the format of every line, which people search and parse."""
 
 import csv
-import dataclasses
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from optim.sfw_init import Report
 from utils.compute.measure import Accuracy
 from utils.process.errors import warn
 from utils.process.writing import append, atomic_write
-from utils.settings.config import LABELS, Config
+from utils.settings.config import FIELDS, LABELS, OF_TEST, Config
 from utils.settings.names import plain
 
 
@@ -54,22 +53,16 @@ class TextLog:
         self.resume(saved + len(content))
 
 
-def configuration_line(config: Config, unknown: Collection[str] = ()) -> str:
-    """All settings except the folders; SFW-Init is last.
-
-    Settings that are `unknown` are left out, and the line says that there are some. Precision is
-    always stated, since a test uses it, too.
-    """
-    parts, omitted = ["Configuration"], {*unknown, "sfw_init"} - {"precision"}
-    for setting in dataclasses.fields(config):
-        name, value = setting.name, getattr(config, setting.name)
-        if name not in omitted and not isinstance(value, Path) and setting.metadata["group"]:
+def configuration_line(config: Config, training_known: bool = True) -> str:
+    """All settings except the folders, with SFW-Init last, or those of a test alone."""
+    parts = ["Configuration"]
+    for name, field in FIELDS.items():
+        value = getattr(config, name)
+        shown = name != "sfw_init" and (training_known or name in OF_TEST)
+        if shown and not isinstance(value, Path) and field.metadata["group"]:
             parts.append(f"{LABELS.get(name, name).title()}: {plain(value)}")
-    if unknown:
-        parts.append("Training_Settings: unknown")
-    if "sfw_init" not in unknown:
-        parts.append(f"SFW_Init {config.sfw_init}")
-    return " ".join(parts)
+    last = f"SFW_Init {config.sfw_init}" if training_known else "Training_Settings: unknown"
+    return " ".join([*parts, last])
 
 
 def train_line(step: int, epoch: int, loss: float, accuracy: float) -> str:

@@ -15,7 +15,7 @@ from utils.process.writing import atomic_write
 from utils.prune.config import CORRECTIONS, PruneConfig
 from utils.prune.weights.ranking import RATIOS
 from utils.reports.logs import write_csv
-from utils.settings.config import Config
+from utils.settings.config import Config, training_known
 from utils.settings.fields import identifying_settings
 from utils.settings.names import RunFiles
 
@@ -40,14 +40,10 @@ class PrunedResult:
 
 @dataclass(frozen=True)
 class TableSettings:
-    """The settings that identify the run that a table belongs to.
-
-    Unless `training_known`, `training` has those alone that are known; see TrainedModel.
-    """
+    """The settings that identify the run that a table belongs to."""
 
     model_file: str
-    training_known: bool
-    training: dict[str, Any]
+    training: dict[str, Any]  # those of its TrainedModel
     pruned_before: dict[str, Any] | None
     pruning: dict[str, Any]
     ratios: Sequence[float] = RATIOS  # of --ratios; the table may have more, from --save_pruned
@@ -57,8 +53,7 @@ def write_settings(trained: TrainedModel, prune: PruneConfig, files: RunFiles) -
     """Write the settings that identify the run to a JSON file, which `read_settings` reads."""
     settings = TableSettings(
         trained.source,
-        not trained.unknown,
-        trained.known_settings(),
+        trained.settings,
         trained.pruned_before,
         identifying_settings(prune),
         prune.ratios,
@@ -161,7 +156,7 @@ def read_settings(table: Path) -> TableSettings:
         training = identifying_settings(Config(**stored.training, from_file=True))
         if not {"data", "arch"} <= stored.training.keys():
             raise KeyError("every run has these")
-        if not stored.training_known:
+        if not training_known(stored.training):
             training = {name: training[name] for name in stored.training}
         prune = PruneConfig(**stored.pruning, ratios=stored.ratios)
         before = stored.pruned_before and dict(stored.pruned_before)

@@ -54,7 +54,7 @@ def print_model(trained: TrainedModel, prune: PruneConfig, what: str) -> None:
     config, count = trained.config, sum(p.numel() for p in trained.model.parameters())
     how = "".join(f", {name} {plain(value)}" for name, value in prune.in_name().items())
     print(f"{config.arch} with {count:,} parameters on {config.data}, {what}{how}")
-    if trained.unknown:
+    if not trained.training_known:
         print(f"Training settings unknown: {trained.source} does not state them")
     if trained.pruned_before is not None:
         zeros = sum(zeros_by_parameter(trained.model).values())
@@ -146,7 +146,7 @@ def write_log(
 def new_log(trained: TrainedModel, prune: PruneConfig, files: RunFiles) -> TextLog:
     """A log that begins with the settings of training and pruning."""
     log = TextLog(files.prune_test(".log"))
-    log.add(configuration_line(trained.config, trained.unknown))
+    log.add(configuration_line(trained.config, trained.training_known))
     if settings := prune.in_name():
         log.add(pruning_line("Pruning", settings))
     if trained.pruned_before is not None:

@@ -3,10 +3,8 @@
 import argparse
 import dataclasses
 import inspect
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 from utils.process.errors import UserError
@@ -17,6 +15,7 @@ from utils.settings.names import plain
 Settings = TypeVar("Settings")
 
 OURS = ("constraints", "optim")  # packages with tables to which users add entries of their own
+VALUES = {int: "N", float: "X", str: "NAME"}  # as --help calls a value of this type
 
 GROUPS = {
     "data": "data",
@@ -29,13 +28,12 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Flags:
-    """The flags of one command line, by name; read-only.
+    """The flags that a command line has, by name: one left out is not in `explicit`.
 
-    Settings that were left out are not in `explicit`: a script that reads them from a model file
-    can thus distinguish a flag that contradicts the file from a default.
+    A flag that contradicts a model file can thus be told from a default.
     """
 
-    explicit: Mapping[str, Any]
+    explicit: dict[str, Any]
 
     def explicit_settings(self, kind: type) -> dict[str, Any]:
         """The fields of this settings dataclass that the command line sets."""
@@ -65,45 +63,35 @@ class Parser(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,
             usage="%(prog)s [--flag value ...]",
         )
-        every = [f for kind in settings or (Config,) for f in dataclasses.fields(kind)]
-        fields = [f for f in every if f.metadata["group"] is not None]
-        used = {setting.metadata["group"] for setting in fields}
-        self.groups = {
-            key: self.add_argument_group(title) for key, title in GROUPS.items() if key in used
-        }
-        for setting in fields:
-            self._add(setting)
+        self.groups = {key: self.add_argument_group(title) for key, title in GROUPS.items()}
+        for kind in settings or (Config,):
+            for setting in dataclasses.fields(kind):
+                if setting.metadata["group"] is not None:
+                    self._add(setting)
 
     def _add(self, setting: dataclasses.Field) -> None:
-        choices, default = setting.metadata["choices"], setting.default
-        also = setting.metadata["also"]
-        listed = [*map(str, choices or ()), *([also.written] if also else ())]
-        group = self.groups[setting.metadata["group"]]
-        text = setting.metadata["help"]
-        if setting.metadata["extensible"]:
-            text += _added_entries(choices)
-        text = text.replace("%", "%%")
-        if setting.metadata["type"] is bool:
-            group.add_argument(f"--{setting.name}", action="store_true", help=text)
+        data, flag = setting.metadata, f"--{setting.name}"
+        group, kind, text = self.groups[data["group"]], data["type"], data["help"]
+        if data["extensible"]:
+            text += _added_entries(data["choices"])
+        if kind is bool:
+            group.add_argument(flag, action="store_true", help=text.replace("%", "%%"))
             return
-        stated = f" (default: {plain(default)})".replace("%", "%%")
-        if default is None or setting.metadata["several"]:  # None depends on other settings
-            stated = ""
+        if setting.default is not None and not data["several"]:  # None depends on other settings
+            text += f" (default: {plain(setting.default)})"
+        listed = ",".join(map(str, [*(data["choices"] or ()), *(data["also"] or ())[:1]]))
         group.add_argument(
-            f"--{setting.name}",
-            type=setting.metadata["type"],
-            **({"nargs": "+", "action": "extend"} if setting.metadata["several"] else {}),
-            metavar=f"{{{','.join(listed)}}}" if listed else _metavar(setting),
-            help=text + stated,
+            flag,
+            type=kind,
+            **({"nargs": "+", "action": "extend"} if data["several"] else {}),
+            metavar=f"{{{listed}}}" if listed else VALUES.get(kind, "FOLDER"),
+            help=text.replace("%", "%%"),
         )
 
     def parse(self, argv: list[str] | None = None) -> Flags:
         """Read a command line, by default the process's own."""
-        explicit = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in vars(self.parse_args(argv)).items()
-        }
-        return Flags(MappingProxyType(explicit))
+        values = vars(self.parse_args(argv))
+        return Flags({n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
 
     def add_model_path(self) -> None:
         """Add --model_path, for a script that tests a trained model."""
@@ -115,33 +103,6 @@ class Parser(argparse.ArgumentParser):
             " (default: the file that train_prune.py wrote with the same flags)",
         )
 
-    def parse_args(
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> argparse.Namespace:
-        args = sys.argv[1:] if args is None else list(args)
-        if not {"-h", "--help"} & set(args):
-            self._check_numbers_of_values(args)
-        return super().parse_args(args, namespace)
-
-    def _check_numbers_of_values(self, args: Sequence[str]) -> None:
-        """Raise UserError for a flag with too many values, which it names.
-
-        argparse would name the values alone, as "unrecognized arguments".
-        """
-        starts = [i for i, word in enumerate(args) if word.startswith("--")]
-        for start, end in zip(starts, [*starts, len(args)][1:], strict=True):
-            flag, *values = [*args[start].split("=", 1), *args[start + 1 : end]]
-            known = self._option_string_actions.get(flag)
-            if known is None or known.nargs == "+":
-                continue
-            if known.nargs == 0 and values:
-                raise UserError(f"{flag} {' '.join(values)}: takes no value")
-            if len(values) > 1:
-                raise UserError(
-                    f"{flag} {' '.join(values)}: takes one value; give the command once for each,"
-                    " or put quotation marks around one that has spaces"
-                )
-
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help lists the flags and their values")
 
@@ -152,7 +113,3 @@ def _added_entries(table: Mapping[str, Any]) -> str:
     added = {n: e.__doc__ for n, e in code.items() if e.__module__.split(".")[0] not in OURS}
     lines = {n: text.strip().splitlines()[0].rstrip(".") for n, text in added.items() if text}
     return "".join(f"; {name}: {line}" for name, line in lines.items())
-
-
-def _metavar(setting: dataclasses.Field) -> str:
-    return {int: "N", float: "X", str: "NAME"}.get(setting.metadata["type"], "FOLDER")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from argparse import ArgumentTypeError
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,14 +30,6 @@ class Range:
         return f"{low} {plain(self.low)} and {high} {plain(self.high)}"
 
 
-@dataclass(frozen=True)
-class Form:
-    """The values that a setting takes beside its choices, and how --help writes them."""
-
-    written: str
-    accepts: Callable[[str], bool]
-
-
 # Far beyond what makes sense, and well within float32.
 POSITIVE = Range(0, 1e9, excluded=(0,))
 COUNT = Range(1, LARGEST_INT)
@@ -54,29 +45,19 @@ def setting(
     allowed: Range | None = None,
     identifies_run: bool = True,
     several: bool = False,
-    also: Form | None = None,
+    also: tuple[str, Callable[[str], bool]] | None = None,
     extensible: bool = False,
 ) -> Any:
     """A field of a settings dataclass, and the command-line flag of the same name.
 
     `group` is the section of --help that lists the flag; without one there is no flag. A value must
-    be one of `choices` or of the form `also`, or lie within `allowed`; with `several`, the field is
-    a tuple of such values. `identifies_run` is True for a setting that affects the results: its
+    be one of `choices` or lie within `allowed`; with `several`, the field is a tuple of such
+    values. `also` has a form that values may have beside `choices`, as --help writes it, and what
+    tells whether one has it. `identifies_run` is True for a setting that affects the results: its
     value is then part of the run's name. `extensible` is True where `choices` is a table to which
     users add entries of their own; such entries count as soon as they are there.
     """
-    metadata = {
-        "group": group,
-        "help": help,
-        "type": type,
-        "allowed": allowed,
-        "several": several,
-        "choices": choices,
-        "also": also,
-        "extensible": extensible,
-        "identifies_run": identifies_run,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=locals())
 
 
 def none_or_text(text: str) -> str | None:
@@ -84,18 +65,8 @@ def none_or_text(text: str) -> str | None:
 
 
 def path(text: str) -> Path:
-    """The path of this name; ~ is a home folder, also where the shell left it, as in --flag=~/x.
-
-    Raises ArgumentTypeError for an empty name, and for ~NAME where no user has that name.
-    """
-    if not text:
-        raise ArgumentTypeError("is empty, perhaps for want of a variable; . is the current folder")
-    expanded = os.path.expanduser(text)
-    if expanded.startswith("~"):
-        raise ArgumentTypeError(
-            f"{text} names no user's home folder; ./{text} is in the current folder"
-        )
-    return Path(expanded)
+    """The path of this name; ~ is a home folder, also where the shell left it, as in --flag=~/x."""
+    return Path(os.path.expanduser(text))
 
 
 def identifying_settings(settings: Any) -> dict[str, Any]:
@@ -141,16 +112,15 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     if value is None and field.default is None:  # to be filled in from other settings
         return
     allowed, choices, also = (field.metadata[key] for key in ("allowed", "choices", "also"))
-    if also is not None and isinstance(value, str) and also.accepts(value):
+    if also is not None and isinstance(value, str) and also[1](value):
         return
     if field.metadata["type"] is str and choices is None and not isinstance(value, str):
         raise UserError(f"--{field.name} {value!r}: must be a name")
-    if allowed is not None and type(value) not in (int, field.metadata["type"]):
-        raise UserError(f"--{field.name} {value!r}: must be a number {allowed}")
+    is_number = type(value) in (int, field.metadata["type"])
+    if allowed is not None and not (is_number and value in allowed):
+        raise UserError(f"--{field.name} {plain(value)}: must be {allowed}")
     if choices is not None and not any(
         type(value) is type(choice) and value == choice for choice in choices
     ):
-        names = ", ".join(map(str, choices)) + (f", or {also.written}" if also else "")
+        names = ", ".join(map(str, choices)) + (f", or {also[0]}" if also else "")
         raise UserError(f"--{field.name} {value}: choose one of {names}")
-    if allowed is not None and value not in allowed:
-        raise UserError(f"--{field.name} {plain(value)}: must be {allowed}")

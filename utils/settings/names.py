@@ -51,14 +51,12 @@ def percent(fraction: float) -> str:
 
 
 def results_line(**files: Path) -> str:
-    """The line that ends a script's output: the folders of these files, and their names.
+    """The line that ends a script's output: the folder of these files, and their names.
 
     `results_line(picture=Path("logs/a.png"))` is "Results: logs/ (picture: a.png)".
     """
-    folders: dict[Path, list[str]] = {}
-    for what, path in files.items():
-        folders.setdefault(path.parent, []).append(f"{what}: {path.name}")
-    return "Results: " + ", ".join(f"{f}/ ({', '.join(names)})" for f, names in folders.items())
+    names = ", ".join(f"{what}: {path.name}" for what, path in files.items())
+    return f"Results: {next(iter(files.values())).parent}/ ({names})"
 
 
 @dataclass(frozen=True)

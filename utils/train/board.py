@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils.compute.measure import BINS_PER_DECADE, log_magnitudes
+from utils.compute.measure import log_magnitudes
 from utils.process.errors import warn
 
-HISTOGRAM = "log10_magnitude"
+HISTOGRAM, BINS = "log10_magnitude", 100
 
 
 class Board:
@@ -25,41 +25,19 @@ class Board:
         self._writer: Any = None
 
     def add(self, columns: Mapping[str, Sequence[float]], model: nn.Module) -> None:
-        """Write the newest epoch, and those before it if there is no file yet.
-
-        Warns when the disk does not take it.
-        """
+        """Write the newest epoch. Warns when the disk does not take it."""
         from torch.utils.tensorboard import SummaryWriter
 
-        first = last = len(columns["epoch"])
+        epoch = columns["epoch"][-1]
+        logs = torch.cat([log_magnitudes(p) for p in model.parameters()])
         try:
             if self._writer is None:
-                first = last if any(self.folder.glob("*tfevents*")) else 1
-                self._writer = SummaryWriter(self.folder, purge_step=first)
-            for epoch in range(first, last + 1):
-                for name in columns.keys() - {"epoch"}:
-                    self._writer.add_scalar(name, columns[name][epoch - 1], epoch)
-            self._add_histogram(model, last)
+                self._writer = SummaryWriter(self.folder, purge_step=epoch)
+            for name in columns.keys() - {"epoch"}:
+                self._writer.add_scalar(name, columns[name][-1], epoch)
+            if len(logs):
+                self._writer.add_histogram(HISTOGRAM, logs, epoch, bins=BINS)
             self._writer.flush()
         except OSError as error:
             self._writer = None
-            warn(f"cannot write in {self.folder} ({error.strerror}); it lacks epoch {last}")
-
-    def _add_histogram(self, model: nn.Module, epoch: int) -> None:
-        """Counts of the entries that are not 0, by log10 of magnitude; made on its device."""
-        logs = torch.cat([log_magnitudes(p) for p in model.parameters()])
-        if not len(logs):
-            return
-        scaled = logs * BINS_PER_DECADE  # a bin has a width of 1
-        low, high = int(scaled.min().floor()), int(scaled.max().floor()) + 1
-        self._writer.add_histogram_raw(
-            HISTOGRAM,
-            min=logs.min().item(),
-            max=logs.max().item(),
-            num=len(logs),
-            sum=logs.sum(dtype=torch.float64).item(),
-            sum_squares=logs.square().sum(dtype=torch.float64).item(),
-            bucket_limits=[edge / BINS_PER_DECADE for edge in range(low + 1, high + 1)],
-            bucket_counts=torch.histc(scaled, high - low, low, high).tolist(),
-            global_step=epoch,
-        )
+            warn(f"cannot write in {self.folder} ({error.strerror}); it lacks epoch {epoch}")

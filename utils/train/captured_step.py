@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from utils.process.errors import warn
 
-# Takes inputs, targets and learning rate, and optionally the sparsity to prune to and a weight of
-# the loss; returns results on the device.
+# Takes inputs, targets, learning rate, and optionally sparsity and weight; see `train_step`.
 Step = Callable[..., Tensor]
 
 # Steps before the capture, in which libraries are loaded, the network is compiled, and the buffers
@@ -28,11 +28,7 @@ class CapturedStep:
     """
 
     def __init__(
-        self,
-        step: Step,
-        optimizer: torch.optim.Optimizer,
-        batch_size: int,
-        device: torch.device,
+        self, step: Step, optimizer: Optimizer, batch_size: int, device: torch.device
     ) -> None:
         self.step, self.optimizer, self.batch_size = step, optimizer, batch_size
         self.lr = torch.zeros((), device=device)
@@ -41,12 +37,7 @@ class CapturedStep:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(
-        self,
-        inputs: Tensor,
-        targets: Tensor,
-        lr: float,
-        sparsity: float = 0.0,
-        weight: float = 1.0,
+        self, inputs: Tensor, targets: Tensor, lr: float, sparsity: float = 0, weight: float = 1
     ) -> Tensor:
         self.lr.fill_(lr)
         if not self.captures or len(inputs) != self.batch_size or sparsity or weight != 1:

@@ -1,13 +1,12 @@
 """Stopping and going on: a run's resume files, its lock, and the signals that stop it."""
 
-import itertools
 import os
 import re
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,18 @@ from utils.checkpoints.model_file import (
     write_contents,
 )
 from utils.datasets.batches import Batches
-from utils.process.errors import RunError, UserError, notify, warn
+from utils.process.errors import RunError, UserError, notify, say, warn
 from utils.process.locks import run_lock
 from utils.process.requirements import require
 from utils.process.signals import Stopped, StopSignals
-from utils.process.terminal import say
 from utils.process.writing import check_writable, remove_leftovers
-from utils.settings.config import Config, difference
+from utils.settings.config import Config, first_difference
 from utils.settings.fields import identifying_settings
-from utils.train.distributed import World, check_processes, lost_process_reported
+from utils.train.distributed import World, check_processes, is_lost_process
 from utils.train.recording import Recorder
 
 FORMAT = 2
 SAVE_SECONDS = 30.0  # between two epochs that are saved
-MOST_PROCESSES = 256  # of a run that is looked for
 WAY_OUT = "start over with --resume never, or move the file away"
 
 
@@ -43,22 +40,26 @@ def checkpointing(config: Config, world: World) -> Iterator["Checkpointer"]:
     """The checkpointer of the run, which no process outside `world` trains meanwhile.
 
     SIGINT and SIGTERM raise Stopped, whose advice says from where the run goes on. Raises UserError
-    when a file of the run cannot be written, others train it or a requirement is missing.
+    when a file of the run cannot be written, others train it or a requirement is missing, and
+    RunError when another process of the run has ended.
     """
     check_processes(config, world)
     if config.tensorboard:
         require("--tensorboard", "tensorboard")
-    with StopSignals(world.largest if world.size > 1 else None) as signals, ExitStack() as held:
+    with StopSignals(all_wait=world.size > 1) as signals, ExitStack() as held:
         checkpoints = Checkpointer(config, world, signals)
-        if not checkpoints.check_finished():  # otherwise nothing is written, and nothing is locked
+        if not checkpoints.finished:  # otherwise nothing is written, and nothing is locked
             world.on_main(lambda: held.enter_context(_own_files(config)))
-            checkpoints.check_finished()  # by another process, before this one had the lock
         try:
-            with lost_process_reported(checkpoints.advice):
-                yield checkpoints
+            yield checkpoints
         except Stopped as stopped:
             stopped.advice = checkpoints.advice()
             raise
+        except RuntimeError as error:
+            if not is_lost_process(error):
+                raise
+            advice = checkpoints.advice()
+            raise RunError(f"another process of this run has ended; {advice}") from None
 
 
 @contextmanager
@@ -108,33 +109,27 @@ class RunState:
         """Go on from what `Checkpointer.load` gave; `path` is named if it does not fit."""
         try:
             self.model.load_state_dict(saved["state_dict"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.batches.load_state_dict(saved["batches"])
-            self.recorder.load_state_dict(saved["recorder"])
-            if (self.recorder.epoch, len(self.recorder.steps)) != (
-                saved["epoch"],
-                self.batches.taken,
-            ):
-                raise ValueError("its parts are of different steps")
+            for name in ("optimizer", "batches", "recorder"):
+                getattr(self, name).load_state_dict(saved[name])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+            reason = textwrap.shorten(str(error), 200)
             raise UserError(f"{path}: does not fit the network ({reason}); {WAY_OUT}") from None
 
 
 class Checkpointer:
     """Saves a run, and reads what was saved.
 
-    There is the newest resume file and, in case of damage, the one before. The older one is
-    replaced only when a newer one is complete, so that one of the two is always complete. Of
-    several processes, the main one reads and saves.
+    There is the newest resume file and, in case of damage, the one before: one of the two is always
+    complete. Of several processes, the main one reads and saves. A run whose model is there already
+    is `finished`, and not to be trained anew.
     """
 
     def __init__(self, config: Config, world: World, signals: StopSignals) -> None:
         self.config, self.world, self.signals = config, world, signals
         self.newest, self.previous = config.files.resume, config.files.previous_resume
-        self.finished = False  # whether the model is there already, and not to be trained anew
         self.position: str | None = None  # of the run in what is saved
         self._saved_at = time.monotonic()
+        self.finished = config.resume == "auto" and world.on_main(self._is_finished)
 
     def advice(self) -> str:
         """How the run goes on when it has been stopped."""
@@ -143,34 +138,15 @@ class Checkpointer:
         never = " without --resume never" if self.config.resume == "never" else ""
         return f"the same command{never} goes on after {self.position}"
 
-    def check_finished(self) -> bool:
-        """Set `finished`, return it, and say so if it is true."""
-        model = self.config.files.model
-        self.finished = self.config.resume == "auto" and self.world.on_main(
-            lambda: model.is_file() and not self._exists()
-        )
-        if self.finished:
-            self.world.on_main(lambda: self._check_data(model))
-            say(f"Trained already; --resume never trains it anew:\n  {model}")
-        return self.finished
-
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """What the run is resumed from; None if it starts from the beginning.
 
-        A damaged newest file is set aside, never deleted, if the one before it is good. Raises
-        UserError where neither can be used, and where there is only a run that another number of
-        processes has begun.
+        A damaged newest file is set aside if the one before it is good. Raises UserError where
+        neither can be used, and for a run that another number of processes has begun.
         """
-        saved = None
-        if self.config.resume == "auto":
-            saved = self.world.on_main(lambda: self._newest_good(device))
-        if saved is None and (shorter := finished_with_fewer_epochs(self.config)):
-            say(
-                f"Trained already for {shorter.epoch_num} epochs, which cannot be continued: their"
-                f" learning rates were planned for that end. This run starts from the beginning.\n"
-                f"  {shorter.files.model}"
-            )
-        return saved
+        if self.config.resume == "never":
+            return None
+        return self.world.on_main(lambda: self._newest_good(device))
 
     def begin(self, state: RunState, saved: dict[str, Any] | None) -> None:
         """Restore what `load` gave, or save the run as it is before its first step.
@@ -194,24 +170,24 @@ class Checkpointer:
                 state.recorder.draw()
 
     def stop_if_signalled(self, state: RunState) -> None:
-        """Save and raise Stopped if a signal has come."""
-        if number := self.signals.received():
+        """Save and raise Stopped if a signal has come, to any process."""
+        if number := self.world.largest(self.signals.pending):
             state.recorder.read_back()
             if self.position != state.position:
                 self.save(state)
             raise Stopped(number)
 
     def save(self, state: RunState) -> None:
-        """Save log, table and resume file; when the disk takes none of them, the run goes on."""
+        """Save log, table and resume file; when the disk does not take them, the run goes on."""
         self._saved_at = time.monotonic()
         if not self.world.is_main:
             return
-        for save in (state.recorder.save, lambda: self._save_resume_file(state)):
-            try:
-                save()
-            except RunError as error:
-                done = f"the run is saved up to {self.position}" if self.position else ""
-                warn(f"{error}; {done or 'nothing is saved'}, and the next save tries again")
+        try:
+            state.recorder.save()
+            write_contents(self.newest, state.contents(), keep_former=self.previous)
+            self.position = state.position
+        except RunError as error:
+            warn(f"{error}; the next save tries again")
 
     def finish(self, state: RunState) -> None:
         """Write model, log and table, and remove the resume files."""
@@ -223,91 +199,67 @@ class Checkpointer:
         except RunError as error:
             raise RunError(f"{error}; {self.advice()}, once it can") from None
         for path in (self.previous, self.newest):
-            try:
+            with suppress(OSError):  # it is of no more use
                 path.unlink(missing_ok=True)
-            except OSError as error:
-                warn(f"cannot remove {path} ({error.strerror}); it is of no more use")
 
-    def _save_resume_file(self, state: RunState) -> None:
-        write_contents(self.newest, state.contents(), keep_former=self.previous)
-        self.position = state.position
-
-    def _exists(self) -> bool:
-        return os.path.lexists(self.newest) or os.path.lexists(self.previous)
+    def _is_finished(self) -> bool:
+        """Raises UserError for a finished model that is damaged, or of other data of one's own."""
+        model = self.config.files.model
+        if self.newest.exists() or self.previous.exists() or not model.is_file():
+            return False
+        way_out = "train it anew with --resume never, or choose another --output_dir"
+        self._check_settings(read_contents(model, way_out), model, way_out)
+        say(f"Trained already; --resume never trains it anew:\n  {model}")
+        return True
 
     def _newest_good(self, device: torch.device) -> dict[str, Any] | None:
-        if not self._exists():
+        if not self.newest.exists():
+            if self.previous.exists():  # killed between the two renames of a save
+                return self._read(self.previous, device)
             self._refuse_other_processes()
             return None
-        if not os.path.lexists(self.newest):  # perhaps killed between the two renames of a save
-            return self._read(self.previous, device)
         try:
             return self._read(self.newest, device)
         except DamagedFileError as error:
             if not self.previous.is_file():
                 raise
             saved = self._read(self.previous, device)
-            names = (self.newest.with_suffix(f".damaged-{i}.pt") for i in itertools.count(1))
-            aside = next(path for path in names if not path.exists())
+            aside = self.newest.with_suffix(".damaged.pt")
             os.replace(self.newest, aside)
             warn(f"{error}: it is now {aside.name}, and {self.previous.name} is used")
             return saved
 
     def _read(self, path: Path, device: torch.device) -> dict[str, Any]:
         """The contents of a file of this run; raises UserError, for damage DamagedFileError."""
-        saved, _ = read_contents(path, WAY_OUT)
-        if not isinstance(saved.get("format"), int) or not isinstance(saved.get("config"), dict):
-            raise UserError(f"{path}: is no resume file; {WAY_OUT}")
-        if saved["format"] != FORMAT:
-            raise UserError(
-                f"{path}: is of another version of this program; use that, or {WAY_OUT}"
-            )
-        for name, ours in identifying_settings(self.config).items():
-            theirs = saved["config"].get(name, ours)
-            if theirs != ours:
-                raise UserError(f"{path}: is of {difference(name, theirs, ours)}; {WAY_OUT}")
-        if saved.get("device") != device.type:
+        saved = read_contents(path, WAY_OUT)
+        if saved.get("format") != FORMAT:
+            raise UserError(f"{path}: is no resume file of this version; {WAY_OUT}")
+        self._check_settings(saved, path, WAY_OUT)
+        if saved["device"] != device.type:
             raise UserError(
                 f"--gpu {self.config.gpu}: {path} is of a run on another kind of device, where"
                 f" random numbers differ; give its --gpu, {WAY_OUT}"
             )
-        theirs, ours = saved.get("threads"), torch.get_num_threads()
+        theirs, ours = saved["threads"], torch.get_num_threads()
         if device.type == "cpu" and theirs != ours:
             notify(
                 f"{path}: is of a run with {theirs} threads, and this one has {ours}: sums are"
-                " rounded in another way, and results differ from those of a run that was never"
-                f" stopped; with OMP_NUM_THREADS={theirs} they do not"
+                f" rounded in another way, and results differ; OMP_NUM_THREADS={theirs} keeps them"
             )
         return saved
 
+    def _check_settings(self, saved: dict[str, Any], path: Path, way_out: str) -> None:
+        """Raise UserError for a file of other settings, or of other data of the same name."""
+        found = first_difference(saved.get("config", {}), identifying_settings(self.config))
+        if found:
+            raise UserError(f"{path}: is of {found}; {way_out}")
+
     def _refuse_other_processes(self) -> None:
-        present = {path.name for path in self.newest.parent.glob("*.resume.pt")}
-        for count in range(1, MOST_PROCESSES + 1) if present else ():
-            other = replace(self.config, processes=count).files.resume
-            if other.name in present:
+        number = re.compile(r"_processes=\d+")
+        ours = number.sub("", self.newest.name)
+        for other in self.newest.parent.glob("*.resume.pt"):
+            if number.sub("", other.name) == ours:
                 raise UserError(
-                    f"{other}: is of a run of {count} processes, which as many can continue, and"
-                    f" this one has {self.config.processes}; start {count}, {WAY_OUT}"
+                    f"{other}: is of a run of another number of processes, which as many can"
+                    f" continue; start them, {WAY_OUT}"
                 )
-
-    def _check_data(self, model: Path) -> None:
-        """Raise UserError if a finished model is of another data set of one's own of this name."""
-        ours = self.config.own_data
-        if ours is None:
-            return
-        way_out = "train it anew with --resume never, or choose another --output_dir"
-        contents, _ = read_contents(model, way_out)
-        theirs = contents.get("config", {}).get("own_data")
-        if theirs != ours:
-            of = difference("own_data", theirs, ours)
-            raise UserError(f"{model}: was trained on {of}; {way_out}")
-
-
-def finished_with_fewer_epochs(config: Config) -> Config | None:
-    """The longest finished run that differs from this one in that it has fewer epochs."""
-    pattern = re.compile(r"_epoch_num=(\d+)")
-    names = [path.name for path in config.files.model.parent.glob("*.pt")]
-    counts = {int(match[1]) for name in names if (match := pattern.search(name))}
-    shorter = sorted(count for count in counts if 0 < count < config.epoch_num)
-    runs = [replace(config, epoch_num=count) for count in reversed(shorter)]
-    return next((run for run in runs if run.files.model.is_file()), None)

@@ -6,10 +6,12 @@ processes take the same step.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+import sys
+import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -18,10 +20,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.compute.device import process_count
-from utils.compute.measure import count_correct
+from utils.compute.measure import count_by_batch
 from utils.datasets.batches import Batches
-from utils.process.errors import RunError, ScriptError, UserError
-from utils.process.signals import Stopped
+from utils.process.errors import ScriptError, UserError
 from utils.settings.config import Config
 
 Result = TypeVar("Result")
@@ -29,7 +30,6 @@ Result = TypeVar("Result")
 # The others wait as long for the main process, for example while it runs SFW-Init on a CPU. That a
 # process has ended is noticed at once.
 PATIENCE = timedelta(hours=12)
-NEEDED = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class World:
@@ -62,19 +62,17 @@ class World:
         return result
 
     def in_turn(self, work: Callable[[], Result]) -> Result:
-        """What `work` returns in this process.
+        """What `work` returns in this process, or the ScriptError that it raises in any.
 
-        On each machine one process works before the others, which then find what it downloaded. If
-        `work` raises a ScriptError in any process, all raise it.
+        On each machine one process works before the others, which then find what it downloaded.
         """
         if self.size == 1:
             return work()
-        result = None
+        errors, result = [None] * self.size, None
         for turn in (self.local_rank == 0, self.local_rank > 0):
             error = None
             if turn:
                 result, error = _attempt(work)
-            errors = [None] * self.size
             dist.all_gather_object(errors, error)
             for error in filter(None, errors):
                 raise error
@@ -82,10 +80,9 @@ class World:
 
     def largest(self, number: int) -> int:
         """The largest of the processes' numbers."""
-        if self.size == 1:
-            return number
         values = torch.tensor([number])
-        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        if self.size > 1:
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return int(values)
 
     def sums(self, values: Tensor) -> Tensor:
@@ -107,9 +104,8 @@ class World:
     def share(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, float]:
         """This process's part of a batch, and which fraction of the batch it is.
 
-        The fraction weights the mean loss of the part: the sums over the processes, of loss and
-        gradients, are then those of the batch. Where there are fewer images than processes, one is
-        taken along with weight 0.
+        Weighted by it, the mean losses of the parts and their gradients sum up to those of the
+        batch. Where there are fewer images than processes, one is taken along with weight 0.
         """
         part = self.part(len(targets))
         fraction = (part.stop - part.start) / len(targets)
@@ -129,15 +125,12 @@ class World:
         return network
 
     def accuracy(self, model: nn.Module, batches: Batches, precision: str) -> float:
-        """The percentage of images that the model, in evaluation mode, classifies correctly.
-
-        `batches` is this process's part of them.
-        """
+        """The percentage of images classified right; `batches` is this process's part of them."""
         if self.size > 1:
             for buffer in model.buffers():  # BatchNorm's running statistics, of the main process
                 dist.broadcast(buffer, 0)
-        counts = torch.tensor(count_correct(model, batches, precision))
-        correct, count = self.sums(counts).tolist()
+        counts = count_by_batch(model, batches, precision).sum(0)
+        correct, _, count = self.sums(counts).tolist()
         return 100 * correct / count
 
 
@@ -157,26 +150,23 @@ def _attempt(work: Callable[[], Result]) -> tuple[Result | None, ScriptError | N
 def launched(train: Callable[[Config, World], None], settings: Callable[[], Config]) -> None:
     """Train with these settings, in this process alone or with the others that torchrun started.
 
-    The main process reports for all.
+    The main process reports for all; of the others only unexpected errors are shown.
     """
-    if process_count() == 1:
+    if process_count() == 1 or "LOCAL_RANK" not in os.environ:
         train(settings(), World())
         return
-    if missing := [name for name in NEEDED if name not in os.environ]:
-        raise UserError(
-            f"WORLD_SIZE={process_count()}: {missing[0]} is not set; torchrun sets all that several"
-            " processes need, and without WORLD_SIZE there is one"
-        )
-    with _silent_beside_main():
-        config = settings()
-        if config.processes == 1:
-            config = replace(config, processes=process_count())
-        if "OMP_NUM_THREADS" not in os.environ:  # torchrun sets it
-            share = torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])
-            torch.set_num_threads(max(1, share))
-        dist.init_process_group("gloo" if config.gpu < 0 else "cpu:gloo,cuda:nccl", None, PATIENCE)
-        train(config, World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])))
-        dist.destroy_process_group()
+    if os.environ["RANK"] != "0":
+        sys.excepthook = partial(traceback.print_exception, file=sys.stderr)
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open until the end
+    config = settings()
+    if config.processes == 1:
+        config = replace(config, processes=process_count())
+    if "OMP_NUM_THREADS" not in os.environ:  # torchrun sets it
+        share = torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])
+        torch.set_num_threads(max(1, share))
+    dist.init_process_group("gloo" if config.gpu < 0 else "cpu:gloo,cuda:nccl", None, PATIENCE)
+    train(config, World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])))
+    dist.destroy_process_group()
 
 
 def check_processes(config: Config, world: World) -> None:
@@ -190,31 +180,6 @@ def check_processes(config: Config, world: World) -> None:
         raise UserError("--sync_bn: is for several processes of torchrun, on GPUs; leave it out")
 
 
-@contextmanager
-def _silent_beside_main() -> Iterator[None]:
-    """In other processes than the main one: no output, and no report of errors that it has, too."""
-    if int(os.environ["RANK"]) == 0:
-        yield
-        return
-    with (
-        open(os.devnull, "w") as nowhere,
-        redirect_stdout(nowhere),
-        redirect_stderr(nowhere),
-    ):
-        try:
-            yield
-        except ScriptError as error:
-            raise SystemExit(error.status) from None
-        except Stopped as stopped:
-            raise SystemExit(128 + stopped.number) from None
-
-
-@contextmanager
-def lost_process_reported(advice: Callable[[], str]) -> Iterator[None]:
-    """Raise RunError, with advice, when another process of the run has ended within the block."""
-    try:
-        yield
-    except (RuntimeError, dist.DistError) as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
-            raise
-        raise RunError(f"another process of this run has ended; {advice()}") from None
+def is_lost_process(error: Exception) -> bool:
+    """Whether an error tells that another process of the run has ended."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)

@@ -5,10 +5,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from models import dry_run
-from utils.process.errors import UserError
 from utils.prune.weights.allocation import prunable
 from utils.prune.weights.ranking import removed_entries
 from utils.settings.config import Config
@@ -23,7 +21,7 @@ def step_sparsities(config: Config, epoch: int, steps: int) -> list[float]:
     It is in every second step of the last `config.pruned_steps` of the training, to one of
     SPARSITIES.
     """
-    # The last number tells this stream from those of `step_seeds`.
+    # The last number tells this stream from those of dropout's seeds.
     stream = np.random.default_rng([config.seed, epoch, 0, 1])
     drawn = stream.choice(SPARSITIES, steps).tolist()
     total = config.epoch_num * steps
@@ -62,26 +60,3 @@ def pruned(model: nn.Module, sparsity: float) -> Iterator[None]:
             for p, mask in zip(weights, removed, strict=True):
                 if p.grad is not None:
                     p.grad.masked_fill_(mask, 0)
-
-
-def check_pruned_steps(config: Config, model: nn.Module, images: Tensor, steps: int) -> None:
-    """Raise UserError where the training takes no pruned steps, or the model cannot take them.
-
-    `images` is a batch, (images, channels, height, width), and `steps` how many an epoch has.
-    """
-    # If there are pruned steps, one is among the last two steps, and so in these epochs.
-    epochs = range(max(0, config.epoch_num - 2), config.epoch_num)
-    sparsities = [s for epoch in epochs for s in step_sparsities(config, epoch, steps)]
-    if not any(sparsities):
-        raise UserError(
-            "--pruned_steps: no step of this training is a pruned one; give a larger fraction or"
-            " more epochs"
-        )
-    if not prunable(model, "weights"):
-        raise UserError("--pruned_steps: the network has no weights to prune; leave it out")
-    with torch.no_grad(), pruned(model, max(sparsities)):
-        if not dry_run(model, images, training=True).isfinite().all():
-            raise UserError(
-                "--pruned_steps: the pruned network's outputs are not finite, for example since it"
-                " divides by the norms of weights; leave this flag out"
-            )

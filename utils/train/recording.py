@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -13,19 +14,9 @@ from constraints import Region, gauges
 from utils.compute.measure import THRESHOLDS, count_above, not_finite
 from utils.datasets import Dataset
 from utils.datasets.batches import Batches
-from utils.process.errors import RunError, warn
-from utils.process.terminal import say
+from utils.process.errors import RunError, say, warn
+from utils.reports import logs
 from utils.reports.headings import heading
-from utils.reports.logs import (
-    TextLog,
-    configuration_line,
-    decay_line,
-    distribution_line,
-    gauge_line,
-    test_line,
-    train_line,
-    write_csv,
-)
 from utils.reports.plots import plot_training
 from utils.settings.config import Config
 from utils.settings.fields import identifying_settings
@@ -33,9 +24,7 @@ from utils.train.board import Board
 from utils.train.distributed import World
 
 READ_BACK_SECONDS = 0.5
-METRICS = ("train_loss", "train_accuracy", "test_accuracy", "lr")
-OF_SFW = ("effective_weight_decay",)
-COLUMNS = {"train_loss": "loss"}  # of the table, where they are not named like their metrics
+METRICS = ("train_loss", "train_accuracy", "test_accuracy", "lr", "effective_weight_decay")
 # What helps against losses and weights that are not finite.
 REMEDY = "lower --lr, --tau or --weight_decay"
 # A network that guesses has a loss of ln(classes). One that ends far above that has diverged.
@@ -43,16 +32,13 @@ DIVERGED = 1.5
 
 
 class StepResult(NamedTuple):
-    """What is known of a step: its batch's mean loss, accuracy in percent, and number of images.
+    """What is known of a step."""
 
-    `alpha` is SFW's mean step size, and `sparsity` that of a pruned step, or 0.
-    """
-
-    loss: float
-    accuracy: float
-    alpha: float
-    images: int
-    sparsity: float
+    loss: float  # the mean of its batch
+    accuracy: float  # in percent
+    alpha: float  # SFW's mean step size
+    images: int  # in its batch
+    sparsity: float  # of a pruned step, or 0
 
 
 class Recorder:
@@ -65,31 +51,26 @@ class Recorder:
 
     def __init__(self, config: Config, world: World) -> None:
         self.config, self.world = config, world
-        self.log = TextLog(config.files.train_log)
-        self._of_method = OF_SFW if config.optimizer == "SFW" else ()
-        self.metrics: dict[str, Any] = {name: [] for name in METRICS + self._of_method}
+        self.log = logs.TextLog(config.files.train_log)
+        self.is_sfw = config.optimizer == "SFW"
+        names = METRICS if self.is_sfw else METRICS[:-1]
+        self.metrics: dict[str, Any] = {name: [] for name in names}
         self.seconds: list[float] = []
         self.steps: list[StepResult] = []  # of the epoch, as far as they are read back
         self._on_device: list[tuple[Tensor, int, float]] = []  # those of the others
-        self._started = self._last_read = time.monotonic()
-        self._earlier_seconds = 0.0  # of the epoch, before the run was stopped in it
-        self._bar: tqdm | None = None
+        self._earlier = 0.0  # seconds of the epoch, before the run was stopped in it
         on_board = config.tensorboard and world.is_main
         self._board = Board(config.files.tensorboard) if on_board else None
 
     @property
     def epoch(self) -> int:
         """How many epochs are complete."""
-        return len(self.metrics["train_loss"])
-
-    @property
-    def title(self) -> str:
-        return f"Epoch {self.epoch + 1}/{self.config.epoch_num}"
+        return len(self.seconds)
 
     def begin(self, model: nn.Module, dataset: Dataset) -> None:
         """Begin the log, and tell people what is trained on what."""
         config = self.config
-        self.log.add(configuration_line(config))
+        self.log.add(logs.configuration_line(config))
         count = sum(p.numel() for p in model.parameters())
         say(
             f"{config.arch} with {count:,} parameters on {config.data},"
@@ -99,13 +80,12 @@ class Recorder:
 
     def report_gauges(self, model: nn.Module, regions: list[Region]) -> None:
         """Tell people how much of its region the network fills, where SFW keeps it in one."""
-        filled = gauges(model, regions) if self.config.optimizer == "SFW" else {}
-        if not filled:
+        if not self.is_sfw or not (filled := gauges(model, regions)):
             return
         fullest = max(filled, key=filled.get)
         sizes = [p.numel() for p in model.parameters()]
         mean = sum(g * n for g, n in zip(filled.values(), sizes, strict=True)) / sum(sizes)
-        self.log.add(gauge_line(filled[fullest], fullest, mean))
+        self.log.add(logs.gauge_line(filled[fullest], fullest, mean))
         say(
             f"Gauge: the weights fill {mean:.4f} of their regions on average, and at most"
             f" {filled[fullest]:.4f} ({fullest}); a region binds at 1"
@@ -116,21 +96,19 @@ class Recorder:
 
         Raises RunError at the end if a loss that `add` was given is not finite.
         """
-        self._started = self._last_read = time.monotonic()
-        done, total = batches.taken, len(batches)
-        with tqdm(
-            desc=self.title, total=total, initial=done, unit="step", leave=False, disable=None
-        ) as self._bar:
+        self._last_read = time.monotonic()
+        self._started, self._earlier = self._last_read - self._earlier, 0.0
+        self.title, done = f"Epoch {self.epoch + 1}/{self.config.epoch_num}", batches.taken
+        options = dict(initial=done, unit="step", leave=False, disable=None)
+        with tqdm(desc=self.title, total=len(batches), **options) as self._bar:
             yield from enumerate(batches, done)
             self.read_back()
 
     def add(self, results: Tensor, images: int, sparsity: float = 0.0) -> None:
-        """A step on a batch of so many images.
+        """A step on a batch of so many images, with the `results` (3,) of `train_step`.
 
-        `results` (3,), on the device, has the batch's mean loss, how many of its images were
-        classified correctly, and the mean alpha; of several processes, the parts that add up to
-        these. They are read back, which waits for the device, twice a second and at the end of the
-        epoch. Raises RunError then if a loss is not finite.
+        Those of several processes add up. They are read back, which waits for the device, twice a
+        second and at the end of the epoch. Raises RunError then if a loss is not finite.
         """
         self._on_device.append((results, images, sparsity))
         self._bar.update()
@@ -171,65 +149,55 @@ class Recorder:
         `lr` is the learning rate of its last step. Raises RunError, naming the parameters, when a
         weight is not finite.
         """
-        title, (loss, accuracy) = self.title, self._means()
+        loss, accuracy = self._means()
         if names := not_finite(model):
             raise RunError(
-                f"{title}: the weights of {', '.join(names)} are not finite after step"
+                f"{self.title}: the weights of {', '.join(names)} are not finite after step"
                 f" {len(self.steps)}, whose loss was {self.steps[-1].loss:.4g}; {REMEDY}"
             )
         alpha = sum(step.alpha for step in self.steps) / len(self.steps)
         self._log_epoch(model, test_accuracy, alpha)
-        for name, value in zip(
-            METRICS + OF_SFW, (loss, accuracy, test_accuracy, lr, alpha), strict=True
-        ):
+        for name, value in zip(METRICS, (loss, accuracy, test_accuracy, lr, alpha), strict=True):
             if name in self.metrics:
                 self.metrics[name].append(value)
-        seconds = self._seconds_so_far()
-        self.seconds.append(seconds)
-        self.steps, self._earlier_seconds = [], 0.0
+        self.seconds.append(time.monotonic() - self._started)
+        self.steps = []
         if self._board:  # before the epoch is saved: a run that is killed in between repeats both
-            self._board.add(self.columns(), model)
-        decay = f" effective weight decay {alpha:.3g}," if self._of_method else ""
+            self._board.add(self.table(), model)
+        decay = f" effective weight decay {alpha:.3g}," if self.is_sfw else ""
         say(
-            f"{title}: loss {loss:.4f}, training accuracy {accuracy:.2f} %, test accuracy"
-            f" {test_accuracy:.2f} %, lr {lr:.4g},{decay} {seconds:.2f} s"
+            f"{self.title}: loss {loss:.4f}, training accuracy {accuracy:.2f} %, test accuracy"
+            f" {test_accuracy:.2f} %, lr {lr:.4g},{decay} {self.seconds[-1]:.2f} s"
         )
 
     def _log_epoch(self, model: nn.Module, test_accuracy: float, alpha: float) -> None:
         number = self.epoch + 1
         for i, step in enumerate(self.steps, self.epoch * len(self.steps) + 1):
-            self.log.add(train_line(i, number, step.loss, step.accuracy))
-        if self._of_method:
-            self.log.add(decay_line(number, alpha))
-        self.log.add(test_line(number, test_accuracy))
+            self.log.add(logs.train_line(i, number, step.loss, step.accuracy))
+        if self.is_sfw:
+            self.log.add(logs.decay_line(number, alpha))
+        self.log.add(logs.test_line(number, test_accuracy))
         for threshold, above in zip(THRESHOLDS, count_above(model), strict=True):
-            self.log.add(distribution_line(threshold, above))
+            self.log.add(logs.distribution_line(threshold, above))
 
-    def _seconds_so_far(self) -> float:
-        return time.monotonic() - self._started + self._earlier_seconds
-
-    def columns(self) -> dict[str, list[float]]:
-        """The table: a value for each epoch, by the name of the column."""
-        known = {**self.metrics, "seconds": self.seconds}
-        names = *METRICS, "seconds", *self._of_method
-        epochs = {"epoch": list(range(1, self.epoch + 1))}
-        return epochs | {COLUMNS.get(name, name): known[name] for name in names}
+    def table(self) -> dict[str, list[float]]:
+        """A value for each epoch, by the name of the column."""
+        epochs = list(range(1, self.epoch + 1))
+        columns = {"epoch": epochs, "loss": self.metrics["train_loss"]}
+        columns |= {name: self.metrics[name] for name in METRICS[1:4]}
+        columns["seconds"] = self.seconds
+        return columns | {name: self.metrics[name] for name in METRICS[4:] if self.is_sfw}
 
     def save(self) -> None:
         """Write log and table; raises RunError when the disk does not take them."""
         self.log.save()
-        columns = self.columns()
-        rows = zip(*columns.values(), strict=True)
-        cells = [[f"{value:.6g}" for value in row] for row in rows]
-        write_csv(self.config.files.train_table, list(columns), cells)
+        table = self.table()
+        cells = [[f"{value:.6g}" for value in row] for row in zip(*table.values(), strict=True)]
+        logs.write_csv(self.config.files.train_table, list(table), cells)
 
     def draw(self) -> None:
         """Draw the picture; warns when the disk does not take it."""
-        above = heading(identifying_settings(self.config))
-        try:
-            plot_training(self.config.files.train_plot, self.columns(), above)
-        except RunError as error:
-            warn(f"{error}; training goes on without that picture")
+        draw(plot_training, self.config.files.train_plot, self.table(), self.config)
 
     def finish(self) -> None:
         """Tell people where the results are, and warn of a training that diverged."""
@@ -248,12 +216,20 @@ class Recorder:
             "metrics": self.metrics,
             "seconds": self.seconds,
             "steps": [tuple(step) for step in self.steps],
-            "seconds_of_steps": self._seconds_so_far() if self.steps else 0.0,
+            "seconds_of_steps": time.monotonic() - self._started if self.steps else 0.0,
             "log": self.log.length,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.metrics, self.seconds = state["metrics"], state["seconds"]
         self.steps = [StepResult(*step) for step in state["steps"]]
-        self._earlier_seconds = state["seconds_of_steps"]
+        self._earlier = state["seconds_of_steps"]
         self.log.resume(state["log"])
+
+
+def draw(plot: Callable[..., None], path: Path, values: Any, config: Config) -> None:
+    """Draw a picture of the run; warns when the disk does not take it."""
+    try:
+        plot(path, values, heading(identifying_settings(config)))
+    except RunError as error:
+        warn(f"{error}; training goes on without that picture")

@@ -1,4 +1,4 @@
-"""Regions and schedules, which users may have written, are tried before a training."""
+"""What is tried before a training: regions and schedules, batches and pruned steps."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,19 +7,22 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from constraints import Region
-from models import describe_error
+from constraints import Region, build_constraints
+from models import describe_error, dry_run
 from optim import LR_SCHEMES, warm_up
+from utils.datasets.batches import Batches
 from utils.process.errors import RunError, ScriptError, UserError
 from utils.settings.config import Config
+from utils.train.pruned_steps import step_sparsities
 
 # Sums over millions of float32 entries are not exact, and a wrong region is wrong by more.
 TOLERANCE = 0.01
 ADVICE = "see docs/own_regions.md"
+Kind = type[ScriptError]
 
 
 @contextmanager
-def reported(flag: str, kind: type[ScriptError] = UserError) -> Iterator[None]:
+def reported(flag: str, kind: Kind = UserError) -> Iterator[None]:
     """Raise any error of the block as one of this kind, which names the flag and the line."""
     try:
         yield
@@ -29,61 +32,82 @@ def reported(flag: str, kind: type[ScriptError] = UserError) -> Iterator[None]:
         raise kind(f"{flag}: {describe_error(error)}; {ADVICE}") from error
 
 
+def feasible_regions(config: Config, model: nn.Module) -> list[Region]:
+    """A region for each of `model.parameters()`; raises UserError unless each is found right."""
+    sizes = config.k_sparseness, config.k_frac, config.tau, config.mode
+    with reported(f"--constraint {config.constraint}"):
+        regions = build_constraints(model, config.constraint, *sizes)
+    check_regions(config, model, regions)
+    return regions
+
+
 @torch.no_grad()
 def check_regions(config: Config, model: nn.Module, regions: Sequence[Region]) -> None:
     """Raise UserError for a region that returns what is not in it, or is of another shape.
 
-    There is one for each of `model.parameters()`. Of those of one kind and shape one is tried, on a
-    gradient from -1 to 1. What it takes is less than a training step.
+    There is one for each of `model.parameters()`. Of those of one kind and shape one is tried with
+    what the training calls: the LMO at a gradient from -1 to 1, the others far outside.
     """
+    methods = ["shift_inside"] + ["euclidean_project"] * (config.optimizer == "SGD")
+    methods += ["lmo"] * (config.optimizer == "SFW" or bool(config.sfw_init))
     tried = set()
     for (name, p), region in zip(model.named_parameters(), regions, strict=True):
-        if p.requires_grad and (type(region), p.shape) not in tried:
-            tried.add((type(region), p.shape))
-            g = torch.linspace(-1, 1, p.numel(), dtype=p.dtype, device=p.device).view(p.shape)
-            flag = f"--constraint {config.constraint}, parameter {name}"
-            with reported(flag):
-                _check_region(flag, region, g, config)
+        if not p.requires_grad or (type(region), p.shape) in tried:
+            continue
+        tried.add((type(region), p.shape))
+        g = torch.linspace(-1, 1, p.numel(), dtype=p.dtype, device=p.device).view(p.shape)
+        flag = f"--constraint {config.constraint}, parameter {name}"
+        with reported(flag):
+            outside = g * region.diameter if region.diameter < math.inf else g
+            for method in methods:
+                x = g if method == "lmo" else outside
+                y = getattr(region, method)(x)
+                if problem := _problem(region, x, y):
+                    raise UserError(f"{flag}: {method} gives {problem}; {ADVICE}")
+                if method == "lmo" and (g * y).sum() > 0:
+                    raise UserError(f"{flag}: lmo(g) gives a v with <g, v> > 0; {ADVICE}")
 
 
-def _check_region(flag: str, region: Region, g: Tensor, config: Config) -> None:
-    """Try what the training calls, at `g` and at a point far outside."""
-    if config.optimizer == "SFW" or config.sfw_init:
-        vertex, opposite = (_result(flag, region, "lmo", x) for x in (g, -g))
-        if (g * vertex).sum() > 0:
-            raise UserError(f"{flag}: lmo(g) gives a v with <g, v> > 0, not the least; {ADVICE}")
-        apart = (vertex - opposite).double().norm().item()
-        if not apart <= region.diameter * (1 + TOLERANCE):
-            raise UserError(
-                f"{flag}: lmo gives vertices {apart:.4g} apart, in a region of diameter"
-                f" {region.diameter:.4g}; {ADVICE}"
-            )
-    outside = g * region.diameter if region.diameter < math.inf else g
-    _result(flag, region, "shift_inside", outside)
-    if config.optimizer == "SGD":
-        _result(flag, region, "euclidean_project", outside)
-
-
-def _result(flag: str, region: Region, method: str, x: Tensor) -> Tensor:
-    """What a method of the region returns for `x`: a tensor like it, finite and in the region."""
-    y, problem = getattr(region, method)(x), None
+def _problem(region: Region, x: Tensor, y: object) -> str | None:
+    """Why `y`, which a method gives for `x`, is no tensor like it, finite and in the region."""
     if not isinstance(y, Tensor) or y.shape != x.shape:
         given = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-        problem = f"{given} for a tensor of shape {tuple(x.shape)}"
-    elif not y.isfinite().all():
-        problem = "numbers that are not finite"
-    elif region.gauge is not None and not (filled := float(region.gauge(y))) <= 1 + TOLERANCE:
-        problem = f"a point outside of the region: its gauge is {filled:.4g}, and at most 1 inside"
-    if problem:
-        raise UserError(f"{flag}: {method} gives {problem}; {ADVICE}")
-    return y
+        return f"{given} for a tensor of shape {tuple(x.shape)}"
+    if not y.isfinite().all():
+        return "numbers that are not finite"
+    filled = 0.0 if region.gauge is None else float(region.gauge(y))
+    return None if filled <= 1 + TOLERANCE else f"a point of gauge {filled:.4g}, and not at most 1"
+
+
+def check_steps(config: Config, model: nn.Module, batches: Batches, parts: int) -> None:
+    """Raise UserError where a step of the training cannot be taken, or no pruned one ever is.
+
+    Each batch is shared in `parts`. BatchNorm refuses one of a single image where only one pixel is
+    left.
+    """
+    count, size, steps = len(batches.images), batches.batch_size, len(batches)
+    if (count % size or size) // parts < 2:  # the smallest batch is the last
+        image = torch.zeros(1, *config.image_shape, device=batches.images.device)
+        try:
+            dry_run(model, image, training=True)
+        except Exception as error:
+            raise UserError(
+                f"--train_batchsize {size}: an epoch of {count} images has a batch, or a process's"
+                f" part of one, of a single image, on which this network cannot be trained"
+                f" ({error}); choose another size"
+            ) from None
+    # If there are pruned steps, one is among the last two steps, and so in these epochs.
+    epochs = range(max(0, config.epoch_num - 2), config.epoch_num)
+    if config.pruned_steps and not any(sum(step_sparsities(config, e, steps)) for e in epochs):
+        raise UserError(
+            "--pruned_steps: no step of this training is a pruned one; give a larger fraction or"
+            " more epochs"
+        )
+    check_schedule(config, steps)
 
 
 def check_schedule(config: Config, steps: int) -> None:
-    """Raise UserError for a schedule that gives no learning rates for epochs of so many steps.
-
-    The first, middle and last epoch are tried, with a training loss that stays the same.
-    """
+    """Try the schedule on the first, middle and last epoch; raises UserError where it is wrong."""
     for epoch in sorted({0, config.epoch_num // 2, config.epoch_num - 1}):
         rates = learning_rates(config, epoch, steps, [1.0] * epoch, UserError)
         if config.optimizer == "SFW" and max(rates) > 1:
@@ -94,11 +118,7 @@ def check_schedule(config: Config, steps: int) -> None:
 
 
 def learning_rates(
-    config: Config,
-    epoch: int,
-    steps: int,
-    losses: Sequence[float],
-    kind: type[ScriptError] = RunError,
+    config: Config, epoch: int, steps: int, losses: Sequence[float], kind: Kind = RunError
 ) -> list[float]:
     """The learning rate of each step of an epoch (from 0), after epochs with these mean losses.
 
@@ -108,9 +128,10 @@ def learning_rates(
     with reported(flag, kind):
         multiples = LR_SCHEMES[config.lr_scheme](epoch, config.epoch_num, steps, losses)
         multiples = [float(multiple) for multiple in multiples]
-    if len(multiples) != steps:
-        raise kind(f"{flag}: gives {len(multiples)} multiples for {steps} steps; {ADVICE}")
-    if wrong := [multiple for multiple in multiples if not 0 <= multiple < math.inf]:
-        raise kind(f"{flag}: gives {wrong[0]}: no finite multiple of --lr from 0 on; {ADVICE}")
+    if len(multiples) != steps or not all(0 <= multiple < math.inf for multiple in multiples):
+        raise kind(
+            f"{flag}: gives {multiples[:3]} ..., and not a finite multiple of --lr, at least 0, for"
+            f" each of {steps} steps; {ADVICE}"
+        )
     rates = warm_up(multiples, epoch * steps, config.warmup_steps)
     return [config.lr * rate for rate in rates]

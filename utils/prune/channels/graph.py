@@ -10,8 +10,6 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from traceback import extract_tb
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from utils.compute.device import placed
-from utils.process.errors import UserError
+from utils.process.errors import UserError, reason
 
 
 @dataclass(frozen=True, eq=False)  # each is there once
@@ -271,12 +269,3 @@ def _cut(model: nn.Module, dimension: Dimension, channels: list[int]) -> None:
 
 def refusal(problem: str) -> UserError:
     return UserError(f"--granularity channels: {problem}; prune this network's weights instead")
-
-
-def reason(error: Exception) -> str:
-    """The type of an error and the first line of its message, or where it was raised."""
-    text = str(error).strip().partition("\n")[0]
-    if not text:
-        place = extract_tb(error.__traceback__)[-1]
-        text = f"{Path(place.filename).name}, line {place.lineno}"
-    return f"{type(error).__name__}: {text}"

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from utils.compute.measure import plain_kernels
 from utils.prune.channels.graph import Dimension, Unit
 
 # What layers with channels call their inputs; others, such as masks, have none.
@@ -98,10 +97,8 @@ class _Poisoned:
         clean = [parameter.clone() for parameter, _, _ in self.parameters]
         try:
             for parameter, axis, numbers in self.parameters:
-                parameter.copy_(self._with_nan(parameter, axis, numbers))
-            with plain_kernels():  # PyTorch's fast path of attention calls no hooks
-                outputs = self.model(self.images)
-            if outputs.isnan().any():
+                parameter.copy_(self._filled(parameter, axis, numbers, torch.nan))
+            if self.model(self.images).isnan().any():
                 self.failed |= self.all_poisoned
         except Exception:  # whatever the network's own code raises of NaN
             return self.all_poisoned
@@ -124,17 +121,18 @@ class _Poisoned:
         return (*checked, *inputs[several:]), named
 
     def _checked(self, layer: nn.Module, values: Tensor) -> Tensor:
-        numbers, nan = self.read[layer], values.isnan()
-        expected, wrong = self.poisoned[numbers].to(values.device), numbers
+        numbers = self.read[layer]
+        expected, wrong = self.poisoned[numbers], numbers
         for axis in _possible_axes(layer, values):
             if values.shape[axis] == len(numbers):
-                found = nan.movedim(axis, 0).flatten(1).any(1)
+                others = [i for i in range(values.dim()) if i != axis % values.dim()]
+                found = values.sum(others).isnan().cpu()
                 if found.equal(expected):
                     self.axes[layer] = axis
-                    return values.masked_fill(nan, 0)
-                wrong = numbers[(found != expected).cpu()]
+                    return self._filled(values, axis, numbers, 0)
+                wrong = numbers[found != expected]
         self._fail(wrong)
-        return values.masked_fill(nan, 0)
+        return values.masked_fill(values.isnan(), 0)
 
     def _after(self, layer: nn.Module, inputs: tuple, outputs: Any) -> Any:
         """Poison the outputs of a layer."""
@@ -142,12 +140,12 @@ class _Poisoned:
             return None
         values, *others = outputs if isinstance(outputs, tuple) else (outputs,)
         axis = self.axes.get(layer, _possible_axes(layer, values)[0])
-        values = self._with_nan(values, axis, self.written[layer])
+        values = self._filled(values, axis, self.written[layer], torch.nan)
         return (values, *others) if isinstance(outputs, tuple) else values
 
-    def _with_nan(self, values: Tensor, axis: int, numbers: Tensor) -> Tensor:
-        channels = self.poisoned[numbers].nonzero().flatten().to(values.device)
-        return values.index_fill(axis, channels, torch.nan)
+    def _filled(self, values: Tensor, axis: int, numbers: Tensor, value: float) -> Tensor:
+        shape = [len(numbers) if i == axis % values.dim() else 1 for i in range(values.dim())]
+        return torch.where(self.poisoned[numbers].to(values.device).view(shape), value, values)
 
     def _fail(self, numbers: Tensor) -> None:
         """The channels of the units with these numbers do not depend on what they should."""

@@ -7,8 +7,8 @@ from math import gcd
 from torch import Tensor, nn
 
 from utils.compute.measure import multiply_adds
-from utils.process.errors import UserError
-from utils.prune.channels.graph import Unit, cut_out, reason, refusal
+from utils.process.errors import UserError, reason
+from utils.prune.channels.graph import Unit, cut_out, refusal
 from utils.prune.channels.scores import SCORES, squared_norms
 from utils.prune.channels.trial import groups_that_can_be_cut
 from utils.prune.weights.allocation import ALLOCATIONS

@@ -8,8 +8,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from utils.process.errors import notify
-from utils.prune.channels.graph import Dimension, Unit, coupled_groups, cut_out, reason, refusal
+from utils.process.errors import notify, reason
+from utils.prune.channels.graph import Dimension, Unit, coupled_groups, cut_out, refusal
 from utils.prune.channels.proof import unproven
 from utils.prune.channels.scores import squared_norms
 
