@@ -5,7 +5,8 @@ SFW's regions. All other settings are the usual ones.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,19 +26,14 @@ TAUS = (2.0, 3.5, 6.0, 11.0, 20.0)
 CRAM_RHO, CRAM_SPARSITIES = 0.15, (0.5, 0.7, 0.8, 0.9, 0.95)
 
 
-@dataclass(frozen=True)
-class Position:
-    """Where in its training a run is: at step `step`, counting from 0, of `steps`."""
-
-    step: int
-    steps: int
+# Called with a model, inputs, targets, the number of this step and that of all steps: leaves
+# gradients in the model's parameters and returns the loss of this batch.
+Gradient = Callable[[nn.Module, Tensor, Tensor, int, int], Tensor]
 
 
-# Leaves gradients in the model's parameters and returns the loss of this batch.
-Gradient = Callable[[nn.Module, Tensor, Tensor, Position], Tensor]
-
-
-def dense_gradient(model: nn.Module, inputs: Tensor, targets: Tensor, at: Position) -> Tensor:
+def dense_gradient(
+    model: nn.Module, inputs: Tensor, targets: Tensor, step: int, steps: int
+) -> Tensor:
     """The gradient of the cross-entropy at the weights as they are."""
     model.zero_grad()
     loss = F.cross_entropy(model(inputs), targets)
@@ -45,19 +41,22 @@ def dense_gradient(model: nn.Module, inputs: Tensor, targets: Tensor, at: Positi
     return loss.detach()
 
 
-def cram_plus_gradient(model: nn.Module, inputs: Tensor, targets: Tensor, at: Position) -> Tensor:
+def cram_plus_gradient(
+    model: nn.Module, inputs: Tensor, targets: Tensor, step: int, steps: int
+) -> Tensor:
     """The dense gradient g plus that at TopK(theta + rho g), on the entries that TopK keeps.
 
     CrAM+ (Peste et al., ICLR 2023) with sparse gradients; the sparsity is drawn anew each step. It
     takes two forward and backward passes.
     """
-    loss = dense_gradient(model, inputs, targets, at)
+    loss = dense_gradient(model, inputs, targets, step, steps)
     parameters = [p for p in model.parameters() if p.grad is not None]
     theta = [p.detach().clone() for p in parameters]
     g = [p.grad for p in parameters]
     with torch.no_grad():
         torch._foreach_add_(parameters, g, alpha=CRAM_RHO)
-    pruned_gradient(model, inputs, targets, at, CRAM_SPARSITIES)
+    with pruned(model, random.Random(step).choice(CRAM_SPARSITIES)):
+        dense_gradient(model, inputs, targets, step, steps)
     with torch.no_grad():
         torch._foreach_add_([p.grad for p in parameters], g)
         torch._foreach_copy_(parameters, theta)
@@ -65,28 +64,16 @@ def cram_plus_gradient(model: nn.Module, inputs: Tensor, targets: Tensor, at: Po
 
 
 def gradient_with_pruned_steps(
-    model: nn.Module, inputs: Tensor, targets: Tensor, at: Position
+    model: nn.Module, inputs: Tensor, targets: Tensor, step: int, steps: int
 ) -> Tensor:
     """The dense gradient or, in every second step of the last third, that of a pruned network.
 
-    It takes one forward and backward pass, as the dense gradient alone. This is --pruned_steps 0.33
-    of train_prune.py, but that all seeds draw the same sparsities.
+    This is --pruned_steps 0.33 of train_prune.py, but that all seeds draw the same sparsities.
     """
-    if at.step < 2 * at.steps // 3 or at.step % 2 == 0:
-        return dense_gradient(model, inputs, targets, at)
-    return pruned_gradient(model, inputs, targets, at, SPARSITIES)
-
-
-def pruned_gradient(
-    model: nn.Module, inputs: Tensor, targets: Tensor, at: Position, sparsities: Sequence[float]
-) -> Tensor:
-    """The gradient at TopK(theta), on the entries that TopK keeps, for one of these sparsities.
-
-    The number of the step draws it. TopK is over all weights at once. BatchNorm's running
-    statistics stay those of the dense network.
-    """
-    with pruned(model, random.Random(at.step).choice(sparsities)):
-        return dense_gradient(model, inputs, targets, at)
+    prunes = step >= 2 * steps // 3 and step % 2
+    sparsity = random.Random(step).choice(SPARSITIES)
+    with pruned(model, sparsity) if prunes else nullcontext():
+        return dense_gradient(model, inputs, targets, step, steps)
 
 
 def sgd(model: nn.Module, weight_decay: float, halves: Batches | None) -> torch.optim.Optimizer:
@@ -101,10 +88,10 @@ def sfw(
     k_frac: float = 0.05,
     init: bool = False,
 ) -> torch.optim.Optimizer:
-    """SFW with regions of this kind; the model's weights are shifted into them.
+    """SFW with regions of this kind, into which the model's weights are shifted.
 
-    With `init` SFW-Init scales the weights first; `halves` are its batches, half as large as
-    training's. Without them it does not, as for weights that are then read from a file.
+    With `init` SFW-Init scales them, on the batches `halves`, half as large as training's; there
+    are none for weights that are then read from a file.
     """
     regions = build_constraints(model, kind, k_frac=k_frac, tau=tau)
     make_feasible(model, regions)
@@ -115,11 +102,7 @@ def sfw(
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the comparison.
-
-    `optimizer` builds the optimizer from the model, a strength and SFW-Init's batches; all of
-    `strengths` are tried.
-    """
+    """One row of the comparison; `optimizer` takes the model, a strength and SFW-Init's batches."""
 
     optimizer: Callable[[nn.Module, float, Batches | None], torch.optim.Optimizer]
     strengths: tuple[float, ...]

@@ -12,6 +12,7 @@ from utils.process.writing import atomic_write
 
 Rows = Mapping[str, Sequence[Result]]
 TICKS = (0.0, 0.3, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99)
+STYLES = {RECALIBRATED: "-", AS_PRUNED: "--"}
 
 
 def digest(rows: Rows, title: str) -> str:
@@ -30,25 +31,23 @@ def draw(path: Path, rows: Rows, title: str) -> None:
 
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes, shown = figure.subplots(), set()
-    removed = "multiply-adds" if any(r.sizes for rs in rows.values() for r in rs) else "weights"
-    colours = rcParams["axes.prop_cycle"].by_key()["color"]
-    styles = {
-        column: style
-        for column, style in ((RECALIBRATED, "-"), (AS_PRUNED, "--"))
-        if any(result.accuracies[column] for results in rows.values() for result in results)
-    }
-    for column, style in styles.items():
-        axes.plot([], [], style, color="0.4", label=column)
-    for (name, results), colour in zip(rows.items(), itertools.cycle(colours)):
+    results = list(itertools.chain.from_iterable(rows.values()))
+    removed = "multiply-adds" if any(result.sizes for result in results) else "weights"
+    colours = itertools.cycle(rcParams["axes.prop_cycle"].by_key()["color"])
+    columns = [c for c in STYLES if any(result.accuracies[c] for result in results)]
+    for column in columns:
+        axes.plot([], [], STYLES[column], color="0.4", label=column)
+    for (name, runs), colour in zip(rows.items(), colours, strict=False):
         axes.plot([], [], "s", color=colour, label=name)
-        for column, style in styles.items():
-            curves = [result.accuracies[column] for result in results]
+        for column in columns:
+            curves = [run.accuracies[column] for run in runs]
             ratios = sorted(set.intersection(*map(set, curves)))
             left = [100 * (1 - ratio) for ratio in ratios]
-            values = [[curve[ratio] for curve in curves] for ratio in ratios]
-            axes.plot(left, [fmean(v) for v in values], style, color=colour, marker="o", ms=3)
-            band = [min(v) for v in values], [max(v) for v in values]
-            axes.fill_between(left, *band, color=colour, alpha=0.15, linewidth=0)
+            low, mean, high = (
+                [f(curve[ratio] for curve in curves) for ratio in ratios] for f in (min, fmean, max)
+            )
+            axes.plot(left, mean, STYLES[column], color=colour, marker="o", ms=3)
+            axes.fill_between(left, low, high, color=colour, alpha=0.15, linewidth=0)
             shown |= set(ratios)
     ticks = [ratio for ratio in TICKS if ratio in shown]
     axes.set(xscale="log", xlabel=f"{removed} removed, %", ylabel="test accuracy, %", title=title)

@@ -11,7 +11,6 @@ Writes tables, pictures, and one JSON file for each run, to saved_logs/proxy/.
 import argparse
 import json
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from experiments.methods import METHODS, Position
+from experiments.methods import METHODS, Method
 from experiments.pictures import draw
 from experiments.results import COLUMNS, RECALIBRATED, by_name, judgements, read_results, tuned
 from experiments.tables import accuracy_table, tuning_table
@@ -32,6 +31,7 @@ from utils.checkpoints.model_file import versions, write_contents
 from utils.compute.device import autocast, placed
 from utils.compute.measure import evaluate
 from utils.datasets import Dataset, load_dataset
+from utils.datasets.batches import Batches
 from utils.process.errors import exit_status
 from utils.process.writing import atomic_write
 from utils.prune.corrections.recalibrate import calibration_batches, recalibrate
@@ -84,37 +84,27 @@ def load_data(data_dir: Path) -> tuple[Dataset, Dataset]:
 
 def train(run: Run, data: Dataset) -> nn.Module:
     """The trained network, read from the run's file or trained on from what that holds."""
-    method = METHODS[run.method]
-    epochs, device = round(EPOCHS * method.epochs), torch.device("cpu")
+    method, device = METHODS[run.method], torch.device("cpu")
     torch.manual_seed(run.seed)
     model = placed(ResNet18(10, 3, 32, width=WIDTH), device)
+    saved = torch.load(run.model, weights_only=True) if run.model.is_file() else None
     halves = None
-    if not run.model.is_file():  # from a generator of their own, as in train_prune.py
+    if saved is None:  # from a generator of their own, as in train_prune.py
         halves = data.train_batches(BATCH_SIZE // 2, torch.Generator().manual_seed(run.seed + 1))
     with autocast(device, PRECISION):
         optimizer = method.optimizer(model, run.strength, halves)
-    lr = optimizer.param_groups[0]["lr"]
-    generator = torch.Generator().manual_seed(run.seed)
-    batches = data.train_batches(BATCH_SIZE, generator)
-    losses: list[float] = []
-    if run.model.is_file():
-        saved = torch.load(run.model, weights_only=True)
+    lr, generator = optimizer.param_groups[0]["lr"], torch.Generator().manual_seed(run.seed)
+    batches, losses = data.train_batches(BATCH_SIZE, generator), []
+    if saved is not None:
         model.load_state_dict(saved["state_dict"])
         optimizer.load_state_dict(saved["optimizer"])
         generator.set_state(saved["generator"])
         losses = saved["losses"]
+    epochs = round(EPOCHS * method.epochs)
     for epoch in range(len(losses), epochs):
-        started = time.monotonic()
-        rates = LR_SCHEMES[method.scheme](epoch, epochs, len(batches), losses)
-        model.train()
-        total = 0.0
-        for i, (rate, (inputs, targets)) in enumerate(zip(rates, batches, strict=True)):
-            optimizer.param_groups[0]["lr"] = lr * rate
-            position = Position(epoch * len(batches) + i, epochs * len(batches))
-            with autocast(device, PRECISION):
-                total += method.gradient(model, inputs, targets, position).item()
-            optimizer.step()
-        losses.append(total / len(batches))
+        rates = [lr * r for r in LR_SCHEMES[method.scheme](epoch, epochs, len(batches), losses)]
+        steps = range(epoch * len(batches), (epoch + 1) * len(batches))
+        losses.append(train_epoch(model, method, optimizer, batches, rates, steps, epochs))
         contents = {
             "state_dict": model.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -122,10 +112,28 @@ def train(run: Run, data: Dataset) -> nn.Module:
             "losses": losses,
         }
         write_contents(run.model, contents)
-        seconds = time.monotonic() - started
-        done = f"epoch {epoch + 1}/{epochs}, loss {losses[-1]:.4f}, {seconds:.0f} s"
-        print(f"{run.name}: {done}", flush=True)
+        print(f"{run.name}: epoch {epoch + 1}/{epochs}, loss {losses[-1]:.4f}", flush=True)
     return model
+
+
+def train_epoch(
+    model: nn.Module,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    rates: list[float],
+    steps: range,
+    epochs: int,
+) -> float:
+    """The mean loss of these steps, of which `epochs` times as many make a training."""
+    model.train()
+    total = 0.0
+    for rate, step, (inputs, targets) in zip(rates, steps, batches, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        with autocast(torch.device("cpu"), PRECISION):
+            total += method.gradient(model, inputs, targets, step, epochs * len(steps)).item()
+        optimizer.step()
+    return total / len(steps)
 
 
 def accuracies(
@@ -205,49 +213,24 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def add_data_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data_dir",
-        type=path,
-        default=Config.data_dir,
-        metavar="FOLDER",
-        help="folder of the data set: cifar10.npz or torchvision's files (default: %(default)s)",
-    )
+    text = "folder of the data set: NAME.npz or torchvision's files (default: %(default)s)"
+    default = Config.data_dir
+    parser.add_argument("--data_dir", type=path, default=default, metavar="FOLDER", help=text)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
     add_data_dir(parser)
-    parser.add_argument(
-        "--output_dir",
-        type=path,
-        default=Path("."),
-        metavar="FOLDER",
-        help="folder for saved_logs/ and saved_models/ (default: .)",
-    )
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=METHODS,
-        default=list(METHODS),
-        metavar="NAME",
-        help=f"of {', '.join(METHODS)} (default: all)",
-    )
-    parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="runs side by side (default: 1)"
-    )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=torch.get_num_threads(),
-        metavar="N",
-        help="threads of each run (default: one a core)",
-    )
-    parser.add_argument(
-        "--tuned_for",
-        choices=COLUMNS,
-        default=RECALIBRATED,
-        help="the accuracies by which the strengths are chosen (default: %(default)s)",
-    )
+    text = "folder for saved_logs/ and saved_models/ (default: .)"
+    add("--output_dir", type=path, default=Path("."), metavar="FOLDER", help=text)
+    names, text = list(METHODS), f"of {', '.join(METHODS)} (default: all)"
+    add("--methods", nargs="+", choices=names, default=names, metavar="NAME", help=text)
+    add("--jobs", type=int, default=1, metavar="N", help="runs side by side (default: 1)")
+    threads, text = torch.get_num_threads(), "threads of each run (default: one a core)"
+    add("--threads", type=int, default=threads, metavar="N", help=text)
+    text = "the accuracies by which the strengths are chosen (default: %(default)s)"
+    add("--tuned_for", choices=COLUMNS, default=RECALIBRATED, help=text)
     return exit_status(lambda: compare(parser.parse_args(argv)))
 
 

@@ -62,21 +62,19 @@ def accuracy_table(
     Networks that are sliced have their parameters behind. The last column says whether the command
     that is printed repeats the row, as its provenance has it.
     """
-    lines, tested = (
-        [],
-        [a for results in rows.values() for r in results for a in r.accuracies.values()],
-    )
-    ratios = [ratio for ratio in ratios if any(ratio in accuracies for accuracies in tested)]
+    lines, tested = [], set()
+    for result in (result for results in rows.values() for result in results):
+        tested.update(*result.accuracies.values())
+    ratios = [ratio for ratio in ratios if ratio in tested]
     for name, results in rows.items():
-        lines.append([name])
+        cells = []
         for ratio in ratios:
-            found = [
-                [a[ratio] for r in results if ratio in (a := r.accuracies[c])] for c in columns
-            ]
+            found = ([r.accuracies[c].get(ratio) for r in results] for c in columns)
+            found = ([value for value in values if value is not None] for values in found)
             sizes = [result.sizes[ratio] for result in results if ratio in result.sizes]
             text = " / ".join(cell(values, digits) for values in found if values)
-            lines[-1].append(text + (f" ({fmean(sizes) / 1e6:.1f} M)" if sizes else ""))
-        lines[-1].append(_said(results, "repeatable", "yes"))
+            cells.append(text + (f" ({fmean(sizes) / 1e6:.1f} M)" if sizes else ""))
+        lines.append([name, *cells, _said(results, "repeatable", "yes")])
     return markdown(["removed", *(f"{100 * r:g} %" for r in ratios), "repeatable"], lines)
 
 
@@ -84,10 +82,9 @@ def tuning_table(judged: Mapping[str, Mapping[float, float]], column: str = RECA
     """A row for each method: its strengths and how they were judged, the best one in bold."""
     lines = []
     for method, means in judged.items():
-        texts = {s: f"{s:g}: {mean:.1f}" for s, mean in means.items()}
-        best = max(means, key=means.get)
-        texts[best] = f"**{texts[best]}**"
-        lines.append([spelled(method), ", ".join(texts.values())])
+        bold = {max(means, key=means.get): "**"}
+        texts = [(bold.get(s, ""), f"{s:g}: {mean:.1f}") for s, mean in means.items()]
+        lines.append([spelled(method), ", ".join(f"{b}{text}{b}" for b, text in texts)])
     return markdown(["method", f"strength: mean accuracy on held-out images, {column}"], lines)
 
 
@@ -113,11 +110,13 @@ class Block:
     def __init__(self, kind: str, text: str) -> None:
         words = [word.partition(":") for word in text.split()]
         self.kind, self.patterns = kind, [word for word, colon, _ in words if not colon]
-        self.options = {name: value for name, colon, value in words if colon}
+        self.options = {
+            name: value.replace("_", " ") if name in OF_WORDS else value
+            for name, colon, value in words
+            if colon
+        }
         if unknown := self.options.keys() - OPTIONS - USUAL.keys():
             raise UserError(f"<!-- {kind} {text} -->: there is no option {min(unknown)}")
-        for name in OF_WORDS & self.options.keys():
-            self.options[name] = self.options[name].replace("_", " ")
         column = self.options.get("column")
         self.columns = [column] if column else list(COLUMNS)
 
@@ -133,34 +132,35 @@ class Block:
 
     def text(self) -> str:
         """What stands between the marks; raises UserError for a number of several rows."""
-        digits = int(self.options.get("digits", 1))
+        if self.kind in ("value", "seeds"):
+            return self._number()
         if self.kind == "tuning":
-            return _apart(tuning_table(self.judged(*self.columns), *self.columns))
-        rows = self.rows()
-        if self.kind == "provenance":
-            return _apart(provenance_table(rows))
-        if self.kind == "picture":
-            return _apart(f"![{self.options['title']}: {'; '.join(rows)}]({self.options['file']})")
-        if self.kind == "accuracies":
+            text = tuning_table(self.judged(*self.columns), *self.columns)
+        elif self.kind == "provenance":
+            text = provenance_table(self.rows())
+        elif self.kind == "picture":
+            title = f"{self.options['title']}: {'; '.join(self.rows())}"
+            text = f"![{title}]({self.options['file']})"
+        else:
             ratios = RATIOS[self.options.get("granularity", "weights")]
-            return _apart(accuracy_table(rows, self.columns, ratios, digits))
-        if len(rows) != 1 or self.kind not in ("value", "seeds"):
-            raise UserError(
-                f"<!-- {self.kind} {' '.join(self.patterns)} -->: is of {len(rows)} rows"
-            )
+            digits = int(self.options.get("digits", 1))
+            text = accuracy_table(self.rows(), self.columns, ratios, digits)
+        return f"\n\n{text}\n\n"
+
+    def _number(self) -> str:
+        rows = self.rows()
+        if len(rows) != 1:
+            mark = f"<!-- {self.kind} {' '.join(self.patterns)} -->"
+            raise UserError(f"{mark}: is of {len(rows)} rows")
         (results,) = rows.values()
         if self.kind == "seeds":
             return str(len(results))
-        ratio = float(self.options["ratio"])
+        ratio, digits = float(self.options["ratio"]), int(self.options.get("digits", 1))
         return number(fmean(r.accuracies[self.columns[0]][ratio] for r in results), digits)
 
 
-def _apart(text: str) -> str:
-    return f"\n\n{text}\n\n"
-
-
 def blocks(page: str) -> list[Block]:
-    """The blocks of a page; raises UserError for a mark that belongs to none."""
+    """Raises UserError for a mark that belongs to no block."""
     found = BLOCK.findall(page)
     if 2 * len(found) != page.count("<!--"):
         raise UserError("a page has a mark <!-- ... --> without its other half")

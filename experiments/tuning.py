@@ -30,28 +30,19 @@ def narrow_resnet18(num_classes: int, color_channel: int, image_size: int) -> nn
 def hold_out(name: str, data_dir: Path) -> Path:
     """Write the data set with the held-out images to this folder; returns its path."""
     data = load_dataset(name, data_dir)
-    images = data.train_images.permute(0, 2, 3, 1).numpy()
-    labels, count = data.train_labels.numpy(), len(images) - HELD_OUT_IMAGES
-    file_path = data_dir / f"{name}_held_out.npz"
+    images, labels = data.train_images.permute(0, 2, 3, 1).numpy(), data.train_labels.numpy()
+    file_path, count = data_dir / f"{name}_held_out.npz", len(images) - HELD_OUT_IMAGES
+    arrays = {"x_train": images[:count], "y_train": labels[:count]}
+    arrays |= {"x_test": images[count:], "y_test": labels[count:]}
     with atomic_write(file_path, "wb") as file:
-        np.savez(
-            file,
-            x_train=images[:count],
-            y_train=labels[:count],
-            x_test=images[count:],
-            y_test=labels[count:],
-        )
+        np.savez(file, **arrays)
     return file_path
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--data",
-        choices=("cifar10", "mnist"),
-        default="cifar10",
-        help="whose training images are held out (default: %(default)s)",
-    )
+    text, names = "whose training images are held out (default: cifar10)", ("cifar10", "mnist")
+    parser.add_argument("--data", choices=names, default="cifar10", help=text)
     add_data_dir(parser)
     args = parser.parse_args(argv)
     return exit_status(lambda: print(hold_out(args.data, args.data_dir)))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from utils.compute.device import keep_freed_memory
-from utils.process.signals import StopSignals
+from utils.process.signals import Stopped, StopSignals
 
 # Calls a task with each of these arguments, and returns when all calls have returned.
 RunAll = Callable[[Callable[..., None], Iterable[tuple]], None]
@@ -21,13 +21,17 @@ def workers(processes: int, threads: int) -> Iterator[RunAll]:
 
     If a task fails, or the command is stopped, the other tasks are ended at once.
     """
+    spawn = multiprocessing.get_context("spawn")
     with StopSignals() as signals:
-        spawn = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(processes, spawn, prepare_worker, (threads,))
 
         def run_all(task: Callable[..., None], arguments: Iterable[tuple]) -> None:
-            with signals.deferred():  # processes start here, and must not be left half started
-                pending = {pool.submit(task, *one) for one in arguments}
+            # Processes start here, and must not be left half started by a signal.
+            signals.deferring = True
+            pending = {pool.submit(task, *one) for one in arguments}
+            signals.deferring = False
+            if signals.pending:
+                raise Stopped(signals.pending)
             while pending:
                 # A signal that comes just before a wait is seen only after it.
                 done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)

@@ -125,7 +125,7 @@ def test_cram_plus_is_the_dense_gradient_plus_the_pruned_ones_on_what_is_kept(mo
     masks = [w.abs() > threshold if w.dim() > 1 else torch.ones_like(w) for w in climbed]
     sparse = gradient_at([w * mask for w, mask in zip(climbed, masks, strict=True)])
 
-    methods.cram_plus_gradient(model, inputs, targets, methods.Position(0, 1))
+    methods.cram_plus_gradient(model, inputs, targets, 0, 1)
     for p, w, g, s, mask in zip(model.parameters(), before, dense, sparse, masks, strict=True):
         assert torch.equal(p, w)
         torch.testing.assert_close(p.grad, g + s * mask)
@@ -143,7 +143,7 @@ def test_cram_plus_keeps_the_pruned_pass_out_of_the_running_statistics():
             torch.nn.AdaptiveAvgPool2d(1),
             torch.nn.Flatten(),
         )
-        gradient(model, inputs, targets, methods.Position(0, 1))
+        gradient(model, inputs, targets, 0, 1)
         running.append((model[1].running_mean.clone(), model[1].running_var.clone()))
         assert model[1].momentum == 0.1
     assert all(torch.equal(a, b) for a, b in zip(*running, strict=True))
@@ -163,8 +163,7 @@ def test_pruned_steps_are_every_second_one_of_the_last_third_at_one_sparsity(mon
     at_pruned = torch.autograd.grad(loss, list(leaves.values()))
     dense = torch.autograd.grad(F.cross_entropy(model(inputs), targets), list(model.parameters()))
     for step in range(12):
-        at = methods.Position(step, 12)
-        methods.gradient_with_pruned_steps(model, inputs, targets, at)
+        methods.gradient_with_pruned_steps(model, inputs, targets, step, 12)
         gradients = {n: p.grad for n, p in model.named_parameters()}
         for (name, w), d, g in zip(before.items(), dense, at_pruned, strict=True):
             assert torch.equal(model.get_parameter(name), w)
