@@ -10,7 +10,7 @@ from utils.compute.device import autocast
 from utils.compute.measure import Accuracy, channels_by_layer, multiply_adds
 from utils.compute.timing import time_in_turns
 from utils.datasets import Dataset
-from utils.prune.recalibrate import calibration_batches
+from utils.prune.corrections.recalibrate import calibration_batches
 
 BATCHES = (1, 128)  # images in a batch that is timed
 SECONDS = 2.0  # how long each of them is timed
