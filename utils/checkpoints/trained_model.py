@@ -173,7 +173,8 @@ def _files_named_after(path: Path, digest: "hashlib._Hash", config: Config) -> R
     """The paths of results, named after a model file, its bytes and the settings."""
     digest.update(config.run_name.encode())
     stem = path.stem.encode(errors="replace").decode()  # bytes that are no text become "?"
-    return RunFiles(config.output_dir, file_name({"sha256": digest.hexdigest()[:16]}, stem))
+    name = file_name({"sha256": digest.hexdigest()[:16]}, stem)
+    return dataclasses.replace(config.files, run=name)
 
 
 def build_network(path: Path, contents: dict[str, Any], config: Config) -> nn.Module:
