@@ -145,13 +145,17 @@ def test_the_legend_of_many_methods_lies_beside_the_axes_and_in_the_picture(curv
 
 
 def test_time_is_drawn_beside_accuracy_with_the_dense_network_on_the_left(drawn):
-    curves = one([90.0, 70.0], [0, 0.5])
-    by_removed, by_time = drawn(plot_slicing, curves, {"batch of 1": {0: 100.0, 0.5: 60.0}}, RUN)
+    measured = [
+        {"removed": removed}
+        | {f"{dense}milliseconds_{n}": value for n in (1, 128) for dense, value in times.items()}
+        for removed, times in ((0, {"": 4, "dense_": 4}), (0.5, {"": 3, "dense_": 5}))
+    ]
+    by_removed, by_time = drawn(plot_slicing, one([90.0, 70.0], [0, 0.5]), measured, RUN)
     assert list(by_removed.lines[0].get_xdata()) == [100, 50]
-    (dots,) = by_time.lines
-    assert dots.get_xydata().tolist() == [[100, 90], [60, 70]]
+    for dots in by_time.lines:
+        assert dots.get_xydata().tolist() == [[100, 90], [60, 70]]
     assert by_time.get_xlim()[0] > by_time.get_xlim()[1] == 0
-    assert legend_of(by_time) == ["as pruned, batch of 1"]
+    assert legend_of(by_time) == ["as pruned, batch of 1", "as pruned, batch of 128"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """Several runs' curves of accuracy against sparsity, in one picture and one table."""
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 from utils.compute.measure import Accuracy
 from utils.process.errors import UserError, warn
@@ -15,7 +15,7 @@ from utils.reports.headings import Heading, heading, phrase
 from utils.reports.logs import write_csv
 from utils.reports.plots import plot_accuracies
 from utils.reports.tables import is_of_channels, read_accuracies, read_settings
-from utils.settings.config import FIELDS, LABELS, NAMED_ALWAYS, Config, defaults_beside
+from utils.settings.config import FIELDS, NAMED_ALWAYS, Config, defaults_beside
 from utils.settings.fields import differing, identifying_settings
 from utils.settings.names import RunFiles, file_name, percent, plain, results_line
 
@@ -27,8 +27,7 @@ OF_PRUNING = (*identifying_settings(PruneConfig()), PRUNED_BEFORE)
 Runs = dict[tuple[str, str], list[dict[float, Accuracy]]]
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """The accuracies of one network by ratio, as pruned or corrected.
 
     `settings`, as text, identify it; `notable` are those that are not at their defaults. A network
@@ -57,51 +56,58 @@ def compare(
     file that is no table of test_prune.py or has no settings beside it, and for tables that have no
     ratio in common.
     """
-    if labels and len(labels) != len(tables):
-        raise UserError(f"--labels: there are {len(labels)} for {len(tables)} tables; give as many")
-    paths = list(dict.fromkeys(path.resolve() for path in tables))
-    own = dict(zip((path.resolve() for path in tables), labels, strict=False))
-    if weights := [path for path in paths if not is_of_channels(path)]:
-        for path in (path for path in paths if path not in weights):
-            warn(f"{path}: is of --granularity channels, and left out")
-        paths = weights
-    curves = distinct([c for i, path in enumerate(paths, 1) for c in read_curves(path, i)])
-    shown = labels_of(curves) if not labels else [own[paths[c.table - 1]] for c in curves]
-    runs: Runs = {}
-    for label, curve in zip(shown, curves, strict=True):
-        runs.setdefault((label, curve.column), []).append(curve.accuracies)
-    ratios = shown_ratios(curves)
+    curves, runs = read_runs(tables, labels)
+    text = comparison_table(runs)
+    paths = "\n".join(str(path.resolve()) for path in tables).encode(errors="replace")
+    digest = hashlib.sha256(paths).hexdigest()[:16]
+    name = name or file_name({"runs": len(tables), "sha256": digest})
+    files = RunFiles(config.output_dir, name, config.files.figures)
+    picture, table, numbers = (files.comparison(s) for s in (files.figures, ".md", ".csv"))
+    check_writable([picture, table, numbers], "--output_dir")
     above = heading_of(curves)
-    files = RunFiles(config.output_dir, name or _name(curves, paths), config.files.figures)
-    picture, table, csv = (files.comparison(s) for s in (files.figures, ".md", ".csv"))
-    check_writable([picture, table, csv], "--output_dir")
     drawn = {k: [{r: a.percent for r, a in run.items()} for run in of] for k, of in runs.items()}
-    plot_accuracies(picture, drawn, dataclasses.replace(above, title=title or above.title))
-    text = comparison_table(runs, ratios)
+    plot_accuracies(picture, drawn, Heading(title or above.title, above.settings))
     with atomic_write(table) as file:
         file.write(text)
-    write_csv(csv, *comparison_rows(runs))
-    print(f"\n{text}\n{results_line(picture=picture, table=table, numbers=csv)}")
+    rows = [
+        (*key, number, ratio, accuracy.percent, accuracy.not_finite)
+        for key, of_runs in runs.items()
+        for number, run in enumerate(of_runs, 1)
+        for ratio, accuracy in run.items()
+    ]
+    header = ("method", "correction", "run", "sparsity", "accuracy", "not_finite")
+    write_csv(numbers, header, rows)
+    print(f"\n{text}\n{results_line(picture=picture, table=table, numbers=numbers)}")
 
 
-def _name(curves: Sequence[Curve], paths: Sequence[Path]) -> str:
-    """The name of the files of a comparison: what the runs share, and a checksum of their paths."""
-    common = {n: v for n, v in _common(curves).items() if n in NAMED_ALWAYS}
-    digest = hashlib.sha256("\n".join(map(str, paths)).encode(errors="replace")).hexdigest()[:16]
-    parts = {LABELS.get(name, name): value for name, value in common.items()}
-    return file_name(parts | {"runs": len(paths), "sha256": digest})
-
-
-def _common(curves: Sequence[Curve]) -> dict[str, str]:
-    first, *others = (curve.settings for curve in curves)
-    return {n: value for n, value in first.items() if all(o.get(n) == value for o in others)}
+def read_runs(tables: Sequence[Path], labels: Sequence[str]) -> tuple[list[Curve], Runs]:
+    """The curves in these tables, each once, and their accuracies by label and column."""
+    if labels and len(labels) != len(tables):
+        raise UserError(f"--labels: there are {len(labels)} for {len(tables)} tables; give as many")
+    own = dict(zip_longest((path.resolve() for path in tables), labels))
+    of_channels = [path for path in own if is_of_channels(path)]
+    for path in of_channels if len(of_channels) < len(own) else ():
+        warn(f"{path}: is of --granularity channels, and left out")
+        del own[path]
+    read = [curve for i, path in enumerate(own, 1) for curve in read_curves(path, i)]
+    # Tables with and without a correction share the uncorrected network.
+    curves = list({str(curve._replace(table=0)): curve for curve in reversed(read)}.values())[::-1]
+    given = list(own.values())
+    runs: Runs = {}
+    for label, curve in zip(labels_of(curves), curves, strict=True):
+        label = given[curve.table - 1] or label
+        runs.setdefault((label, curve.column), []).append(curve.accuracies)
+    return curves, runs
 
 
 def heading_of(curves: Sequence[Curve]) -> Heading:
     """The heading of a picture of these curves: the settings that they have in common."""
-    common = _common(curves)
+    first, *others = curves
+    common = {
+        n: v for n, v in first.settings.items() if all(o.settings.get(n) == v for o in others)
+    }
     training = {name: value for name, value in common.items() if name not in OF_PRUNING}
-    pruning = {n: v for n, v in common.items() if n in OF_PRUNING and n in curves[0].notable}
+    pruning = {n: v for n, v in common.items() if n in OF_PRUNING and n in first.notable}
     return heading(training, pruning)
 
 
@@ -121,22 +127,15 @@ def read_curves(table: Path, number: int = 1) -> list[Curve]:
     return curves
 
 
-def distinct(curves: Sequence[Curve]) -> list[Curve]:
-    """The curves without copies: tables with and without a correction share the uncorrected one."""
-    keys = [(c.column, str(c.settings), str(c.accuracies), c.model_file) for c in curves]
-    return list(dict(zip(reversed(keys), reversed(curves), strict=True)).values())[::-1]
+def comparison_table(runs: Runs) -> str:
+    """A Markdown row for each method and column, with what `_cell` tells of its runs.
 
-
-def shown_ratios(curves: Sequence[Curve]) -> list[float]:
-    """The ratios of SHOWN or, if a curve lacks one of these, all that the curves have in common."""
-    common = set.intersection(*(set(curve.accuracies) for curve in curves))
+    It has the ratios of SHOWN or, if a run lacks one of these, all that the runs have in common.
+    """
+    common = set.intersection(*(set(run) for of_runs in runs.values() for run in of_runs))
     if not common:
         raise UserError("--compare: the tables have no sparsity in common; test both at the same")
-    return list(SHOWN) if common.issuperset(SHOWN) else sorted(common)
-
-
-def comparison_table(runs: Runs, ratios: Sequence[float]) -> str:
-    """A Markdown row for each method and column, with what `_cell` tells of its runs."""
+    ratios = SHOWN if common.issuperset(SHOWN) else sorted(common)
     lines = ["| weights removed | " + " | ".join(f"{percent(ratio)}%" for ratio in ratios) + " |"]
     lines.append("| --- |" + " --- |" * len(ratios))
     several = len({column for _, column in runs}) > 1
@@ -157,17 +156,6 @@ def _cell(runs: Sequence[Accuracy]) -> str:
     return f"{sum(percents) / len(runs):.2f}{spread}{mark}"
 
 
-def comparison_rows(runs: Runs) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    """The columns of the CSV file, and a row for each run of a method at each of its ratios."""
-    rows = [
-        (label, column, number, ratio, accuracy.percent, accuracy.not_finite)
-        for (label, column), of_runs in runs.items()
-        for number, run in enumerate(of_runs, 1)
-        for ratio, accuracy in run.items()
-    ]
-    return ("method", "correction", "run", "sparsity", "accuracy", "not_finite"), rows
-
-
 def labels_of(curves: Sequence[Curve]) -> list[str]:
     """A label for each curve, in words, from the settings that differ between the curves.
 
@@ -180,12 +168,10 @@ def labels_of(curves: Sequence[Curve]) -> list[str]:
     if len({optimizer for optimizer, _ in pairs}) == len(pairs):  # the optimizer says it all
         differ = [name for name in differ if name != "constraint"]
     labels = [_label(curve, differ) for curve in curves]
-    keys = [(label, c.column) for label, c in zip(labels, curves, strict=True)]
-    seeds = [(*key, c.settings.get("seed")) for key, c in zip(keys, curves, strict=True)]
-    same = {key[:2] for key in seeds if seeds.count(key) > 1}
+    keys = [(x, c.column, c.settings.get("seed")) for x, c in zip(labels, curves, strict=True)]
     return [
-        f"{label} (table {c.table})" if key in same else label
-        for label, key, c in zip(labels, keys, curves, strict=True)
+        f"{label} (table {curve.table})" if keys.count(key) > 1 else label
+        for label, curve, key in zip(labels, curves, keys, strict=True)
     ]
 
 
@@ -200,6 +186,5 @@ def _label(curve: Curve, differ: Sequence[str]) -> str:
     words = [phrase(n, own[n]) for n in shown if n in NAMED_ALWAYS or n in curve.notable]
     if curve.model_file is not None:
         return ", ".join([Path(curve.model_file).stem, *words])
-    always = [name for name in NAMED_ALWAYS if name in own]
-    words = words or [phrase(n, own[n]) for n in shown if n not in (*CORRECTIONS, PRUNED_BEFORE)]
-    return ", ".join(words or [phrase(name, own[name]) for name in always])
+    defaults = [n for n in shown if n not in (*CORRECTIONS, PRUNED_BEFORE)] or NAMED_ALWAYS
+    return ", ".join(words or [phrase(name, own[name]) for name in defaults])

@@ -99,7 +99,7 @@ def _set_removed(axes: "Axes", ratios: Sequence[float]) -> None:
 
 
 def _add_legend(axes: "Axes", curves: Curves, looks: Mapping[str, tuple[str, str]]) -> None:
-    """Beside the axes: each method, each column, and what gaps mean if there are some."""
+    """Each method, each column, and what gaps mean; beside the axes if methods have names."""
     for method, (colour, marker) in looks.items():
         if method:
             label = textwrap.fill(method, 48)
@@ -108,7 +108,8 @@ def _add_legend(axes: "Axes", curves: Curves, looks: Mapping[str, tuple[str, str
         axes.plot([], [], "--" if column == AS_PRUNED else "-", color="0.4", label=column)
     if any(value is None for runs in curves.values() for run in runs for value in run.values()):
         axes.plot([], [], " ", label="gap: outputs are not finite")
-    legend = axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+    legend = axes.legend(fontsize=8, **(beside if any(looks) else {"loc": "lower left"}))
     for text in legend.get_texts():
         text.set_parse_math(False)  # labels may contain names of files
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.compute.measure import BINS_PER_DECADE, log_magnitudes, zeros_by_parameter
+from utils.prune.channels.measure import BATCHES
 from utils.reports.figures import (
     MARKERS,
     Curves,
@@ -61,20 +62,22 @@ def plot_accuracies(
 
 
 def plot_slicing(
-    path: Path, curves: Curves, times: Mapping[str, Mapping[float, float]], heading: Heading
+    path: Path, curves: Curves, measures: Sequence[Mapping[str, float]], heading: Heading
 ) -> None:
     """Accuracy against the multiply-adds that are removed, and against measured time.
 
-    `times` has, by label, the time of the network in percent of the dense one's, by the fraction
-    removed. The last of the `curves`, which are of one run each, is drawn against it.
+    `measures` has what was measured of each sliced network. The last of the `curves`, which are of
+    one run each, is drawn against time.
     """
     figure = new_figure(12, 4.4)
     by_removed, by_time = figure.subplots(1, 2, sharey=True)
     draw_accuracies(by_removed, curves, "multiply-adds")
     (_, column), (accuracies,) = list(curves.items())[-1]
-    for (label, percents), marker in zip(times.items(), MARKERS, strict=False):
-        y = np.array([accuracies[ratio] for ratio in percents], dtype=float)
-        by_time.plot(list(percents.values()), y, marker, markersize=4, label=f"{column}, {label}")
+    y = np.array([accuracies[row["removed"]] for row in measures], dtype=float)
+    for batch, marker in zip(BATCHES, MARKERS, strict=False):
+        name = f"milliseconds_{batch}"
+        percents = [100 * row[name] / row[f"dense_{name}"] for row in measures]
+        by_time.plot(percents, y, marker, markersize=4, label=f"{column}, batch of {batch}")
     by_time.set_xlabel("measured time, % of the dense network's")
     by_time.set_xlim(left=0)
     by_time.invert_xaxis()  # the dense network is on the left of both panels

@@ -137,7 +137,7 @@ class Report:
         self.write_tables(channels_by_layer(model) if self.of_channels else whole)
         above = heading_of(self.trained, self.prune.in_name(ratios=False))
         if self.of_channels:
-            plot_slicing(self.picture, self._curves(), self._times(), above)
+            plot_slicing(self.picture, self._curves(), [r.measures for r in self.results], above)
         else:
             plot_accuracies(self.picture, self._curves(), above)
             ratios = [r.ratio for r in self.results]
@@ -190,18 +190,6 @@ class Report:
                 {self._removed(r): r.accuracies[column].percent for r in self.results}
             ]
             for column in self.results[0].accuracies
-        }
-
-    def _times(self) -> dict[str, dict[float, float]]:
-        """By batch, the time of each network in percent of the dense one's."""
-        return {
-            f"batch of {n}": {
-                self._removed(r): 100
-                * r.measures[f"milliseconds_{n}"]
-                / r.measures[f"dense_milliseconds_{n}"]
-                for r in self.results
-            }
-            for n in BATCHES
         }
 
 
