@@ -21,7 +21,7 @@ from utils.checkpoints.onnx_file import InputImages
 from utils.checkpoints.trained_model import TrainedModel, load_chosen
 from utils.checkpoints.widths import widths_of
 from utils.compute.device import pick_device, placed
-from utils.compute.measure import Accuracy, evaluate, zeros_by_parameter
+from utils.compute.measure import Accuracy, channels_by_layer, evaluate, zeros_by_parameter
 from utils.datasets import Dataset
 from utils.process.errors import (
     RunError,
@@ -34,15 +34,14 @@ from utils.process.errors import (
 )
 from utils.process.requirements import require
 from utils.process.writing import check_writable
-from utils.prune.channels.measure import SlicedResult, compare_speed, sizes_of, training_images
+from utils.prune.channels.measure import measured, training_images
 from utils.prune.channels.slicing import ChannelRanking
 from utils.prune.config import PruneConfig
 from utils.prune.corrections.correction import Correction, build_correction
 from utils.prune.corrections.recalibrate import note_stale_statistics
 from utils.prune.weights.ranking import MagnitudeRanking
-from utils.reports import channels_report, weights_report
 from utils.reports.comparison import compare
-from utils.reports.tables import PrunedResult
+from utils.reports.report import Report, Result
 from utils.settings.cli import Flags, Parser
 from utils.settings.config import Config
 from utils.settings.fields import identifying_settings, path
@@ -50,73 +49,77 @@ from utils.settings.names import results_line
 
 # Gives a pruned network's accuracies by column, and the sizes of its files, saved at some ratios.
 Tester = Callable[[nn.Module, float], tuple[dict[str, Accuracy], dict[str, int]]]
+# Flags that go with --compare alone, and their help.
+OF_COMPARISON = {
+    "labels": "a label for each table, in their order; tables with the same one are runs of one"
+    " method (default: the settings that differ, in words)",
+    "title": "title of the picture (default: the settings in common, in words)",
+    "name": "name of the files in saved_logs/comparison/ (default: made of settings in common)",
+}
 
 
 def test(trained: TrainedModel, prune: PruneConfig) -> None:
     """Test the model at every pruning ratio, and write the results."""
     config, device = trained.config, pick_device(trained.config.gpu)
     check_formats(prune.pruned_format)
-    report, sweep = weights_report, prune_weights
+    report, sweep = Report(trained, prune), prune_weights
     if prune.granularity == "channels":
         require("--granularity channels", "torch_pruning")
-        report, sweep = channels_report, slice_channels
-    check_writable(report.result_files(trained, prune), "--output_dir")
+        sweep = slice_channels
+    check_writable(report.paths, "--output_dir")
     dataset = config.load_dataset().to(device)
     model = placed(trained.model, device, config.image_shape)
     correction = build_correction(prune, model, dataset, config)
     tests = sweep(model, prune, dataset, config, tester(trained, prune, dataset, correction))
 
-    report.print_heading(trained, prune)
-    results = []
+    report.begin()
     for result in tests:
-        report.print_result(result, model)
+        report.add(result)
         if result.ratio == 0 and prune.correction is None:
             accuracy = result.accuracies["accuracy"].percent
             note_stale_statistics(config, model, dataset, trained.train_accuracy, accuracy)
-        results.append(result)
-    files = prune.files(trained.files)
-    report.write_results(trained, prune, results, files)
-    print("\n" + results_line(picture=files.prune_test(".png")))
+    report.save()
+    print("\n" + results_line(picture=report.picture))
     if prune.save_pruned:
-        print(f"Pruned models: {files.model.parent}/")
+        print(f"Pruned models: {trained.files.model.parent}/")
     wanted = len(prune.save_pruned) * len(prune.pruned_format)
-    if sum(len(r.sizes) for r in results) < wanted:
+    if sum(len(r.sizes) for r in report.results) < wanted:
         raise RunError("--save_pruned: some files could not be written; the warnings say why")
 
 
 def prune_weights(
     model: nn.Module, prune: PruneConfig, dataset: Dataset, config: Config, tested: Tester
-) -> Iterator[PrunedResult]:
+) -> Iterator[Result]:
     """Prune `model` in place at each ratio, and test it."""
     ranking = MagnitudeRanking(model, prune.allocation, prune.prune_scope)
     count = len(ranking.weights)
     dense = None if prune.correction is None else copy.deepcopy(model.state_dict())
 
-    def pruned_at(ratio: float) -> PrunedResult:
+    def pruned_at(ratio: float) -> Result:
         if dense is not None:
             model.load_state_dict(dense)
-        remaining = count - ranking.prune(ratio)
-        accuracies = tested(model, ratio)
-        return PrunedResult(ratio, remaining, count, zeros_by_parameter(model), *accuracies)
+        measures = {"remaining": count - ranking.prune(ratio), "parameters": count}
+        results = tested(model, ratio)
+        return Result(ratio, measures, zeros_by_parameter(model), *results)
 
     return map(pruned_at, prune.all_ratios)
 
 
 def slice_channels(
     model: nn.Module, prune: PruneConfig, dataset: Dataset, config: Config, tested: Tester
-) -> Iterator[SlicedResult]:
+) -> Iterator[Result]:
     """Test a copy of `model` at each ratio, with as many channels cut out as that takes."""
     images = training_images(dataset)
     ranking = ChannelRanking(
         model, images[:2], prune.allocation, prune.channel_score, prune.round_to
     )
 
-    def sliced_at(ratio: float) -> SlicedResult:
+    def sliced_at(ratio: float) -> Result:
         try:
             sliced, removed = ranking.slice(ratio)
-            seconds = compare_speed(model, sliced, images, config.precision)
-            size = sizes_of(sliced, images)
-            return SlicedResult(ratio, removed, *size, seconds, *tested(sliced, ratio))
+            measures = {"removed": round(removed, 6)}
+            measures |= measured(model, sliced, images, config.precision)
+            return Result(ratio, measures, channels_by_layer(sliced), *tested(sliced, ratio))
         except Exception as error:  # of the network's own code: what it does depends on its inputs
             if isinstance(error, ScriptError) or is_out_of_memory(error):
                 raise
@@ -177,31 +180,38 @@ def save(
 
 
 def compare_tables(flags: Flags) -> None:
-    """Run --compare, which takes no settings but --output_dir."""
-    if others := sorted(flags.explicit.keys() - {"compare", "output_dir"}):
+    """Run --compare, which takes settings of output alone."""
+    own = {name: flags.explicit[name] for name in OF_COMPARISON if name in flags.explicit}
+    if others := sorted(flags.explicit.keys() - own - {"compare", "output_dir", "figure_format"}):
         raise UserError(
             f"--{others[0]}: --compare takes the settings from the files beside its tables; leave"
             " this flag out"
         )
-    compare(flags.explicit["compare"], flags.settings(Config).output_dir)
+    compare(flags.explicit["compare"], flags.settings(Config), **own)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(__doc__, Config, PruneConfig)
     parser.add_model_path()
-    parser.add_argument(
+    group = parser.add_argument_group("comparison")
+    group.add_argument(
         "--compare",
         nargs="+",
         type=path,
         metavar="CSV",
         help="instead of a test, draw these tables of saved_logs/SFW_prune_test/ in one picture and"
-        " print them as one table; goes with --output_dir alone",
+        " print them as one table; goes with the flags below, --output_dir and --figure_format",
     )
+    for name, text in OF_COMPARISON.items():
+        number, metavar = ("+", "LABEL") if name == "labels" else (None, "TEXT")
+        group.add_argument(f"--{name}", nargs=number, metavar=metavar, help=text)
 
     def run() -> None:
         flags = parser.parse(argv)
         if "compare" in flags.explicit:
             compare_tables(flags)
+        elif alone := OF_COMPARISON.keys() & flags.explicit.keys():
+            raise UserError(f"--{min(alone)}: is of a comparison; add --compare, or leave it out")
         else:
             prune = flags.settings(PruneConfig)
             test(load_chosen(flags), prune)

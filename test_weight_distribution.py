@@ -13,19 +13,21 @@ from utils.compute.measure import THRESHOLDS, count_above
 from utils.process.errors import exit_status
 from utils.process.writing import check_writable
 from utils.reports.headings import heading_of
-from utils.reports.logs import TextLog, configuration_line, weights_line, write_csv
+from utils.reports.logs import TextLog, configuration_line, write_csv
 from utils.reports.plots import plot_distribution
 from utils.settings.cli import Parser
-from utils.settings.names import TEST_SUFFIXES, results_line
+from utils.settings.names import plain, results_line
 
 
 def test(trained: TrainedModel) -> None:
     """Count the entries of the model above each threshold, and write the results."""
     config, files = trained.config, trained.files
     model = trained.model.to(pick_device(config.gpu))
-    check_writable([files.weight_distribution(s) for s in TEST_SUFFIXES], "--output_dir")
+    suffixes = (".log", ".csv", files.figures)
+    paths = log_file, table, picture = [files.weight_distribution(s) for s in suffixes]
+    check_writable(paths, "--output_dir")
 
-    log = TextLog(files.weight_distribution(".log"))
+    log = TextLog(log_file)
     log.add(configuration_line(config, trained.training_known))
     count = sum(p.numel() for p in model.parameters())
     rows = []
@@ -35,14 +37,13 @@ def test(trained: TrainedModel) -> None:
     print(f"{config.arch} with {count:,} parameters, {training}\n")
     print(f"{'magnitude':>10}  {'parameters':>12}  {'share':>8}")
     for threshold, above in zip(THRESHOLDS, count_above(model), strict=True):
-        log.add(weights_line(threshold, above))
+        log.add(f"Number of weights >{plain(threshold)}: {above}")
         rows.append((threshold, above, above / count))
         print(f"{f'> {threshold:g}':>10}  {above:>12,}  {above / count:>8.2%}")
     log.save()
-    header = ("threshold", "above", "fraction")
-    write_csv(files.weight_distribution(".csv"), header, rows)
-    plot_distribution(files.weight_distribution(".png"), model, heading_of(trained))
-    print("\n" + results_line(picture=files.weight_distribution(".png")))
+    write_csv(table, ("threshold", "above", "fraction"), rows)
+    plot_distribution(picture, model, heading_of(trained))
+    print("\n" + results_line(picture=picture))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -25,7 +25,7 @@ from utils.process.locks import LockedError, run_lock
 from utils.prune.config import PruneConfig
 from utils.prune.corrections.correction import build_correction
 from utils.reports.comparison import compare
-from utils.reports.weights_report import result_files
+from utils.reports.report import Report
 from utils.settings.cli import Flags, Parser
 from utils.settings.config import Config, with_own_data
 
@@ -62,7 +62,7 @@ def reproduce(flags: Flags) -> None:
         print(f"\nRuns that others are doing: {len(left)}; who ends last compares all of them")
         return
     tables = [prune.files(config.files).prune_test(".csv") for config in configs]
-    compare(tables, configs[0].output_dir)
+    compare(tables, configs[0])
 
 
 def planned_runs(flags: Flags) -> tuple[list[Config], PruneConfig]:
@@ -89,7 +89,7 @@ def carry_out(config: Config, prune: PruneConfig) -> str:
             print(f"\n== {config.run_name} ==", flush=True)
             train(config)  # does nothing if the model is trained already
             trained = load_trained(config)
-            results = result_files(trained, prune)
+            results = Report(trained, prune).paths
             if config.resume == "never" or not all(path.is_file() for path in results):
                 test(trained, prune)
     except LockedError:

@@ -90,7 +90,7 @@ def test_a_network_is_read_though_its_region_and_schedule_are_in_no_table_here(t
     write_model(path, config)
     trained = load_model_file(path, {"constraint": "box"})
     assert trained.files.run == config.run_name
-    assert heading_of(trained).title == "Mlp on digits: SFW, box, lr_scheme my own"
+    assert heading_of(trained).title == "Mlp on digits: SFW, box, schedule my own"
     with pytest.raises(UserError, match=r"trained with --constraint box, not disc"):
         load_model_file(path, {"constraint": "disc"})
     metadata = pruned_metadata(config.as_dict(), {"sparsity": 0.5})

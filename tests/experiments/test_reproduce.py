@@ -12,7 +12,8 @@ import train_prune
 from experiments import reproduce
 from utils.process.errors import RunError
 from utils.process.locks import run_lock
-from utils.reports.tables import SHOWN, read_accuracies
+from utils.reports.comparison import SHOWN
+from utils.reports.tables import read_accuracies
 from utils.settings.config import Config
 
 FLAGS = ["--data", "digits", "--archs", "Mlp", "--epoch_num", "2", "--sfw_init_iters", "2"]
@@ -42,9 +43,9 @@ def test_all_methods_are_trained_pruned_and_compared(run, tmp_path):
     (table,) = (tmp_path / "saved_logs" / "comparison").glob("*.md")
     rows = [line.split(" | ")[0] for line in table.read_text().splitlines()[2:]]
     assert rows == [
-        "| SGD unconstraints lr_scheme=decrease_3 weight_decay=0.0005, 2 seeds",
-        "| SFW k_sparse_constraints, 2 seeds",
-        "| SFW k_sparse_constraints sfw_init=1, 2 seeds",
+        "| SGD, schedule decrease_3, weight decay 0.0005, 2 runs",
+        "| SFW, 2 runs",
+        "| SFW, SFW-Init, 2 runs",
     ]
     assert table.read_text() in out
     assert table.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
@@ -101,7 +102,7 @@ def test_a_correction_is_compared_with_the_uncorrected_networks(run, tmp_path):
         assert row.split(" | ")[1:] == [
             f"{columns[column][ratio].percent:.2f}" + " |" * (ratio == SHOWN[-1]) for ratio in SHOWN
         ]
-    assert rows[1].startswith("| repair=50 |")
+    assert rows[1].startswith("| digits, Mlp, SFW, K-sparse polytope, allocation lamp, repaired |")
     assert columns["accuracy"] != columns["repaired"]
 
 

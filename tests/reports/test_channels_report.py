@@ -19,6 +19,7 @@ from utils.settings.config import Config
 
 pytest.importorskip("torch_pruning")
 
+SPEED_OF = "utils.prune.channels.measure.compare_speed"
 SAVE, SPEED = test_prune.save, {1: (1.0, 1.0), 128: (1.0, 1.0)}
 NAME = f"{RUN}_granularity=channels"
 CHANNELS = ("--granularity", "channels", "--ratios", 0, 0.5)
@@ -50,23 +51,23 @@ def test_sliced_networks_are_measured_beside_the_dense_one(quick, trained):
     assert f"Prune Ratio 0.5 Test Accuracy {float(sliced['accuracy']):.2f}" in log
     picture = logs / "SFW_prune_test" / f"{name}.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert re.search(r"^ +50% +50\.\d % ", out, re.M)
+    assert re.search(r"^ +50% +50\.\d% ", out, re.M)
 
 
 def test_times_of_both_networks_are_told_apart(quick, trained, monkeypatch):
     drawn = []
     speed = {1: (0.004, 0.001), 128: (0.008, 0.006)}  # of the dense network first
-    monkeypatch.setattr("test_prune.compare_speed", lambda *_: speed)
-    monkeypatch.setattr("utils.reports.channels_report.plot_slicing", lambda *a: drawn.append(a))
+    monkeypatch.setattr(SPEED_OF, lambda *_: speed)
+    monkeypatch.setattr("utils.reports.report.plot_slicing", lambda *a: drawn.append(a))
     status, out, _ = quick("test_prune.py", *DIGITS, *CHANNELS, "--output_dir", trained)
     _, row = read_csv(next(trained.rglob("SFW_prune_test/*.csv")))
     assert status == 0 and "1.00 (4.00)" in out and "6.00 (8.00)" in out
     times = ("milliseconds_1", "dense_milliseconds_1", "milliseconds_128", "dense_milliseconds_128")
     assert [float(row[name]) for name in times] == [1, 4, 6, 8]
-    ((_, left, curves, of_time, _),) = drawn
-    assert left == pytest.approx([100, 100 - 100 * float(row["removed"])], abs=1e-3)
-    assert list(curves) == ["sliced in one shot"]
-    assert of_time == {"batch of 1": [25.0, 25.0], "batch of 128": [75.0, 75.0]}
+    ((_, curves, measures, _),) = drawn
+    ((key, (accuracies,)),) = curves.items()
+    assert key == ("", "as pruned") and list(accuracies) == [0.0, float(row["removed"])]
+    assert [measures[1][name] for name in times] == [1, 4, 6, 8]
 
 
 def test_the_dense_network_is_timed_first(monkeypatch):
@@ -154,7 +155,7 @@ def test_other_networks_are_sliced_and_loaded_bit_for_bit(
         return SAVE(paths, model, *others)
 
     monkeypatch.setattr("test_prune.save", save)
-    monkeypatch.setattr("test_prune.compare_speed", lambda *_: SPEED)  # takes half a minute
+    monkeypatch.setattr(SPEED_OF, lambda *_: SPEED)  # takes half a minute
     write_npz(tmp_path, data, train=4, test=4)
     torch.save(build_model(arch, 10, shape[0], shape[1]).state_dict(), tmp_path / "random.pt")
     flags = ("--data", data, "--arch", arch, "--model_path", tmp_path / "random.pt")
@@ -178,7 +179,7 @@ def test_other_networks_are_sliced_and_loaded_bit_for_bit(
 
 
 def test_a_recalibrated_network_is_saved(quick, write_npz, tmp_path, monkeypatch):
-    monkeypatch.setattr("test_prune.compare_speed", lambda *_: SPEED)
+    monkeypatch.setattr(SPEED_OF, lambda *_: SPEED)
     write_npz(tmp_path, "cifar10", train=16, test=4)
     config = Config(epoch_num=1, output_dir=tmp_path)
     torch.manual_seed(0)
@@ -246,7 +247,7 @@ def test_without_torch_pruning_one_line_says_what_to_install(quick, trained, mon
 
 def test_channels_are_found_and_timed_on_training_images(quick, tmp_path, monkeypatch):
     timed = []
-    monkeypatch.setattr("test_prune.compare_speed", lambda *a: timed.append(a[2]) or SPEED)
+    monkeypatch.setattr(SPEED_OF, lambda *a: timed.append(a[2]) or SPEED)
     torch.save(build_model("networks:leaves_early", 10, 1, 8).state_dict(), tmp_path / "random.pt")
     flags = ("--data", "digits", "--arch", "networks:leaves_early", *CHANNELS)
     flags += ("--model_path", tmp_path / "random.pt", "--output_dir", tmp_path)

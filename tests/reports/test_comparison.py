@@ -4,14 +4,16 @@ import json
 import re
 
 import pytest
-from runs import DIGITS, assert_refused
+from runs import DIGITS, assert_refused, read_csv
 
 from utils.checkpoints.trained_model import TrainedModel
 from utils.compute.measure import Accuracy
 from utils.prune.config import PruneConfig
 from utils.prune.weights.ranking import RATIOS
 from utils.reports.comparison import heading_of, labels_of, read_curves
-from utils.reports.tables import PrunedResult, write_settings, write_tables
+from utils.reports.figures import save_figure
+from utils.reports.report import Report, Result
+from utils.reports.tables import write_settings
 from utils.settings.config import OF_TEST, Config
 from utils.settings.fields import identifying_settings
 from utils.settings.names import RunFiles
@@ -28,53 +30,64 @@ def table(tmp_path):
         config, prune = Config(**settings), PruneConfig(**(prune or {}))
         files = RunFiles(tmp_path, name)
         training = identifying_settings(config)
-        training = (
-            training if known else {name: training[name] for name in training.keys() & OF_TEST}
-        )
+        if not known:
+            training = {name: training[name] for name in training.keys() & OF_TEST}
         trained = TrainedModel(None, config, files, f"{name}.pt", training, before)
-        write_settings(trained, prune, files)
         columns = {"accuracy": accuracy, prune.correction_column: corrected}
         accuracies = {
             column: value if isinstance(value, Accuracy) else Accuracy(value)
             for column, value in columns.items()
             if value is not None
         }
-        results = [PrunedResult(r, 1, 2, {"w": 1}, accuracies) for r in prune.ratios]
-        write_tables(prune, results, {"w": 2}, files)
-        return files.prune_test(".csv")
+        report = Report(trained, prune)
+        measures = {"remaining": 1, "parameters": 2}
+        report.results = [Result(r, measures, {"w": 1}, accuracies) for r in prune.ratios]
+        report.table, report.layer_table = files.prune_test(".csv"), files.layer_sparsity(".csv")
+        report.write_tables({"w": 2})
+        write_settings(trained, prune, files.prune_test(".json"))
+        return report.table
 
     return write
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The headings of the pictures that are saved."""
+    headings = []
+
+    def save(figure, path, heading, metadata=None):
+        headings.append(heading)
+        save_figure(figure, path, heading, metadata)
+
+    monkeypatch.setattr("utils.reports.plots.save_figure", save)
+    return headings
+
+
 def labels(*tables):
-    return labels_of([read_curves(path)[-1] for path in tables])
+    return labels_of([read_curves(path, i)[-1] for i, path in enumerate(tables, 1)])
 
 
 def test_runs_are_labelled_by_what_differs(table):
     sgd = dict(optimizer="SGD", constraint="unconstraints", lr=0.1, mode=None)
-    assert labels(table("a", seed=3), table("b", seed=3, tau=5.0)) == ["tau=15", "tau=5"]
-    assert labels(table("a"), table("b", **sgd)) == [
-        "SFW k_sparse_constraints",
-        "SGD unconstraints",
+    assert labels(table("a", seed=3), table("b", seed=3, tau=5.0)) == ["tau 15", "tau 5"]
+    assert labels(table("a"), table("b", **sgd)) == ["SFW", "SGD"]
+    l2 = dict(constraint="l2_constraints", weight_decay=0.01)
+    assert labels(table("a"), table("b", **sgd), table("c", **l2)) == [
+        "SFW, K-sparse polytope",
+        "SGD, no region",
+        "SFW, L2 ball, weight decay 0.01",
     ]
+    assert labels(table("a"), table("b", sfw_init=1)) == ["without SFW-Init", "SFW-Init"]
     pruned = table("c", prune=dict(allocation="lamp", bn_recalibrate=9), corrected=91.0)
     assert labels(table("a", arch="Mlp"), pruned) == [
         "Mlp",
-        "ResNet18 allocation=lamp bn_recalibrate=9",
+        "ResNet18, allocation lamp",
     ]
 
 
 def test_runs_in_a_region_that_is_in_no_table_here_are_compared(table):
     own = table("a", constraint="box", from_file=True), table("b")
-    assert labels(*own) == ["box", "k_sparse_constraints"]
-
-
-def test_names_that_begin_alike_are_not_cut_in_the_middle(table):
-    ratios = table("a_ratios=0.5", prune={"ratios": (0.5,)})
-    repaired = table("a_repair=9", prune={"ratios": (0.5,), "repair": 9}, corrected=95.0)
-    curves = [*read_curves(ratios), *read_curves(repaired)]
-    same = "cifar10 ResNet18 SFW k_sparse_constraints"
-    assert labels_of(curves) == [f"{same} (ratios=0.5)", f"{same} (repair=9)", "repair=9"]
+    assert labels(*own) == ["box", "K-sparse polytope"]
 
 
 def test_tables_of_channels_are_left_out_of_a_comparison(table, quick, tmp_path):
@@ -87,17 +100,9 @@ def test_tables_of_channels_are_left_out_of_a_comparison(table, quick, tmp_path)
         0,
         f"warning: {channels}: is of --granularity channels, and left out\n",
     )
-    assert out.count("cifar10 ResNet18") == 1
+    assert out.count("CIFAR-10, ResNet18") == 1
     result = quick("test_prune.py", "--compare", channels, "--output_dir", tmp_path)
-    assert_refused(result, "b.csv: is of --granularity channels; --compare takes tables of pruned")
-
-
-def test_ratios_that_tell_runs_apart_are_shown_whole(table):
-    several = table("a_ratios=0.1,0.9", prune={"ratios": (0.1, 0.9)})
-    fewer = table("a_ratios=0.5", prune={"ratios": (0.5,)})
-    same = "cifar10 ResNet18 SFW k_sparse_constraints"
-    assert labels(several, fewer) == [f"{same} (ratios=0.1,0.9)", f"{same} (ratios=0.5)"]
-    assert labels(table("a"), fewer) == [same, f"{same} (ratios=0.5)"]
+    assert_refused(result, "b.csv: is no table of pruned weights")
 
 
 def test_a_comparison_is_headed_by_what_its_curves_have_in_common(table):
@@ -110,36 +115,38 @@ def test_a_comparison_is_headed_by_what_its_curves_have_in_common(table):
 
 def test_what_does_not_change_a_result_is_no_label(table):
     paths = table("a", test_batchsize=7, resume="never"), table("b", tau=5.0, seed=1)
-    assert labels(*paths) == ["tau=15", "tau=5"]
+    assert labels(*paths) == ["tau 15", "tau 5"]
 
 
 def test_runs_that_differ_in_the_seed_alone_share_a_label(table):
     paths = table("a"), table("b", tau=5.0, seed=2), table("c", seed=1)
-    assert labels(*paths) == ["tau=15, 2 seeds", "tau=5", "tau=15, 2 seeds"]
-    same = "cifar10 ResNet18 SFW k_sparse_constraints, 2 seeds"
-    assert labels(*paths[::2]) == [same, same]
+    assert labels(*paths) == ["tau 15", "tau 5", "tau 15"]
+    assert labels(*paths[::2]) == ["CIFAR-10, ResNet18, SFW, K-sparse polytope"] * 2
 
 
 def test_a_model_that_was_pruned_before_is_no_other_seed_of_a_dense_one(table):
     paths = table("a"), table("b", seed=1, before={"sparsity": 0.9, "accuracy": 80.0})
-    assert labels(*paths) == ["cifar10 ResNet18 SFW k_sparse_constraints", "pruned_before=0.9"]
+    assert labels(*paths) == [
+        "CIFAR-10, ResNet18, SFW, K-sparse polytope",
+        "pruned before 0.9",
+    ]
 
 
 def test_the_channels_of_a_data_set_are_no_label(table):
-    assert labels(table("a", data="mnist"), table("b")) == ["mnist", "cifar10"]
+    assert labels(table("a", data="mnist"), table("b")) == ["MNIST", "CIFAR-10"]
 
 
-def test_runs_of_the_same_settings_and_seed_are_distinguished_by_their_names(table):
-    paths = table("run_one"), table("run_two"), table("three", tau=5.0)
-    assert labels(*paths) == ["tau=15 (one)", "tau=15 (two)", "tau=5"]
+def test_runs_of_the_same_settings_and_seed_are_told_apart_by_numbers(table):
+    paths = table("one"), table("two"), table("three", tau=5.0)
+    assert labels(*paths) == ["tau 15 (table 1)", "tau 15 (table 2)", "tau 5"]
 
 
 def test_a_model_of_unknown_settings_is_labelled_by_the_name_of_its_file(table):
     authors, other = table("authors", known=False), table("other", known=False, precision="bf16")
     assert labels(authors, other) == ["authors", "other"]
-    assert labels(authors, table("a", tau=5.0), table("b")) == ["authors", "tau=5", "tau=15"]
+    assert labels(authors, table("a", tau=5.0), table("b")) == ["authors", "tau 5", "tau 15"]
     pruned = table("c", known=False, prune=dict(allocation="lamp"))
-    assert labels(authors, pruned) == ["authors", "c allocation=lamp"]
+    assert labels(authors, pruned) == ["authors", "c, allocation lamp"]
 
 
 def test_one_picture_and_one_table_are_made(quick, table, tmp_path):
@@ -154,13 +161,45 @@ def test_one_picture_and_one_table_are_made(quick, table, tmp_path):
     assert path.read_text() in out
     rows = path.read_text().splitlines()[2:]
     assert [row.split(" | ")[:2] for row in rows] == [
-        ["| tau=15, 2 seeds", "90.62 (90.00 to 91.25)"],
-        ["| tau=5", "85.50"],
-        ["| tau=5 bn_recalibrate=9", "88.00"],
+        ["| tau 15, as pruned, 2 runs", "90.62 (90.00 to 91.25)"],
+        ["| tau 5, as pruned", "85.50"],
+        ["| tau 5, recalibrated", "88.00"],
     ]
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    names = f"picture: {path.stem}.png, table: {path.name}"
+    names = f"picture: {path.stem}.png, table: {path.name}, numbers: {path.stem}.csv"
     assert out.endswith(f"\nResults: {path.parent}/ ({names})\n")
+    numbers = read_csv(path.with_suffix(".csv"))
+    assert len(numbers) == 4 * len(RATIOS)
+    assert list(numbers[-1].values()) == ["tau 5", "recalibrated", "1", "0.99", "88.0", "0"]
+
+
+def test_labels_title_and_name_are_those_that_are_given(quick, table, tmp_path, drawn):
+    tables = [table(f"run{i}", 80 + i, tau=i + 1.0) for i in range(3)]
+    own = ("--labels", "old", "new", "old", "--title", "Old and new", "--name", "mine")
+    own += ("--figure_format", "svg", "--output_dir", tmp_path)
+    status, out, err = quick("test_prune.py", "--compare", *tables, *own)
+    assert (status, err) == (0, "")
+    folder = tmp_path / "saved_logs" / "comparison"
+    assert sorted(path.name for path in folder.iterdir()) == ["mine.csv", "mine.md", "mine.svg"]
+    rows = [line for line in out.splitlines() if line.startswith(("| old", "| new"))]
+    assert [row.split(" | ")[:2] for row in rows] == [
+        ["| old, 2 runs", "81.00 (80.00 to 82.00)"],
+        ["| new", "81.00"],
+    ]
+    (heading,) = drawn
+    assert heading.title == "Old and new" and "momentum" in heading.settings
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--compare {} {} --labels one", "--labels: there are 1 for 2 tables; give as many"),
+        ("--labels one", "--labels: is of a comparison; add --compare, or leave it out"),
+    ],
+)
+def test_labels_that_belong_to_no_tables_are_refused(flags, message, quick, table):
+    flags = flags.format(table("a"), table("b")).split()
+    assert_refused(quick("test_prune.py", *flags), message)
 
 
 def test_a_network_is_drawn_once_though_several_tables_have_it(quick, table, tmp_path):
@@ -168,7 +207,7 @@ def test_a_network_is_drawn_once_though_several_tables_have_it(quick, table, tmp
     status, out, _ = quick("test_prune.py", "--compare", *tables, *tables, "--output_dir", tmp_path)
     assert status == 0
     assert len(re.findall("^[|] .* 90.00 ", out, re.M)) == 1
-    assert len(re.findall("^[|] repair=9 .* 80.00 ", out, re.M)) == 1
+    assert len(re.findall("^[|] .*, repaired .* 80.00 ", out, re.M)) == 1
 
 
 def test_accuracies_of_outputs_that_are_not_finite_are_marked(quick, table, tmp_path):
@@ -180,7 +219,7 @@ def test_accuracies_of_outputs_that_are_not_finite_are_marked(quick, table, tmp_
     ]
     status, out, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
     assert status == 0, err
-    cells = [line.split(" | ")[1] for line in out.splitlines() if line.startswith("| tau=")]
+    cells = [line.split(" | ")[1] for line in out.splitlines() if line.startswith("| tau ")]
     assert cells == ["90.00, some not finite", "not finite", "not finite in 1 of 2 runs"]
 
 
@@ -208,15 +247,6 @@ def test_tables_of_own_ratios_are_compared_at_those_that_all_have(quick, table, 
     assert_refused(result, "--compare: the tables have no sparsity in common")
 
 
-def test_tables_that_state_no_ratios_have_the_nineteen(quick, table, tmp_path):
-    path = table("a").with_suffix(".json")
-    settings = json.loads(path.read_text())
-    del settings["ratios"]  # as before --ratios
-    path.write_text(json.dumps(settings))
-    result = quick("test_prune.py", "--compare", path.with_suffix(".csv"), "--output_dir", tmp_path)
-    assert result[0] == 0 and "| 97% | 98% | 99% |" in result[1]
-
-
 @pytest.mark.parametrize(
     ("path", "message"),
     [
@@ -241,7 +271,7 @@ def test_tables_that_test_prune_wrote_are_compared(quick, trained):
     tables = (trained / "saved_logs" / "SFW_prune_test").glob("*.csv")
     status, out, _ = quick("test_prune.py", "--compare", *tables, "--output_dir", trained)
     assert status == 0
-    assert "| allocation=global |" in out and "| allocation=uniform |" in out
+    assert "| allocation global |" in out and "| allocation uniform |" in out
 
 
 def change_settings(**changed):
@@ -258,31 +288,30 @@ def change_settings(**changed):
         (lambda path: path.unlink(), "a.csv: cannot be read (No such file"),
         (
             lambda path: path.with_suffix(".json").unlink(),
-            "a.csv: has no a.json beside it, and so its settings are unknown; run test_prune.py",
+            "a.json: cannot be read (No such file or directory), and has the settings of a.csv",
         ),
         (lambda path: path.with_suffix(".json").write_text(""), "a.json: does not hold the"),
         (lambda path: path.with_suffix(".json").write_text("[1]"), "a.json: does not hold the"),
         (lambda path: path.with_suffix(".json").write_bytes(b"\xff"), "a.json: does not hold the"),
-        (change_settings(training={"tau": -1}), "a.json: holds invalid settings (--tau -1"),
+        (
+            change_settings(training={"tau": -1}),
+            "a.json: does not hold the settings of a run (--tau -1",
+        ),
         (change_settings(training={"other": 1}), "a.json: does not hold the settings of a run"),
         (change_settings(training=3), "a.json: does not hold the settings of a run"),
         (change_settings(training={"seed": 1}), "a.json: does not hold the settings of a run"),
         (change_settings(pruned_before=3), "a.json: does not hold the settings of a run"),
-        (change_settings(pruning={"repair": -1}), "a.json: holds invalid settings (--repair -1"),
-        (change_settings(other=1), "a.json: does not hold the settings of a run"),
-        (lambda path: path.write_text(""), "a.csv: is no table of accuracies"),
-        (lambda path: path.write_text("threshold,above\n1,2\n"), "is no table of accuracies"),
         (
-            lambda path: path.write_text("sparsity,accuracy\n0,90\n"),
-            "a.csv: has no row of sparsity 0.1, which its settings name; run test_prune.py again",
+            change_settings(pruning={"repair": -1}),
+            "not hold the settings of a run (--repair -1",
         ),
-        (change_settings(ratios=[2]), "a.json: holds invalid settings (--ratios 2"),
-        (change_settings(ratios=3), "a.json: does not hold the settings of a run"),
-        (lambda path: path.write_bytes(b"\xff\xfe\0"), "is no table of accuracies"),
-        (lambda path: path.write_text("x" * 200_000), "is no table of accuracies"),
+        (lambda path: path.write_text(""), "a.csv: is no table of pruned weights"),
+        (lambda path: path.write_text("threshold,above\n1,2\n"), "is no table of pruned weights"),
+        (lambda path: path.write_bytes(b"\xff\xfe\0"), "is no table of pruned weights"),
+        (lambda path: path.write_text("x" * 200_000), "is no table of pruned weights"),
         (
             lambda path: path.write_text(path.read_text().replace("90.0", "nan")),
-            "is no table of accuracies",
+            "is no table of pruned weights",
         ),
     ],
 )

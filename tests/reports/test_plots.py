@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from utils.prune.weights.ranking import RATIOS as DEFAULT_RATIOS
+from utils.reports.figures import AS_PRUNED
 from utils.reports.headings import Heading
 from utils.reports.plots import (
-    plot_comparison,
+    plot_accuracies,
     plot_distribution,
     plot_layer_sparsity,
-    plot_pruning,
     plot_scales,
+    plot_slicing,
     plot_training,
 )
 
@@ -38,138 +39,131 @@ def drawn(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def panels(drawn):
-    """The panels of plot_pruning, left and right, for some curves."""
+def curves_of(drawn):
+    """curves_of(curves) gives the axes of plot_accuracies for these."""
+    return lambda curves, heading=RUN: drawn(plot_accuracies, curves, heading)[0]
 
-    def draw(curves, ratios=RATIOS, heading=RUN):
-        return drawn(plot_pruning, ratios, curves, heading)
 
-    return draw
+def one(accuracies, ratios=RATIOS):
+    """The curves of one network, as pruned."""
+    return {("", AS_PRUNED): [dict(zip(ratios, accuracies, strict=True))]}
+
+
+def legend_of(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 @pytest.mark.parametrize(
-    "curves",
-    [
-        {"a": [13.6, 13.5, 13.2, 12.0, 11.0, 10.0]},
-        {"a": [99.1, 99.1, 99.0, 99.0, 98.7, 97.9]},
-        {"a": [100.0, 100.0, 90.0, 60.0, 30.0, 0.0]},
-        {"a": [60.0, 59.0, 50.0, 10.0, 10.0, 10.0], "b": [60.0, 60.0, 59.0, 58.0, 50.0, 40.0]},
-    ],
+    "accuracies", [[13.6, 13.5, 13.2, 12.0, 11.0, 10.0], [99.1, 99.1, 99.0, 99.0, 98.7, 97.9]]
 )
-def test_limits_show_all_accuracies_and_little_else(curves, panels):
-    for axes in panels(curves):
-        first, last = axes.get_xlim()
-        seen = [
-            accuracy
-            for values in curves.values()
-            for ratio, accuracy in zip(RATIOS, values, strict=True)
-            if first <= 100 * ratio <= last
-        ]
-        low, high = axes.get_ylim()
-        dense = curves["a"][0]  # a line in both panels
-        spread = max(*seen, dense) - min(*seen, dense)
-        assert low < min(*seen, dense) and max(*seen, dense) < high
-        assert high - low <= 1.2 * spread + 1
-
-
-def ticks(axes):
-    return [
-        text.get_text() for text in sorted(axes.get_xticklabels(), key=lambda x: x.get_position())
-    ]
+def test_limits_show_all_accuracies_and_little_else(accuracies, curves_of):
+    low, high = curves_of(one(accuracies)).get_ylim()
+    assert low < min(accuracies) and max(accuracies) < high
+    assert high - low <= 1.2 * (max(accuracies) - min(accuracies)) + 1
 
 
 @pytest.mark.parametrize(
     ("ratios", "expected"),
     [
-        (DEFAULT_RATIOS, [[f"{10 * i}" for i in range(10)], [f"{90 + i}" for i in range(10)]]),
-        ([0.5, 0.9, 0.995, 0.999], [["50", "90"], ["90", "99.5", "99.9"]]),
-        ([0.2, 0.5, 0.6, 0.95], [["20", "50", "60", "95"]]),
-        ([0.9, 0.99, 0.999], [["90", "99", "99.9"]]),
-        ([0.3], [["30"]]),
+        (DEFAULT_RATIOS, "0 30 50 70 80 90 95 97 98 99"),
+        ([0.5, 0.9, 0.995, 0.999], "50 70 80 90 95 97 98 99 99.5 99.9"),
+        ([0.25, 0.29], "0 30"),
+        ([0.3], "30"),
+        ([0.99, 0.9999999], "99 99.5 99.9 99.99 99.999 99.99999"),
     ],
 )
-def test_two_panels_or_one_have_ticks_on_the_ratios(ratios, expected, panels):
-    drawn = panels({"a": [90.0 - i for i in range(len(ratios))]}, ratios)
-    assert [ticks(axes) for axes in drawn] == expected
-    for axes, labels in zip(drawn, expected, strict=True):
-        low, high = axes.get_xlim()
-        assert low < float(labels[0]) and float(labels[-1]) < high < 100
+def test_ticks_are_fixed_and_enclose_the_ratios(ratios, expected, curves_of):
+    axes = curves_of(one([90.0] * len(ratios), ratios))
+    axes.figure.draw_without_rendering()
+    labels = [text for text in axes.get_xticklabels() if text.get_text()]
+    assert " ".join(text.get_text() for text in labels) == expected
+    boxes = [text.get_window_extent() for text in labels]
+    assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
+    first, last = axes.get_xlim()  # what is left: more weights are removed to the right
+    assert first > 100 * (1 - ratios[0]) and 100 * (1 - ratios[-1]) > last
 
 
-@pytest.mark.parametrize(
-    "ratios",
-    [
-        [*DEFAULT_RATIOS, 0.995],
-        [*DEFAULT_RATIOS, 0.999, 0.9999],
-        [0.901 + i / 1000 for i in range(90)],
-        [0.0, 0.001, 0.5, 0.501, 0.502],
-    ],
-)
-def test_labels_of_ticks_do_not_overlap(ratios, panels):
-    drawn = panels({"a": [90.0] * len(ratios)}, ratios)
-    drawn[0].figure.draw_without_rendering()
-    for axes in drawn:
-        boxes = sorted((x.get_window_extent() for x in axes.get_xticklabels()), key=lambda b: b.x0)
-        assert len(boxes) >= 2
-        assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
-        assert f"{100 * ratios[-1]:.6g}" in ticks(drawn[-1])
-
-
-def test_the_heading_stands_above_and_below_and_is_no_formula(panels):
+def test_the_heading_stands_above_and_below_and_is_no_formula(curves_of):
     heading = Heading("Mlp on $x_1$: " + "SFW, " * 40, "tau 5,  " * 60)
-    figure = panels({"a": [9.0] * len(RATIOS)}, heading=heading)[0].figure
+    figure = curves_of(one([9.0] * len(RATIOS)), heading).figure
     figure.draw_without_rendering()
     title, settings = figure.texts
     for text in (title, settings):
         box = text.get_window_extent()
         assert box.x0 >= 0 and box.x1 <= figure.bbox.width
     assert title.get_text().replace("\n", " ") == heading.title.strip()
-    axes = [panel.get_tightbbox() for panel in figure.axes]
-    assert settings.get_window_extent().y1 < min(box.y0 for box in axes)
-    assert title.get_window_extent().y0 > max(box.y1 for box in axes)
+    axes = figure.axes[0].get_tightbbox()
+    assert settings.get_window_extent().y1 < axes.y0 < axes.y1 < title.get_window_extent().y0
 
 
-def test_no_accuracy_is_called_that_of_the_dense_network_unless_it_is(panels):
-    (left,) = panels({"a": [90.0, 80.0]}, [0.9, 0.99])
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["a"]
+def test_no_accuracy_is_called_that_of_the_dense_network_unless_it_is(curves_of):
+    assert legend_of(curves_of(one([90.0, 80.0], [0.9, 0.99]))) == ["as pruned"]
+    assert legend_of(curves_of(one([90.0, 80.0], [0, 0.99]))) == ["at 0 %: 90.00 %", "as pruned"]
 
 
-def test_a_curve_without_differences_is_drawn(panels):
-    for axes in panels({"a": [10.0] * len(RATIOS)}):
-        low, high = axes.get_ylim()
-        assert low < 10 < high
+def test_a_curve_without_differences_is_drawn(curves_of):
+    low, high = curves_of(one([10.0] * len(RATIOS))).get_ylim()
+    assert low < 10 < high
 
 
-def test_a_curve_has_a_gap_and_says_so_where_outputs_are_not_finite(panels, drawn):
-    left, right = panels({"a": [90.0, 80.0, None, None, None, None]})
-    assert max(left.get_ylim()) < 92 and np.isnan(right.lines[1].get_ydata().astype(float)).all()
-    labels = [text.get_text() for text in left.get_legend().get_texts()]
-    assert labels[1] == "a (gap: outputs are not finite)"
-    (axes,) = drawn(plot_comparison, {"b": [{0.5: 90.0, 0.8: None}]}, RUN)
-    assert np.isnan(axes.lines[0].get_ydata()).tolist() == [False, True]
-    assert axes.lines[0].get_label() == "b (gap: outputs are not finite)"
+def test_a_curve_has_a_gap_and_says_so_where_outputs_are_not_finite(curves_of):
+    axes = curves_of(one([90.0, None, 80.0], [0.5, 0.8, 0.9]))
+    assert np.isnan(axes.lines[0].get_ydata()).tolist() == [False, True, False]
+    assert legend_of(axes)[-1] == "gap: outputs are not finite"
 
 
-def test_a_comparison_shows_means_and_ranges_at_the_ratios_of_all_runs(drawn):
+def test_a_comparison_shows_means_and_ranges_at_the_ratios_of_all_runs(curves_of):
     runs = [{0.0: 90.0, 0.5: 70.0, 0.9: 50.0, 0.97: 20.0}, {0.0: 92.0, 0.5: 80.0, 0.9: 30.0}]
-    whole, high = drawn(plot_comparison, {"SFW": runs, "SGD": runs[:1]}, RUN)
-    (mean, alone), (band, _) = whole.lines, whole.collections
-    assert list(mean.get_xdata()) == [0, 50, 90] and list(mean.get_ydata()) == [91, 75, 40]
-    assert list(alone.get_ydata()) == [90, 70, 50]
+    axes = curves_of({("SFW", AS_PRUNED): runs, ("SGD", AS_PRUNED): runs[:1]})
+    (mean, alone, *_), (band, _) = axes.lines, axes.collections
+    assert mean.get_xdata() == pytest.approx([100, 50, 10])
+    assert list(mean.get_ydata()) == [91, 75, 40]
+    assert list(alone.get_ydata()) == [90, 70, 50, 20]
     vertices = band.get_paths()[0].vertices
     assert {y for x, y in vertices if x == 50} == {70, 80}
-    assert [list(line.get_xdata()) for line in high.lines] == [[90], [90, 97]]
 
 
-def test_the_legend_of_a_comparison_lies_between_axes_and_settings(drawn):
-    one, other = dict.fromkeys(DEFAULT_RATIOS, 90.0), {0.5: 80.0, 0.7: 70.0}
-    curves = {f"method {i}": [one, other] if i % 2 else [one] for i in range(12)}
-    axes = drawn(plot_comparison, curves, Heading("title", "tau 5,  " * 60))
-    figure = axes[0].figure
-    figure.draw_without_rendering()
-    legend = figure.legends[0].get_window_extent()
-    assert figure.texts[-1].get_window_extent().y1 < legend.y0
-    assert legend.y1 < min(panel.get_tightbbox().y0 for panel in axes)
+def test_a_method_keeps_its_look_and_is_dashed_as_pruned_and_solid_when_corrected(curves_of):
+    runs = [{0.5: 90.0, 0.9: 50.0}]
+    axes = curves_of({(m, c): runs for m in ("a", "b") for c in (AS_PRUNED, "recalibrated")})
+    looks = [(x.get_color(), x.get_marker(), x.get_linestyle()) for x in axes.lines[:4]]
+    (colour, marker, _), _, (other, another, _), _ = looks
+    assert colour != other and marker != another
+    assert looks == [
+        (c, m, s) for c, m in ((colour, marker), (other, another)) for s in ["--", "-"]
+    ]
+    assert legend_of(axes) == ["a", "b", "as pruned", "recalibrated"]
+
+
+def test_the_legend_of_many_methods_lies_beside_the_axes_and_in_the_picture(curves_of):
+    runs = [dict.fromkeys(DEFAULT_RATIOS, 90.0)]
+    axes = curves_of({(f"method {i}", AS_PRUNED): runs for i in range(25)})
+    axes.figure.draw_without_rendering()
+    legend = axes.get_legend().get_window_extent()
+    assert axes.get_window_extent().x1 <= legend.x0 and legend.x1 <= axes.figure.bbox.width
+    assert legend.y0 >= 0
+
+
+def test_time_is_drawn_beside_accuracy_with_the_dense_network_on_the_left(drawn):
+    measured = [
+        {"removed": removed}
+        | {f"{dense}milliseconds_{n}": value for n in (1, 128) for dense, value in times.items()}
+        for removed, times in ((0, {"": 4, "dense_": 4}), (0.5, {"": 3, "dense_": 5}))
+    ]
+    by_removed, by_time = drawn(plot_slicing, one([90.0, 70.0], [0, 0.5]), measured, RUN)
+    assert list(by_removed.lines[0].get_xdata()) == [100, 50]
+    for dots in by_time.lines:
+        assert dots.get_xydata().tolist() == [[100, 90], [60, 70]]
+    assert by_time.get_xlim()[0] > by_time.get_xlim()[1] == 0
+    assert legend_of(by_time) == ["as pruned, batch of 1", "as pruned, batch of 128"]
+
+
+@pytest.mark.parametrize(
+    ("end", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")]
+)
+def test_a_picture_has_the_format_of_its_name(end, start, tmp_path):
+    plot_scales(tmp_path / f"a.{end}", {"a.weight": 0.5}, RUN)
+    assert (tmp_path / f"a.{end}").read_bytes().startswith(start)
 
 
 def test_a_heat_map_marks_empty_tensors_and_its_colours_reach_the_smallest_fraction(drawn):
@@ -215,6 +209,5 @@ def test_a_training_is_drawn_with_loss_and_accuracies_and_gaps_where_they_are_un
 def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path):
     name = r"model$\nothing_{x$"
     path = tmp_path / "a.png"
-    plot_pruning(path, RATIOS, {"a": [10.0] * len(RATIOS)}, Heading(name, name))
-    plot_comparison(path, {name: [{0.0: 90.0, 0.9: 50.0}]}, Heading(name, name))
+    plot_accuracies(path, {(name, AS_PRUNED): [{0.0: 90.0, 0.9: 50.0}]}, Heading(name, name))
     assert path.read_bytes().startswith(b"\x89PNG")

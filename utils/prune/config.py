@@ -136,11 +136,12 @@ class PruneConfig:
 
     def files(self, unpruned: RunFiles) -> RunFiles:
         """The paths of results: `unpruned`, with the settings of `in_name` added to the name."""
-        return RunFiles(unpruned.output_dir, file_name(self.in_name(), unpruned.run))
+        return dataclasses.replace(unpruned, run=file_name(self.in_name(), unpruned.run))
 
     def pruned_files(self, unpruned: RunFiles, ratio: float) -> dict[str, Path]:
         """By format, the path of the network pruned at `ratio`; other ratios do not change it."""
-        files = RunFiles(unpruned.output_dir, file_name(self.in_name(ratios=False), unpruned.run))
+        name = file_name(self.in_name(ratios=False), unpruned.run)
+        files = dataclasses.replace(unpruned, run=name)
         suffixes = {name: FORMATS[name].suffix for name in self.pruned_format}
         return {name: files.pruned(plain(ratio), suffix) for name, suffix in suffixes.items()}
 

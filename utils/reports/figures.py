@@ -1,11 +1,12 @@
-"""What the pictures have in common: their size, axes of sparsity, heading and file.
+"""What the pictures have in common: their file, their heading, and axes of accuracy.
 
 matplotlib takes half a second to import, so each function imports what it needs of it.
 """
 
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+AS_PRUNED = "as pruned"
+# By method and column (AS_PRUNED or what corrected it), the accuracies in percent of each run, by
+# the fraction removed; None where outputs are not finite.
+Curves = Mapping[tuple[str, str], Sequence[Mapping[float, float | None]]]
+
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-# Characters in an inch: of the title, of the settings below it, and of the labels of ticks.
-TITLE_DENSITY, SETTINGS_DENSITY, TICK_DENSITY = 12, 21, 12
-# In inches: the height of a line, and the border of the settings.
-TICK_HEIGHT, SETTINGS_HEIGHT, BORDER = 0.13, 0.11, 0.04
+MARKERS = "os^Dv<>"  # as many as are coprime to the ten colours: 70 methods look different
+REMOVED = (0, 30, 50, 70, 80, 90, 95, 97, 98, 99, 99.5, 99.9, 99.99, 99.999)  # ticks, in percent
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -34,84 +38,80 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(figure: "Figure", path: Path, heading: Heading) -> None:
-    """Write the figure with its heading as a PNG file; raises RunError when that fails."""
-    width, height = figure.get_size_inches()
+def save_figure(
+    figure: "Figure", path: Path, heading: Heading, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write the figure with its heading in the format that the suffix of `path` names.
+
+    Raises RunError when that fails.
+    """
+    width = int(figure.get_figwidth())
     # What a name contains is not to be read as a formula.
-    title = textwrap.fill(heading.title, int(width * TITLE_DENSITY), break_on_hyphens=False)
+    title = textwrap.fill(heading.title, 12 * width, break_on_hyphens=False)
     figure.suptitle(title, fontsize=10, parse_math=False)
-    lines = textwrap.wrap(heading.settings, int(width * SETTINGS_DENSITY), break_on_hyphens=False)
-    style = {"fontsize": 6, "color": "0.4", "ha": "center", "parse_math": False}
-    figure.text(0.5, BORDER / height, "\n".join(lines), in_layout=False, **style)
-    below = (2 * BORDER + len(lines) * SETTINGS_HEIGHT) / height
-    for legend in figure.legends:  # between the axes and the settings
-        legend.set_bbox_to_anchor((0, below, 1, 1 - below), figure.transFigure)
-        below += legend.get_window_extent().height / figure.bbox.height + 2 * BORDER / height
-    figure.get_layout_engine().set(rect=(0, below, 1, 1 - below))
+    settings = textwrap.fill(heading.settings, 20 * width, break_on_hyphens=False)
+    figure.supxlabel(settings, fontsize=6, color="0.4", parse_math=False)
     with atomic_write(path, "wb") as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # letters that the font lacks
-        figure.savefig(file, format="png", dpi=120)
+        figure.savefig(file, format=path.suffix[1:], dpi=120, metadata=metadata)
 
 
-def sparsity_panels(
-    figure: "Figure", ratios: Sequence[float]
-) -> list[tuple["Axes", Sequence[float]]]:
-    """Axes of test accuracy against sparsity, both in percent, with the ratios that each shows.
+def draw_accuracies(axes: "Axes", curves: Curves, removed: str) -> None:
+    """Test accuracy against how much is `removed`: means over runs, in bands of their range.
 
-    One panel goes up to 0.9 and one starts there. Where one of these would have fewer than two of
-    the ratios, which are ascending, a single panel has all.
+    A method has one colour and marker; it is dashed as pruned, and solid when it is corrected. The
+    scale is logarithmic in what is left, so that it spreads 90 to 99 %.
     """
-    halves = [[r for r in ratios if r <= 0.9], [r for r in ratios if r >= 0.9]]
-    shown = halves if min(map(len, halves)) > 1 else [ratios]
-    panels = figure.subplots(1, len(shown), squeeze=False)[0]
-    width = 0.85 * figure.get_figwidth() / len(shown)
-    for axes, part in zip(panels, shown, strict=True):
-        _set_sparsities(axes, [100 * ratio for ratio in part], width)
-        axes.set_xlabel("sparsity: weights removed, %")
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("test accuracy, %")
-    return list(zip(panels, shown, strict=True))
+    from matplotlib import rcParams
+
+    methods = list(dict.fromkeys(method for method, _ in curves))
+    looks = zip(cycle(rcParams["axes.prop_cycle"].by_key()["color"]), cycle(MARKERS))
+    of_method = dict(zip(methods, looks))  # noqa: B905 - the looks have no end
+    for (method, column), runs in curves.items():
+        ratios = sorted(set.intersection(*map(set, runs)))
+        left = [100 * (1 - ratio) for ratio in ratios]
+        values = np.array([[run[ratio] for ratio in ratios] for run in runs], dtype=float)
+        colour, marker = of_method[method]
+        style = "--" if column == AS_PRUNED else "-"
+        axes.plot(left, values.mean(0), style, color=colour, marker=marker, markersize=4)
+        axes.fill_between(left, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+        if len(methods) == 1 and column == AS_PRUNED and ratios[0] == 0:
+            dense = values[:, 0].mean()
+            axes.axhline(dense, color="0.6", linestyle=":", label=f"at 0 %: {dense:.2f} %")
+    low, high = axes.get_ylim()  # tenths of a point are not to fill the picture
+    axes.set_ylim(low - 0.5, high + 0.5)
+    _set_removed(axes, [ratio for runs in curves.values() for run in runs for ratio in run])
+    axes.set(xlabel=f"{removed} removed, %", ylabel="test accuracy, %")
+    axes.grid(alpha=0.3)
+    _add_legend(axes, curves, of_method)
 
 
-def _set_sparsities(axes: "Axes", sparsities: Sequence[float], width: float) -> None:
-    """Limits and ticks for these sparsities on axes that are `width` inches wide.
-
-    Beyond 99 % the scale is logarithmic in what is left. Ticks that would overlap are left out.
-    """
-    if sparsities[-1] > 99:
-        axes.set_xscale("function", functions=(_decades_removed, lambda x: 100 - 10.0**-x))
-    transform = axes.transScale.transform
-    x = transform([(s, 0) for s in sparsities])[:, 0]
-    margin = 0.03 * (x[-1] - x[0] or 1)
-    ends = axes.transScale.inverted().transform([(x[0] - margin, 0), (x[-1] + margin, 0)])
-    axes.set_xlim(ends[:, 0])
-    labels = [f"{s:.10g}" for s in sparsities]
-    inches = (x - x[0]) * width / (x[-1] - x[0] + 2 * margin)
-    crowded = np.diff(inches).min(initial=width) < (max(map(len, labels)) + 1) / TICK_DENSITY
-    room, last = TICK_HEIGHT if crowded else 0, len(labels) - 1
-    kept = [last]
-    for i in reversed(range(1, last)):
-        if min(inches[kept[-1]] - inches[i], inches[i]) >= room:
-            kept.append(i)
-    kept += [0] * (last > 0)
-    ticks = [sparsities[i] for i in kept]
-    axes.set_xticks(ticks, [labels[i] for i in kept], rotation=90 if crowded else 0)
+def _set_removed(axes: "Axes", ratios: Sequence[float]) -> None:
+    """A logarithmic scale of what is left, with fixed ticks; it begins and ends at a tick."""
+    low, high = round(100 * min(ratios), 9), round(100 * max(ratios), 9)
+    first = max(tick for tick in REMOVED if tick <= low)
+    last = min((tick for tick in REMOVED if tick >= high), default=high)
+    ticks = sorted(tick for tick in {*REMOVED, last} if first <= tick <= last)
+    axes.set_xscale("log")
+    axes.set_xticks([100 - tick for tick in ticks], [f"{tick:.10g}" for tick in ticks])
     axes.minorticks_off()
+    axes.set_xlim(1.08 * (100 - first), (100 - last) / 1.08)
 
 
-def _decades_removed(sparsity: np.ndarray) -> np.ndarray:
-    return -np.log10(np.clip(100 - np.asarray(sparsity, float), 1e-9, None))
-
-
-def set_accuracy_limits(axes: "Axes", shown: Sequence[float | None]) -> None:
-    """Fit the axes to these accuracies, with at least half a point on either side.
-
-    Those that are None or NaN do not count, since outputs were not finite there.
-    """
-    values = np.array(shown, dtype=float)
-    shown = values[np.isfinite(values)] if np.isfinite(values).any() else [0.0, 100.0]
-    margin = max(0.08 * (max(shown) - min(shown)), 0.5)
-    axes.set_ylim(min(shown) - margin, max(shown) + margin)
+def _add_legend(axes: "Axes", curves: Curves, looks: Mapping[str, tuple[str, str]]) -> None:
+    """Each method, each column, and what gaps mean; beside the axes if methods have names."""
+    for method, (colour, marker) in looks.items():
+        if method:
+            label = textwrap.fill(method, 48)
+            axes.plot([], [], marker=marker, linestyle="", color=colour, label=label)
+    for column in dict.fromkeys(column for _, column in curves):
+        axes.plot([], [], "--" if column == AS_PRUNED else "-", color="0.4", label=column)
+    if any(value is None for runs in curves.values() for run in runs for value in run.values()):
+        axes.plot([], [], " ", label="gap: outputs are not finite")
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+    legend = axes.legend(fontsize=8, **(beside if any(looks) else {"loc": "lower left"}))
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # labels may contain names of files
 
 
 def name_rows(axes: "Axes", names: Sequence[str]) -> None:

@@ -21,7 +21,16 @@ WORDS = {
     "l2_constraints": "L2 ball",
     "unconstraints": "no region",
 }
-PHRASES = {"epoch_num": "{} epochs", "train_batchsize": "batches of {}", "sfw_init": "SFW-Init"}
+PHRASES = {
+    "epoch_num": "{} epochs",
+    "train_batchsize": "batches of {}",
+    "test_fraction": "{} of the images for testing",
+    "lr": "learning rate {}",
+    "lr_scheme": "schedule {}",
+    "bn_recalibrate": "recalibrated on {} images",
+    "repair": "repaired on {} images",
+}
+NAMES = {"sfw_init": "SFW-Init", "k_sparseness": "K at least", "k_frac": "K fraction"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ def heading(
     """
     parts = [_words(training[name]) for name in ("optimizer", "constraint") if name in training]
     shown = differing(training, defaults_beside(training)) | dict(further)
-    parts += [_phrase(name, value) for name, value in shown.items() if name not in NAMED_ALWAYS]
+    parts += [phrase(name, value) for name, value in shown.items() if name not in NAMED_ALWAYS]
     parts += remarks
     arch = training.get("arch", "several networks")
     subject = f"{arch} on {_words(training.get('data', 'several data sets'))}"
@@ -69,5 +78,13 @@ def _words(value: Any) -> str:
     return WORDS.get(value, str(value))
 
 
-def _phrase(name: str, value: Any) -> str:
-    return PHRASES.get(name, f"{name} {{}}").format(plain(value))
+def phrase(name: str, value: Any) -> str:
+    """A setting in words; what is off is "without" it."""
+    words, text = NAMES.get(name, name.replace("_", " ")), plain(value)
+    if name in NAMED_ALWAYS:
+        return _words(text)
+    if text in ("0", "False", "None"):
+        return f"without {words}"
+    if text == "True" or name == "sfw_init":
+        return words
+    return PHRASES.get(name, f"{words} {{}}").format(text)

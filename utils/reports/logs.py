@@ -109,23 +109,6 @@ def prune_line(ratio: float, accuracies: Mapping[str, Accuracy]) -> str:
     return line
 
 
-def sliced_line(ratio: float, measures: dict[str, float]) -> str:
-    """What was measured of a sliced network, by the name of its column."""
-    return pruning_line(f"Sliced {plain(ratio)}", measures)
-
-
-def pruned_file_line(ratio: float, size: int, path: Path) -> str:
-    return f"Pruned_Model {plain(ratio)} {size} bytes {path.name}"
-
-
-def emptied_line(ratio: float, name: str) -> str:
-    return f"Emptied {plain(ratio)} {name}"
-
-
-def weights_line(threshold: float, above: int) -> str:
-    return f"Number of weights >{plain(threshold)}: {above}"
-
-
 def init_line(report: Report) -> str:
     """The progress of SFW-Init, logged every ten iterations."""
     return (

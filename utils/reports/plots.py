@@ -3,8 +3,7 @@
 matplotlib takes half a second to import, so each function imports what it needs of it.
 """
 
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,21 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from utils.compute.measure import BINS_PER_DECADE, log_magnitudes, zeros_by_parameter
+from utils.prune.channels.measure import BATCHES
 from utils.reports.figures import (
+    MARKERS,
+    Curves,
+    draw_accuracies,
     name_rows,
     new_figure,
     save_figure,
-    set_accuracy_limits,
-    sparsity_panels,
 )
 from utils.reports.headings import Heading
 from utils.settings.names import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# For each label its runs, each of which maps pruning ratios to accuracies, or to None.
-Curves = dict[str, list[dict[float, float | None]]]
 
 
 def plot_training(path: Path, table: dict[str, Sequence[float | None]], heading: Heading) -> None:
@@ -50,93 +48,41 @@ def plot_training(path: Path, table: dict[str, Sequence[float | None]], heading:
     save_figure(figure, path, heading)
 
 
-def plot_pruning(
-    path: Path, ratios: Sequence[float], curves: dict[str, Sequence[float | None]], heading: Heading
+def plot_accuracies(
+    path: Path,
+    curves: Curves,
+    heading: Heading,
+    removed: str = "weights",
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Accuracy against sparsity, both in percent, as `sparsity_panels` divides it.
-
-    `curves` maps labels to accuracies, one for each of `ratios`, which are ascending; None leaves a
-    gap. A line shows the accuracy of the unpruned network if 0 is among these.
-    """
-    figure = new_figure(10, 4.4)
-    dense = [a for a in next(iter(curves.values()))[:1] if ratios[0] == 0 and a is not None]
-    for axes, shown in sparsity_panels(figure, ratios):
-        for accuracy in dense:
-            label = f"at 0 %: {accuracy:.2f} %"
-            axes.axhline(accuracy, color="0.5", linestyle="--", label=label)
-        accuracies = list(dense)
-        for label, values in curves.items():
-            points = [(100 * r, a) for r, a in zip(ratios, values, strict=True) if r in shown]
-            label = _with_gaps(label, values)
-            axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=label)
-            accuracies += [accuracy for _, accuracy in points]
-        set_accuracy_limits(axes, accuracies)
-    figure.axes[0].legend()
-    save_figure(figure, path, heading)
+    """Accuracy against how much is removed, in one panel, of one network or of several methods."""
+    figure = new_figure(10, 4 + 0.1 * len(curves))
+    draw_accuracies(figure.subplots(), curves, removed)
+    save_figure(figure, path, heading, metadata)
 
 
 def plot_slicing(
-    path: Path,
-    multiply_adds: Sequence[float],
-    curves: dict[str, Sequence[float | None]],
-    times: dict[str, Sequence[float]],
-    heading: Heading,
+    path: Path, curves: Curves, measures: Sequence[Mapping[str, float]], heading: Heading
 ) -> None:
-    """Accuracy against multiply-adds and against time, both in percent of the dense network's.
+    """Accuracy against the multiply-adds that are removed, and against measured time.
 
-    Each sequence has a value for each of the sliced networks. `curves` maps labels to accuracies in
-    percent; the last of them is drawn against each of the `times`.
+    `measures` has what was measured of each sliced network. The last of the `curves`, which are of
+    one run each, is drawn against time.
     """
-    figure = new_figure(10, 4.4)
-    by_multiply_adds, by_time = figure.subplots(1, 2, sharey=True)
-    curves = {_with_gaps(label, values): values for label, values in curves.items()}
-    for label, accuracies in curves.items():
-        by_multiply_adds.plot(multiply_adds, accuracies, "o-", markersize=4, label=label)
-    label, accuracies = list(curves.items())[-1]
-    for batch, values in times.items():
-        by_time.plot(values, accuracies, "o", markersize=4, label=f"{label}, {batch}")
-    by_multiply_adds.set_xlabel("multiply-adds, % of the dense network's")
+    figure = new_figure(12, 4.4)
+    by_removed, by_time = figure.subplots(1, 2, sharey=True)
+    draw_accuracies(by_removed, curves, "multiply-adds")
+    (_, column), (accuracies,) = list(curves.items())[-1]
+    y = np.array([accuracies[row["removed"]] for row in measures], dtype=float)
+    for batch, marker in zip(BATCHES, MARKERS, strict=False):
+        name = f"milliseconds_{batch}"
+        percents = [100 * row[name] / row[f"dense_{name}"] for row in measures]
+        by_time.plot(percents, y, marker, markersize=4, label=f"{column}, batch of {batch}")
     by_time.set_xlabel("measured time, % of the dense network's")
-    by_multiply_adds.set_ylabel("test accuracy, %")
-    for axes in (by_multiply_adds, by_time):
-        axes.set_xlim(left=0)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    set_accuracy_limits(by_time, [a for values in curves.values() for a in values])
-    save_figure(figure, path, heading)
-
-
-def plot_comparison(path: Path, curves: Curves, heading: Heading) -> None:
-    """Accuracy against sparsity of several methods: the mean over runs, in a band of their range.
-
-    The panels are those of `plot_pruning`.
-    """
-    import matplotlib
-    from cycler import cycler
-
-    styles = cycler(linestyle=["-", "--", ":"]) * matplotlib.rcParams["axes.prop_cycle"]
-    columns = 2 if len(curves) > 10 else 1
-    figure = new_figure(11, 4.8 + 0.2 * len(curves) / columns)
-    common = {label: set.intersection(*map(set, runs)) for label, runs in curves.items()}
-    for axes, shown in sparsity_panels(figure, sorted(set.union(*common.values()))):
-        axes.set_prop_cycle(styles)
-        accuracies = []
-        for label, runs in curves.items():
-            ratios = [ratio for ratio in shown if ratio in common[label]]
-            values = np.array([[run[ratio] for ratio in ratios] for run in runs], dtype=float)
-            label = _with_gaps(label, [a for run in runs for a in run.values()])
-            x, low, high = [100 * ratio for ratio in ratios], values.min(0), values.max(0)
-            (line,) = axes.plot(x, values.mean(0), marker="o", markersize=3.5, label=label)
-            axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2)
-            accuracies += [*low, *high]
-        set_accuracy_limits(axes, accuracies)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    labels = ["\n".join(textwrap.wrap(x, 150 // columns)) for x in labels]
-    legend = figure.legend(
-        handles, labels, loc="lower center", fontsize=8, ncols=columns, handlelength=3
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # labels may contain names of files
+    by_time.set_xlim(left=0)
+    by_time.invert_xaxis()  # the dense network is on the left of both panels
+    by_time.grid(alpha=0.3)
+    by_time.legend(fontsize=8)
     save_figure(figure, path, heading)
 
 
@@ -200,11 +146,6 @@ def plot_scales(path: Path, scales: dict[str, float], heading: Heading) -> None:
     axes.set_ylim(len(scales) - 0.5, -0.5)
     axes.set_xlabel("scale of the initial values (blue: weights, orange: biases)")
     save_figure(figure, path, heading)
-
-
-def _with_gaps(label: str, accuracies: Sequence[float | None]) -> str:
-    """The label of a curve, which says why it has gaps if it has some."""
-    return f"{label} (gap: outputs are not finite)" if None in accuracies else label
 
 
 def _draw_rows(axes: "Axes", rows: Tensor, edges: np.ndarray, names: list[str]) -> None:

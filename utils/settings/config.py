@@ -143,6 +143,8 @@ class Config:
     tensorboard: bool = setting(
         False, "machine", "also write the course of the training to saved_logs/tensorboard/, for"
         " TensorBoard", choices=(False, True), identifies_run=False)
+    figure_format: str = setting(
+        "png", "machine", "format of pictures", choices=("png", "pdf", "svg"), identifies_run=False)
     resume: str = setting(
         "auto", "machine", "auto continues a stopped run of the same settings, and does not train a"
         " finished model again; never starts over", choices=("auto", "never"),
@@ -241,7 +243,7 @@ class Config:
 
     @property
     def files(self) -> RunFiles:
-        return RunFiles(self.output_dir, self.run_name)
+        return RunFiles(self.output_dir, self.run_name, f".{self.figure_format}")
 
     def load_dataset(self) -> Dataset:
         """Load the run's data set; raises UserError as `utils.datasets.load_dataset` does."""

@@ -6,8 +6,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-TEST_SUFFIXES = (".log", ".csv", ".png")  # a test script writes a text log, a table and a picture
-
 
 def file_name(parts: dict[str, Any], start: str | None = None) -> str:
     """A name of at most 184 bytes made of LABEL=VALUE parts, after the name `start` if any.
@@ -61,10 +59,14 @@ def results_line(**files: Path) -> str:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The paths of all files of the run called `run`, which lie below `output_dir`."""
+    """The paths of all files of the run called `run`, which lie below `output_dir`.
+
+    `figures` is the suffix of pictures.
+    """
 
     output_dir: Path
     run: str
+    figures: str = ".png"
 
     @property
     def model(self) -> Path:
@@ -97,11 +99,11 @@ class RunFiles:
 
     @property
     def train_plot(self) -> Path:
-        return self._log("SFW_one_shot_prune", ".png")
+        return self._log("SFW_one_shot_prune", self.figures)
 
     @property
     def scales_plot(self) -> Path:
-        return self._log("SFW_one_shot_prune", ".scales.png")
+        return self._log("SFW_one_shot_prune", f".scales{self.figures}")
 
     @property
     def tensorboard(self) -> Path:

@@ -1,13 +1,12 @@
 """What is measured of a sliced network: its size, its work and its speed."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from utils.compute.device import autocast
-from utils.compute.measure import Accuracy, channels_by_layer, multiply_adds
+from utils.compute.measure import channels_by_layer, multiply_adds
 from utils.compute.timing import time_in_turns
 from utils.datasets import Dataset
 from utils.prune.corrections.recalibrate import calibration_batches
@@ -16,26 +15,20 @@ BATCHES = (1, 128)  # images in a batch that is timed
 SECONDS = 2.0  # how long each of them is timed
 
 
-@dataclass(frozen=True)
-class SlicedResult:
-    """A network sliced at one ratio."""
-
-    ratio: float
-    removed: float  # the fraction of the multiply-adds that it has lost
-    channels: dict[str, int]  # by layer
-    parameters: int
-    bytes: int  # of its parameters and buffers
-    multiply_adds: int  # for one image
-    seconds: dict[int, tuple[float, float]]  # by batch: of the dense network and of this one
-    accuracies: dict[str, Accuracy]  # by column: as sliced and, if there is one, corrected
-    sizes: dict[str, int]  # of its files, in bytes, by format
-
-
-def sizes_of(model: nn.Module, images: Tensor) -> tuple[dict[str, int], int, int, int]:
-    """The channels by layer, parameters, bytes and multiply-adds, as SlicedResult has them."""
-    parameters = sum(p.numel() for p in model.parameters())
-    count = sum(values.nbytes for values in model.state_dict().values())
-    return channels_by_layer(model), parameters, count, multiply_adds(model, images[:2])
+def measured(
+    dense: nn.Module, sliced: nn.Module, images: Tensor, precision: str
+) -> dict[str, float]:
+    """What a table has of a sliced network, by column; times are in milliseconds."""
+    columns = {
+        "channels": sum(channels_by_layer(sliced).values()),
+        "parameters": sum(p.numel() for p in sliced.parameters()),
+        "bytes": sum(values.nbytes for values in sliced.state_dict().values()),
+        "multiply_adds": multiply_adds(sliced, images[:2]),
+    }
+    for batch, (of_dense, of_sliced) in compare_speed(dense, sliced, images, precision).items():
+        columns[f"milliseconds_{batch}"] = round(1000 * of_sliced, 4)
+        columns[f"dense_milliseconds_{batch}"] = round(1000 * of_dense, 4)
+    return columns
 
 
 def training_images(dataset: Dataset) -> Tensor:

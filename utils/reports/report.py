@@ -1,0 +1,205 @@
+"""What test_prune.py prints, logs, writes and draws of a network pruned at many ratios."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.checkpoints.trained_model import TrainedModel
+from utils.compute.measure import Accuracy, channels_by_layer, zeros_by_parameter
+from utils.process.errors import warn
+from utils.prune.channels.measure import BATCHES
+from utils.prune.config import PruneConfig
+from utils.reports.figures import AS_PRUNED, Curves
+from utils.reports.headings import heading_of
+from utils.reports.logs import TextLog, configuration_line, prune_line, pruning_line, write_csv
+from utils.reports.plots import plot_accuracies, plot_layer_sparsity, plot_slicing
+from utils.reports.tables import tested_columns, write_settings
+from utils.settings.names import percent, plain
+
+
+@dataclass(frozen=True)
+class Result:
+    """A network pruned at one ratio."""
+
+    ratio: float
+    measures: dict[str, float]  # what its table has of it, by column
+    layers: dict[str, int]  # zeros by parameter, or channels by layer
+    accuracies: dict[str, Accuracy]  # by column: as pruned and, if there is one, corrected
+    sizes: dict[str, int] = field(default_factory=dict)  # of its files, in bytes, by format
+
+
+class Layout(NamedTuple):
+    """In what the reports of the granularities differ."""
+
+    ratio: str  # the name of its column
+    how: str
+    printed: dict[str, str]  # columns on the terminal, and how they show the measures
+    layers: tuple[str, str, str]  # columns: part of the network, its size, its zeros or channels
+
+
+LAYOUTS = {
+    "weights": Layout(
+        "sparsity",
+        "pruned by magnitude",
+        {"remaining": "{remaining:,}"},
+        ("parameter", "entries", "zeros"),
+    ),
+    "channels": Layout(
+        "ratio",
+        "sliced",
+        {
+            "removed": "{removed:.1%}",
+            "multiply-adds": "{multiply_adds:,}",
+            "channels": "{channels:,}",
+            "parameters": "{parameters:,}",
+        }
+        | {
+            f"ms, batch {n} (dense)": f"{{milliseconds_{n}:.2f}} ({{dense_milliseconds_{n}:.2f}})"
+            for n in BATCHES
+        },
+        ("layer", "dense_channels", "channels"),
+    ),
+}
+
+
+class Report:
+    """What people read of a test: `begin` and `add` print, and `save` writes files.
+
+    `paths` are those of all files of the test, with those of --save_pruned.
+    """
+
+    def __init__(self, trained: TrainedModel, prune: PruneConfig) -> None:
+        self.trained, self.prune = trained, prune
+        self.layout, self.of_channels = LAYOUTS[prune.granularity], prune.granularity == "channels"
+        self.results: list[Result] = []
+        files = prune.files(trained.files)
+        self.log = TextLog(files.prune_test(".log"))
+        self.table, self.picture = files.prune_test(".csv"), files.prune_test(files.figures)
+        self.settings = files.prune_test(".json")
+        of_layers = files.layer_widths if self.of_channels else files.layer_sparsity
+        self.layer_table, self.heat_map = of_layers(".csv"), of_layers(files.figures)
+
+    @property
+    def paths(self) -> list[Path]:
+        paths = [self.log.path, self.table, self.settings, self.picture, self.layer_table]
+        paths += [] if self.of_channels else [self.heat_map]
+        for ratio in self.prune.save_pruned:
+            paths += self.prune.pruned_files(self.trained.files, ratio).values()
+        return paths
+
+    def begin(self) -> None:
+        """Print which network it is, how it is pruned, and the heads of the columns."""
+        trained, model, prune = self.trained, self.trained.model, self.prune
+        count = sum(p.numel() for p in model.parameters())
+        how = [self.layout.how, *(f"{n} {plain(value)}" for n, value in prune.in_name().items())]
+        config = trained.config
+        print(f"{config.arch} with {count:,} parameters on {config.data}, {', '.join(how)}")
+        if not trained.training_known:
+            print(f"Training settings unknown: {trained.source} does not state them")
+        if trained.pruned_before is not None:
+            zeros = sum(zeros_by_parameter(model).values())
+            print(f"It is pruned already: {count - zeros:,} of its parameters are left")
+        heads = [f"{self.layout.ratio:>8}", *(f"{head:>12}" for head in self.layout.printed)]
+        heads.append(f"{'accuracy':>8}")
+        heads += [f"{prune.correction_column:>12}"] if prune.correction else []
+        print("\n" + "  ".join([*heads, *(["file"] if prune.save_pruned else [])]))
+
+    def add(self, result: Result) -> None:
+        """Print a line on a pruned network."""
+        self.results.append(result)
+        cells = [f"{percent(result.ratio) + '%':>8}"]
+        for head, form in self.layout.printed.items():
+            cells.append(f"{form.format(**result.measures):>{max(len(head), 12)}}")
+        for column, accuracy in result.accuracies.items():
+            cell = "none" if accuracy.percent is None else f"{accuracy.percent:.2f} %"
+            cells.append(f"{cell:>{8 if column == 'accuracy' else 12}}")
+        dense = sum(values.nbytes for values in self.trained.model.state_dict().values())
+        for name, size in result.sizes.items():
+            label = f"{name} " if len(result.sizes) > 1 else ""
+            cells.append(f"{label}{size / 1000:,.0f} kB, {100 * size / dense:.1f} % of dense")
+        for column, accuracy in result.accuracies.items():
+            if accuracy.not_finite:
+                where = f", first in layer {accuracy.layer}" if accuracy.layer else ""
+                images = f"outputs of {accuracy.not_finite:,} images are not finite"
+                cells.append(f"{column}: {images}{where}")
+        print("  ".join(cells), flush=True)
+
+    def save(self) -> None:
+        """Write log, tables and pictures, and warn of parameters that pruning emptied.
+
+        Raises RunError when writing fails.
+        """
+        model = self.trained.model
+        whole = {name: p.numel() for name, p in model.named_parameters()}
+        emptied = {} if self.of_channels else first_emptied(whole, self.results)
+        self._write_log(emptied)
+        write_settings(self.trained, self.prune, self.settings)
+        self.write_tables(channels_by_layer(model) if self.of_channels else whole)
+        above = heading_of(self.trained, self.prune.in_name(ratios=False))
+        if self.of_channels:
+            plot_slicing(self.picture, self._curves(), [r.measures for r in self.results], above)
+        else:
+            plot_accuracies(self.picture, self._curves(), above)
+            ratios = [r.ratio for r in self.results]
+            left = {n: [1 - r.layers[n] / size for r in self.results] for n, size in whole.items()}
+            plot_layer_sparsity(self.heat_map, ratios, left, above)
+        if emptied:
+            names = ", ".join(f"{name} (from {percent(ratio)}%)" for name, ratio in emptied.items())
+            warn(f"pruning removes all weights of {names}")
+
+    def _write_log(self, emptied: dict[str, float]) -> None:
+        log, trained = self.log, self.trained
+        log.add(configuration_line(trained.config, trained.training_known))
+        if settings := self.prune.in_name():
+            log.add(pruning_line("Pruning", settings))
+        if trained.pruned_before is not None:
+            log.add(pruning_line("Pruned_Before", trained.pruned_before))
+        for result in self.results:
+            ratio = plain(result.ratio)
+            if self.of_channels:
+                log.add(pruning_line(f"Sliced {ratio}", result.measures))
+            log.add(prune_line(result.ratio, result.accuracies))
+            saved = self.prune.pruned_files(trained.files, result.ratio)
+            for name, size in result.sizes.items():
+                log.add(f"Pruned_Model {ratio} {size} bytes {saved[name].name}")
+        for name, ratio in emptied.items():
+            log.add(f"Emptied {plain(ratio)} {name}")
+        log.save()
+
+    def write_tables(self, whole: dict[str, int]) -> None:
+        """Two CSV files: what was measured by ratio, and by ratio and part of the network."""
+        column = self.layout.ratio
+        rows = [
+            {column: r.ratio} | r.measures | tested_columns(self.prune, r.accuracies, r.sizes)
+            for r in self.results
+        ]
+        write_csv(self.table, list(rows[0]), [list(row.values()) for row in rows])
+        layers = [
+            (r.ratio, name, size, r.layers[name], r.layers[name] / size)
+            for r in self.results
+            for name, size in whole.items()
+        ]
+        write_csv(self.layer_table, (column, *self.layout.layers, "fraction"), layers)
+
+    def _removed(self, result: Result) -> float:
+        return result.measures.get("removed", result.ratio)
+
+    def _curves(self) -> Curves:
+        return {
+            ("", AS_PRUNED if column == "accuracy" else column): [
+                {self._removed(r): r.accuracies[column].percent for r in self.results}
+            ]
+            for column in self.results[0].accuracies
+        }
+
+
+def first_emptied(entries: dict[str, int], results: list[Result]) -> dict[str, float]:
+    """By parameter, the lowest ratio from which on all its entries are 0.
+
+    Biases, which a network can do without, are left out.
+    """
+    return {
+        name: next(r.ratio for r in results if r.layers[name] == count)
+        for name, count in entries.items()
+        if results[-1].layers[name] == count and "bias" not in name.rpartition(".")[2]
+    }
