@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -48,11 +46,3 @@ def test_handlers_are_restored_and_ignored_signals_stay_ignored(former):
             send()
             assert not signals.pending
     assert signal.signal(signal.SIGTERM, before) == former
-
-
-def test_the_tests_themselves_pass_in_the_background():
-    """A shell starts a job in the background with SIGINT ignored."""
-    test = f"{__file__}::test_a_signal_is_raised_at_once"
-    line = f"exec {sys.executable} -m pytest -q '{test}' & wait $!"
-    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from runs import DIGITS, RUN, SCRIPTS, assert_refused, files_in, read_csv
+from runs import DIGITS, RUN, SCRIPTS, assert_refused, files_in, main_of, read_csv
 
 from utils.compute.measure import THRESHOLDS
 from utils.prune.weights.ranking import RATIOS
@@ -80,12 +80,11 @@ def test_sfw_init_logs_saves_and_draws_its_scales(quick, tmp_path):
     assert (tmp_path / f"saved_logs/SFW_one_shot_prune/{run}.scales.png").is_file()
 
 
-@pytest.mark.parametrize("arch", ["ResNet18", "VGG16"])
-def test_sfw_init_works_for_networks_with_batch_norm(arch, quick, tmp_path, write_npz):
+def test_sfw_init_works_for_networks_with_batch_norm(quick, tmp_path, write_npz):
     write_npz(tmp_path, "cifar10", train=4, test=4)
-    flags = f"--arch {arch} --sfw_init 1 --sfw_init_iters 1 --epoch_num 1 --mode diameter".split()
+    flags = ("--sfw_init", 1, "--sfw_init_iters", 1, "--epoch_num", 1, "--mode", "diameter")
     folders = ("--data_dir", tmp_path, "--output_dir", tmp_path)
-    status, _, err = quick("train_prune.py", *flags, *folders)
+    status, _, err = quick("train_prune.py", *flags, *folders)  # ResNet18
     assert status == 0, err
 
 
@@ -175,13 +174,11 @@ def test_two_runs_with_one_seed_agree_bit_for_bit(data, quick, tmp_path, write_n
         "--optimizer SGD --weight_decay 1e-4",
         "--optimizer SGD --lr 0.1 --constraint unconstraints --mode None",
         "--optimizer SGD --constraint k_sparse_constraints",
-        "--optimizer SGD --lr 0.1 --constraint l2_constraints",
         "--constraint l2_constraints --mode radius --tau 30",
         "--mode diameter --tau 300 --rescale diameter --lr_scheme keep",
         "--rescale None --lr 0.001 --lr_scheme decrease_3",
         "--precision bf16 --color_channel 3 --momentum 0",
         "--k_sparseness 1000000 --k_frac 1 --test_batchsize 1000",
-        "--sfw_init 1 --sfw_init_iters 3",
         "--sfw_init 1 --sfw_init_iters 3 --constraint l2_constraints --precision bf16",
         "--sfw_init 1 --sfw_init_iters 3 --optimizer SGD --constraint l2_constraints"
         " --train_batchsize 1",
@@ -228,17 +225,20 @@ def test_networks_train_on_every_data_set(arch, data, quick, tmp_path, write_npz
     assert "Epoch 1/1: loss" in out
 
 
-def test_help_states_every_flag_and_default(script):
+def test_help_states_every_flag_and_default(capsys):
     for name in SCRIPTS:
-        done = script(name, "--help")
-        assert done.returncode == 0 and done.stderr == ""
+        with pytest.raises(SystemExit) as ended:
+            main_of(name)(["--help"])
+        assert not ended.value.code
+        out, err = capsys.readouterr()
+        assert err == ""
         for field in fields(Config):
             is_flag = field.metadata["group"] is not None
-            assert (f"--{field.name}" in done.stdout) == is_flag
-        text = " ".join(done.stdout.split())
+            assert (f"--{field.name}" in out) == is_flag
+        text = " ".join(out.split())
         assert "(default: k_sparse_constraints for SFW, unconstraints for SGD)" in text
         assert "(default: 1 for SFW, 0.1 for SGD)" in text and "default: None" not in text
-        assert ("--model_path" in done.stdout) == (name != "train_prune.py")
+        assert ("--model_path" in out) == (name != "train_prune.py")
 
 
 def test_an_mlp_learns_the_real_mnist(quick, real_data, tmp_path):

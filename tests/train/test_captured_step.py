@@ -19,6 +19,10 @@ def events():
     return []
 
 
+def results_of(inputs, targets, lr):
+    return torch.stack([inputs.sum(), targets.sum(), lr])
+
+
 @pytest.fixture
 def step(monkeypatch, events):
     """A captured step that returns the sums of what it is given.
@@ -47,9 +51,6 @@ def step(monkeypatch, events):
     def capture(graph, stream):
         events.append(f"captured on {stream.name}")
         yield
-
-    def results_of(inputs, targets, lr):
-        return torch.stack([inputs.sum(), targets.sum(), lr])
 
     def take(inputs, targets, lr, sparsity=0.0, weight=1.0):
         events.append(f"pruned to {sparsity}" if sparsity else len(inputs))

@@ -24,16 +24,11 @@ NOT_TWICE = re.compile(
 
 
 def learn_initial_scales(
-    config: Config,
-    model: nn.Module,
-    dataset: Dataset,
-    regions: list[Region],
-    log: TextLog,
+    config: Config, model: nn.Module, dataset: Dataset, regions: list[Region], log: TextLog
 ) -> dict[str, float]:
     """Scale the model's initial weights by SFW-Init, and return the scales by parameter name.
 
-    The data set is on the model's device. Raises RunError when the loss is not finite, and
-    UserError when an operation of the model cannot be differentiated twice.
+    Raises RunError for a loss that is not finite, UserError for a model without second gradients.
     """
     device, iterations = dataset.train_images.device, config.sfw_init_iters
     # Generators of its own: training sees the same batches and dropout with and without.
