@@ -149,7 +149,8 @@ def tester(
         if accuracy.not_finite:
             pruning["not_finite"] = accuracy.not_finite
         metadata = pruned_metadata(trained.settings, pruning | identifying_settings(prune))
-        metadata["widths"] = widths_of(pruned, built)
+        if widths := widths_of(pruned, built):
+            metadata["widths"] = widths
         return accuracies, save(prune.pruned_files(trained.files, ratio), pruned, dataset, metadata)
 
     return tested

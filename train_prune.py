@@ -46,10 +46,7 @@ from utils.train.trials import check_steps, feasible_regions, learning_rates
 
 
 def train(config: Config, world: World | None = None) -> None:
-    """Train a network with these settings, or go on where a run of them was stopped.
-
-    `world` has the processes that share the work; without it there is one.
-    """
+    """Train a network with these settings, shared by a `world`, or go on where it was stopped."""
     world = world or World()
     device = world.in_turn(lambda: pick_device(world.device_number(config.gpu)))
     if config.compile:

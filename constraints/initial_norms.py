@@ -96,10 +96,12 @@ def _replica(layer: nn.Module) -> nn.Module:
     kind = unsharded_class(layer)
     replica = kind.__new__(kind)
     nn.Module.__init__(replica)
-    state = {key: x for key, x in vars(layer).items() if "_hooks" not in key and key != "_modules"}
-    # Some are computed by hooks, as by weight_norm. These cannot be copied by deepcopy.
+    keys = (vars(layer).keys() - vars(replica).keys()) | {"training", "_parameters", "_buffers"}
+    # fully_shard keeps its state, which cannot be copied, under keys of its own.
+    state = {key: vars(layer)[key] for key in keys if not key.startswith("__composable_api")}
+    # Some tensors are computed by hooks, as by weight_norm. These cannot be copied by deepcopy.
     tensors = [*state["_parameters"].values(), *state["_buffers"].values(), *state.values()]
-    copies = {id(x): _copy(x) for x in tensors if isinstance(x, Tensor)}
+    copies = {id(x): _copy(x) for x in tensors if isinstance(x, Tensor)} | {id(layer): replica}
     replica.__dict__ |= copy.deepcopy(state, copies)
     replica._modules = {name: child and _replica(child) for name, child in layer._modules.items()}
     return replica

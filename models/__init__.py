@@ -28,14 +28,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build a network, and the side of the square images it is made for (None: any side).
-
-    With `any_size` it takes images of other sides, too.
-    """
+    """How to build a network, and the side of the square images it is made for (None: any side)."""
 
     build: Callable[..., nn.Module]
     image_size: int | None = None
-    any_size: bool = False
+    any_size: bool = False  # it takes other sides, too
 
     def takes(self, image_size: int) -> bool:
         return self.any_size or self.image_size in (None, image_size)
@@ -65,9 +62,8 @@ def build_model(arch: str, num_classes: int, color_channel: int, image_size: int
     """Build the network called `arch`, its weights drawn from PyTorch's global generator.
 
     It takes a float tensor (batch, color_channel, image_size, image_size) and returns logits
-    (batch, num_classes). `arch` is a key of ARCHITECTURES, or the name MODULE:FACTORY of what makes
-    a network: then that code is imported and run. Raises ValueError when there is no such network,
-    or it does not take images of that size.
+    (batch, num_classes). `arch` is a key of ARCHITECTURES, or MODULE:FACTORY, code that is imported
+    and run. Raises ValueError when there is no such network, or it takes no images of that size.
     """
     entry = architecture(arch)
     if not entry.takes(image_size):

@@ -9,16 +9,13 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.prune import BasePruningMethod
 
-# Modules that stand for another one, by their classes in PyTorch. These are not imported here: some
-# of them take seconds.
-WRAPPERS = {
+# Classes of PyTorch that stand for another module. To import some of them would take seconds.
+EXPORTED = ("_StatefulGraphModule", "UnflattenedModule", "ExportedProgram")
+WRAPPERS = dict.fromkeys(EXPORTED, "torch.export") | {
     "DataParallel": "DataParallel",
     "DistributedDataParallel": "DistributedDataParallel",
     "ScriptModule": "TorchScript",
     "OptimizedModule": "torch.compile",
-    "_StatefulGraphModule": "torch.export",
-    "UnflattenedModule": "torch.export",
-    "ExportedProgram": "torch.export",
 }
 
 # Folders whose lines tell nothing about an error in somebody's network: PyTorch's, and this one.
@@ -39,20 +36,19 @@ def check_network(model: nn.Module, num_classes: int, color_channel: int, image_
         _refuse_wrapper(module, f"its layer {name}")
     refuse_masks(model)
     images = torch.zeros(2, color_channel, image_size, image_size)
-    for training in (False, True):
-        mode = "training" if training else "evaluation"
+    for mode in ("evaluation", "training"):
         try:
-            logits = dry_run(model, images, training)
+            logits = dry_run(model, images, mode == "training")
         except Exception as error:
             raise ValueError(
                 f"its network takes no images of shape {tuple(images.shape)} in {mode} mode:"
                 f" {describe_error(error)}"
             ) from error
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else None
-        if shape != (2, num_classes):
-            returned = f"shape {shape}" if shape is not None else f"type {type(logits).__name__}"
+        is_tensor = isinstance(logits, Tensor)
+        output = f"shape {tuple(logits.shape)}" if is_tensor else f"type {type(logits).__name__}"
+        if output != f"shape (2, {num_classes})":
             raise ValueError(
-                f"its network returns an output of {returned} in {mode} mode, and must return"
+                f"its network returns an output of {output} in {mode} mode, and must return"
                 f" logits of shape (2, {num_classes}) for two images"
             )
     _check_tensors(model)
@@ -116,14 +112,10 @@ def describe_error(error: BaseException) -> str:
     """An error in somebody's code in one line, with the last place of that code it came by."""
     text = str(error).strip().partition("\n")[0]
     described = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if _is_own(frame.filename)]
     if isinstance(error, SyntaxError):  # its own text names the file and line
-        own = []
-    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return described + where
-
-
-def _is_own(file: str) -> bool:
-    """Whether a line of this file may say where somebody's network has gone wrong."""
-    return not file.startswith("<") and not any(f in Path(file).parents for f in ELSEWHERE)
+        return described
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if not (frame.filename.startswith("<") or any(f in file.parents for f in ELSEWHERE)):
+            return f"{described} ({file.name}, line {frame.lineno})"
+    return described

@@ -14,9 +14,8 @@ from models.check import check_network, describe_error
 
 def is_factory(arch: str) -> bool:
     """Whether `arch` is written as MODULE:FACTORY, two Python names, each perhaps with dots."""
-    names = arch.split(":")
-    parts = [part for name in names for part in name.split(".")]
-    return len(names) == 2 and all(part.isidentifier() for part in parts)
+    parts = [part for name in arch.split(":") for part in name.split(".")]
+    return arch.count(":") == 1 and all(part.isidentifier() for part in parts)
 
 
 def build_from_factory(
@@ -33,7 +32,10 @@ def build_from_factory(
     arguments = {"color_channel": color_channel, "image_size": image_size}
     with _current_folder_first():
         factory = _find(module, name)
-        named = _parameters(factory)
+        try:
+            named = inspect.signature(factory).parameters
+        except (TypeError, ValueError):  # as of some functions that are written in C
+            named = {}
         arguments = {name: value for name, value in arguments.items() if name in named}
         try:
             model = factory(num_classes=num_classes, **arguments)
@@ -45,30 +47,20 @@ def build_from_factory(
 
 def _find(module: str, name: str) -> Callable[..., nn.Module]:
     try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or f"{module}.".startswith(f"{error.name}."):
+        factory = found = importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module}.".startswith(f"{missing}."):
             raise ValueError(
-                f"there is no module {error.name or module} in the current folder, and none is"
-                " installed"
+                f"there is no module {missing} in the current folder, and none is installed"
             ) from None
         raise ValueError(f"importing {module} fails with {describe_error(error)}") from error
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"importing {module} fails with {describe_error(error)}") from error
-    factory = found
     for part in name.split("."):
         factory = getattr(factory, part, None)
     if not callable(factory):
         where = getattr(found, "__file__", None) or module
         raise ValueError(f"{where} has nothing called {name} that can be called")
     return factory
-
-
-def _parameters(factory: Callable[..., nn.Module]) -> set[str]:
-    try:
-        return set(inspect.signature(factory).parameters)
-    except (TypeError, ValueError):  # as of some functions that are written in C
-        return set()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """SFW-Init: learn a scale for each tensor's initial weights that lowers the loss after a step."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,27 +49,23 @@ def sfw_init(
     """Multiply each parameter of `model`, in place, by a learned scale (Miao et al., algorithm 3).
 
     Every iteration draws three of `batches`, pairs (inputs, targets) of half a training batch, and
-    takes one SFW step with learning rate `lr` and rescale "gradient" along the gradient on the
-    first two. The loss after it, on the first and third, divided by `lr`, is minimised over the
-    scales by Adam. Gradients flow through the step and the gradient's norm, not through the LMO's
-    choice. `batches` is iterated over as often as necessary. `constraints` has one region for each
-    of `model.parameters()`, which are shifted into them at the end.
+    takes one SFW step with rescale "gradient" on the first two. The loss after it, on the first and
+    third, divided by `lr`, is minimised over the scales by Adam. `batches` is iterated over as
+    often as necessary. `constraints` has one region for each of `model.parameters()`, which are
+    shifted into them at the end. Activation checkpointing must be off: it recomputes activations
+    with the model's own weights instead of the scaled ones, and the scales are then wrong.
 
-    Returns the scale of each trainable parameter by name; it stays 1 for a parameter that the loss
-    does not depend on. `report` is called every 10 iterations and at the end. Buffers, modes,
-    gradients, frozen parameters and the global random state stay as they are. Raises ValueError
-    when the constraints do not fit or have no LMO, or `batches` is empty, and FloatingPointError
-    when the loss is not finite; the model is unchanged then. The second derivatives of a function
-    marked `once_differentiable` count as 0. Activation checkpointing must be off: it recomputes
-    activations with the model's own weights instead of the scaled ones, and the scales are then
-    wrong.
+    Returns the scale of each trainable parameter by name. `report` is called every 10 iterations
+    and at the end. Buffers, modes, gradients, frozen parameters and the global random state stay as
+    they are. Raises ValueError when the constraints do not fit or have no LMO, or `batches` is
+    empty, and FloatingPointError when the loss is not finite; the model is unchanged then.
     """
     _check(model, constraints, lr, iterations)
     named = zip(model.named_parameters(), constraints, strict=True)
     learned = {name: (p, region) for (name, p), region in named if p.requires_grad}
     with _training_on_copies(model) as buffers:
 
-        def loss_at(weights: Sequence[Tensor], *halves: Batch) -> Tensor:
+        def loss_at(weights: Sequence[Tensor], halves: tuple[Batch, Batch]) -> Tensor:
             inputs, targets = (torch.cat(parts) for parts in zip(*halves, strict=True))
             state = dict(zip(learned, weights, strict=True)), buffers
             return loss(functional_call(model, state, (inputs,)), targets)
@@ -88,17 +85,18 @@ def _learned_scales(
     iterations: int,
     report: Callable[[Report], None] | None,
 ) -> Tensor:
-    """The scale of each of the named parameters; `loss_at(weights, *halves)` is the loss."""
+    """The scale of each of the named parameters; `loss_at(weights, halves)` is the loss."""
     initial, regions = [p.detach() for p, _ in learned.values()], [r for _, r in learned.values()]
     scales = torch.ones(len(initial), dtype=torch.float32, device=initial[0].device)
-    least = torch.tensor([_least_scale(name) for name in learned], device=scales.device)
+    biases = ["bias" in name.rpartition(".")[2] for name in learned]
+    least = torch.tensor([0.0 if bias else LEAST_SCALE for bias in biases], device=scales.device)
     adam, losses = torch.optim.Adam([scales], lr=SCALE_LR), []
     for iteration in range(1, iterations + 1):
         shared, first, second = (next(batches) for _ in range(3))
         theta = [(w * s).requires_grad_() for w, s in zip(initial, scales, strict=True)]
-        before = loss_at(theta, shared, first)
-        halves = shared, second
-        after, slopes = _after_step(theta, initial, before, regions, lr, loss_at, halves)
+        before = loss_at(theta, (shared, first))
+        loss_after = functools.partial(loss_at, halves=(shared, second))
+        after, slopes = _after_step(theta, initial, before, regions, lr, loss_after)
         scales.grad = (slopes.to(scales) / lr).clamp_(-1, 1)
         adam.step()
         torch.maximum(scales, least, out=scales)
@@ -117,12 +115,11 @@ def _after_step(
     loss: Tensor,
     regions: Sequence[Region],
     lr: float,
-    loss_at: Callable[..., Tensor],
-    halves: tuple[Batch, Batch],
+    loss_after: Callable[[Sequence[Tensor]], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """The loss after an SFW step, and its derivative with respect to the scale of each tensor.
 
-    With L the `loss`, L' that on `halves`, and eta the `lr`, the step goes from theta = scale x
+    With L the `loss`, L' the `loss_after`, and eta the `lr`, the step goes from theta = scale x
     initial to
 
         theta' = theta + alpha (v - theta),  alpha = min(eta ||grad L|| / ||v - theta||, 1),
@@ -139,26 +136,31 @@ def _after_step(
     """
     gradient = torch.autograd.grad(loss, theta, create_graph=True, materialize_grads=True)
     with torch.no_grad():
-        to_vertex = [
-            region.lmo(g).sub_(t) for region, g, t in zip(regions, gradient, theta, strict=True)
-        ]
+        to_vertex = [r.lmo(g).sub_(t) for r, g, t in zip(regions, gradient, theta, strict=True)]
         gradient_norm, distance = _norms(gradient), _norms(to_vertex)
         alpha = (lr * gradient_norm / distance).clamp_(max=1)
         moved = [torch.addcmul(t, d, a) for t, d, a in zip(theta, to_vertex, alpha, strict=True)]
-    after = loss_at([t.requires_grad_() for t in moved], *halves)
+    after = loss_after([t.requires_grad_() for t in moved])
     gradient_after = torch.autograd.grad(after, moved, materialize_grads=True)
     by_norm = torch.where(alpha < 1, lr * _dots(gradient_after, to_vertex) / distance, 0)
     by_distance = torch.where(
         by_norm == 0, 0, (by_norm / distance) * (gradient_norm / distance)
     ) * _dots(to_vertex, initial)
-    slopes = (1 - alpha) * _dots(gradient_after, initial) + by_distance
-    terms = zip(gradient, by_norm, gradient_norm, strict=True)
-    curved = [(g, g.detach() / norm * s) for g, s, norm in terms if g.requires_grad]
-    if curved:  # unless the loss is linear
-        outputs, directions = zip(*curved, strict=True)
-        hessian = torch.autograd.grad(outputs, theta, directions, materialize_grads=True)
-        slopes += _dots(hessian, initial)
-    return after.detach(), slopes
+    by_theta = (1 - alpha) * _dots(gradient_after, initial)
+    terms = zip(gradient, gradient_norm, by_norm, strict=True)
+    return after.detach(), by_theta + by_distance + _by_curvature(terms, theta, initial)
+
+
+def _by_curvature(
+    terms: Iterable[tuple[Tensor, ...]], theta: Sequence[Tensor], initial: Sequence[Tensor]
+) -> Tensor | float:
+    """The last term of the derivative, from grad L, its norm and s; 0 if the loss is linear."""
+    curved = [(g, g.detach() / norm * s) for g, norm, s in terms if g.requires_grad]
+    if not curved:
+        return 0.0
+    gradient, directions = zip(*curved, strict=True)
+    hessian = torch.autograd.grad(gradient, theta, directions, materialize_grads=True)
+    return _dots(hessian, initial)
 
 
 def _norms(tensors: Iterable[Tensor]) -> Tensor:
@@ -173,10 +175,6 @@ def _dots(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
     return torch.stack([torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in pairs])
 
 
-def _least_scale(name: str) -> float:
-    return 0.0 if "bias" in name.rpartition(".")[2] else LEAST_SCALE
-
-
 def _check(model: nn.Module, constraints: Sequence[Region], lr: float, iterations: int) -> None:
     sizes = [p.numel() for p in model.parameters()]
     if [region.n for region in constraints] != sizes:
@@ -187,20 +185,18 @@ def _check(model: nn.Module, constraints: Sequence[Region], lr: float, iteration
         raise ValueError("SFW-Init needs bounded regions: an unconstrained one has no LMO")
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("all parameters are frozen: there is nothing to scale")
-    if not lr > 0:
-        raise ValueError(f"lr must be greater than 0, not {lr}")
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, not {iterations}")
+    for name, value in (("lr", lr), ("iterations", iterations)):
+        if not value > 0:
+            raise ValueError(f"{name} must be greater than 0, not {value}")
 
 
 def _endlessly(batches: Iterable[Batch]) -> Iterator[Batch]:
     """The batches, repeated without end."""
     while True:
-        empty = True
+        batch = None
         for batch in batches:
-            empty = False
             yield batch
-        if empty:
+        if batch is None:
             raise ValueError("batches has no more: give a collection, or a long enough iterator")
 
 
@@ -226,11 +222,10 @@ def _read_back(iteration: int, losses: list[Tensor], scales: Tensor) -> Report:
     """Read the latest losses and scales back from the device; raises FloatingPointError if they are
     not finite."""
     values = torch.stack(losses).tolist()
-    for i, pair in enumerate(values):
-        if not all(map(math.isfinite, pair)):
-            at = iteration - len(values) + i + 1
+    for at, (before, after) in enumerate(values, iteration - len(values) + 1):
+        if not (math.isfinite(before) and math.isfinite(after)):
             raise FloatingPointError(
-                f"the loss is {pair[0]} before and {pair[1]} after the step of iteration {at}"
+                f"the loss is {before} before and {after} after the step of iteration {at}"
             )
     smallest, mean, largest = torch.stack([scales.min(), scales.mean(), scales.max()]).tolist()
     if not math.isfinite(mean):

@@ -4,6 +4,7 @@ The functions take slices and loop over them from 0 to their size: if an index c
 Numba would check each access, and the loop would not be vectorised. Scalars have the arrays' type.
 """
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,39 +18,25 @@ from numba.core.caching import NullCache
 CHUNK, BLOCK = 1 << 15, 1 << 10
 # A chunk has room for one candidate in every ROOM entries.
 ROOM = 4
-# A sample consists of runs of RUN neighbours, which fill a cache line. The runs start at multiples
-# of the golden ratio, modulo 1 and times the size, which are spread evenly.
+# A sample consists of runs of RUN neighbours, which fill a cache line, and which start at multiples
+# of the golden ratio, modulo 1 and times the size: these are spread evenly.
 RUN, GOLDEN = 16, 0.6180339887498949
 
 # Sums may be reordered into vector lanes; infinities and NaN keep their meaning.
 OPTIONS = dict(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
-KERNELS: list[Any] = []  # what Numba compiles at its first call and then keeps on the disk
+KERNELS: list[Any] = []  # what Numba compiles at its first call
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """A kernel of one thread."""
-    return _kept(njit(**OPTIONS)(function))
-
-
-def compiled_parallel(function: Callable[..., Any]) -> Any:
-    """A kernel whose `prange` runs on several threads."""
-    return _kept(njit(parallel=True, **OPTIONS)(function))
-
-
-def _kept(kernel: Any) -> Any:
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """A kernel, whose compiled code is kept on the disk."""
+    kernel = njit(**OPTIONS, **options)(function)
     KERNELS.append(kernel)
-    if len(KERNELS) == 1 or not in_memory():
-        try:
-            kernel.enable_caching()
-        except Exception as error:  # no folder can be written to
-            compile_in_memory(error)
+    try:
+        kernel.enable_caching()
+    except Exception as error:  # no folder can be written to
+        compile_in_memory(error)
     return kernel
-
-
-def in_memory() -> bool:
-    """Whether compiled code is neither loaded nor kept."""
-    return isinstance(KERNELS[0]._cache, NullCache)
 
 
 def compile_in_memory(error: Exception) -> None:
@@ -58,10 +45,13 @@ def compile_in_memory(error: Exception) -> None:
         "SFW's step is compiled anew in this run, which takes some seconds: compiled code cannot be"
         f" loaded or kept ({type(error).__name__}: {error}). Remove the folder"
         " optim/cpu/__pycache__, or set NUMBA_CACHE_DIR to another folder, with space",
-        stacklevel=2,
+        stacklevel=1,  # so that Python shows it once
     )
     for kernel in KERNELS:
         kernel._cache = NullCache()
+
+
+compiled_parallel = functools.partial(compiled, parallel=True)
 
 
 def run(kernel: Any, *arguments: Any) -> Any:
@@ -69,7 +59,7 @@ def run(kernel: Any, *arguments: Any) -> Any:
     try:
         return kernel(*arguments)
     except Exception as error:  # while it was loaded, before it has changed anything
-        if in_memory():
+        if isinstance(KERNELS[0]._cache, NullCache):
             raise
         compile_in_memory(error)
         return kernel(*arguments)
@@ -88,15 +78,12 @@ def sample(theta, m, g, momentum, gain, decay, magnitudes):
 
 @compiled
 def advance(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
-    """Advance m, sum it up, and collect the candidates: entries of magnitude low ... high.
+    """Advance m, sum it up, and copy m and theta of the candidates to the rows of `candidates`.
 
-    m <- momentum m + gain (g + decay theta), where gain is 1 - momentum. m and theta of the
-    candidates are copied to the front of the two rows of `candidates`, as far as there is room. If
-    a row has fewer columns than m has entries, its last column is overwritten by what has no room.
-    Returns ||m||^2; ||theta - v||^2 without the candidates, for v = -radius sign(m) above `high`;
-    the number of entries above `high`; and the number of candidates.
+    m <- momentum m + gain (g + decay theta). Candidates have magnitudes low ... high; what has no
+    room overwrites the last column. Returns ||m||^2; ||theta - v||^2 without the candidates, for
+    v = -radius sign(m) above `high`; the numbers of entries above `high` and of candidates.
     """
-    last = candidates.shape[1] - 1
     one, zero = theta.dtype.type(1), theta.dtype.type(0)
     words = np.empty(BLOCK // 8, np.uint64)  # eight flags each
     flags = words.view(np.uint8)
@@ -120,14 +107,13 @@ def advance(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
         square += block_square
         distance += block_distance
         above += int(block_above)
-        # Appending needs no branch: an item that does not count is overwritten by the next one.
         count = 0
         for w in range((m_.size + 7) // 8):
-            hits[count] = w
+            hits[count] = w  # without a branch: if it does not count, the next one overwrites it
             count += words[w] != 0
         for w in hits[:count]:
             for i in range(8 * w, min(8 * w + 8, m_.size)):
-                place = min(found, last)
+                place = min(found, candidates.shape[1] - 1)
                 candidates[0, place], candidates[1, place] = m_[i], theta_[i]
                 found += flags[i]
     return square, distance, above, found

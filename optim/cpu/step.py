@@ -1,11 +1,9 @@
 """SFW's step on the CPU in two passes over memory, in which neither v nor theta - v is ever stored.
 
 The first pass advances the momentum buffer m and sums up ||m||^2 and ||theta - v||^2, the second
-moves the weights theta. Where v is a multiple of sign(m), or of m, at all entries, that is all.
-Where v is not 0 at the K entries of largest magnitude only, a sample of the entries first gives a
-bracket, which very likely holds the K-th largest magnitude. The first pass sums up all entries
-whose magnitude is outside the bracket. The few others are candidates, among which the K-th largest
-magnitude is selected exactly.
+moves the weights theta. Where v is not 0 at the K entries of largest magnitude only, a sample first
+gives a bracket, which very likely holds the K-th largest magnitude. The first pass then sums up all
+entries outside the bracket, and among the few others, the candidates, the K-th is selected exactly.
 """
 
 import math
@@ -30,8 +28,7 @@ PARALLEL_FROM, SAMPLE_FROM = 1 << 18, 1 << 13
 # A sample takes one entry in SAMPLE_EVERY, but at least SAMPLE_LEAST and at most SAMPLE_MOST.
 SAMPLE_LEAST, SAMPLE_MOST, SAMPLE_EVERY = 1 << 11, 1 << 13, 1 << 5
 # The bracket extends to either side by this many standard deviations of the K-th rank in a sample
-# of independent entries. Neighbouring entries are not independent, so that the bracket fails more
-# often than that suggests; the plain step then finds v.
+# of independent entries. Neighbours are not independent: it fails more often than that suggests.
 DEVIATIONS = 4.0
 # Where v is a multiple of m, ||theta - v||^2 is a difference of sums of float32 numbers. They are
 # trusted if ||m||^2 is more than SMALLEST, and the difference more than LEAST_LEFT times
@@ -82,22 +79,22 @@ THREADS = threading.Lock()
 @contextmanager
 def _threads_of_torch() -> Iterator[None]:
     """Within it, Numba uses as many threads as PyTorch."""
-    before, threads = numba.get_num_threads(), torch.get_num_threads()
+    threads = torch.get_num_threads()
+    before = numba.get_num_threads()  # starts Numba's threads, which set the number of OpenMP's
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     try:
         yield
     finally:
         numba.set_num_threads(before)
-        if torch.get_num_threads() != threads:  # Numba's threads set OpenMP's as they start
+        if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 
 
 class CpuStep:
     """Takes the step of one tensor at a time, and keeps scratch space for the next one.
 
-    The scratch space is half as large as the largest tensor whose vertices are sparse. Where the
-    bracket fails, or more entries tie than v has room for, or sums are not accurate enough, the
-    plain step moves theta; it needs room for three tensors.
+    Where the bracket fails, or more entries tie than v has room for, or sums are not accurate
+    enough, the plain step moves theta.
     """
 
     def __init__(self) -> None:
@@ -159,8 +156,7 @@ class CpuStep:
         return Vertex(scalar(0), region.radius, square, distance) if known else None
 
     def _signs_of_largest(self, region: Region, inputs: Inputs) -> Vertex | None:
-        """Advance m; None if the K-th magnitude is not bracketed, or more entries tie at it than v
-        has room for."""
+        """Advance m; None if the K-th magnitude is not bracketed, or too many entries tie at it."""
         k, radius = region.vertex.entries, inputs.theta.dtype.type(region.radius)
         bracket = _bracket(inputs, k)
         square, distance, above, count = self._advance(region, inputs, bracket)

@@ -38,9 +38,15 @@ REFUSED = {
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 @pytest.mark.parametrize("arch", REFUSED)
-def test_a_network_that_cannot_be_used_is_refused_in_one_line(arch, quick, tmp_path):
-    flags = ("--data", "digits", "--arch", arch, "--output_dir", tmp_path)
-    result = quick("train_prune.py", *flags)
+def test_a_network_that_cannot_be_used_is_refused_in_one_line(arch):
+    with pytest.raises(ValueError) as caught:
+        build_model(arch, 10, 1, 8)
+    assert REFUSED[arch] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_script_refuses_it_before_anything_is_written(quick, tmp_path):
+    arch = "own_networks:broken"
+    result = quick("train_prune.py", "--data", "digits", "--arch", arch, "--output_dir", tmp_path)
     assert_refused(result, f"--arch {arch}: ")
     assert REFUSED[arch] in result[2]
     assert files_in(tmp_path) == []

@@ -63,7 +63,7 @@ def steps(draw):
     return drawn
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(steps(), st.booleans())
 def test_together_tensors_step_as_each_would_alone(drawn, as_on_a_gpu):
     expected = [

@@ -248,7 +248,7 @@ def test_a_loss_that_is_not_finite_names_its_iteration_and_changes_nothing(bad):
         (lambda a: a.update(constraints=[Unconstrained(r.n) for r in a["constraints"]]), "no LMO"),
         (lambda a: a["model"].requires_grad_(False), "all parameters are frozen"),
         (lambda a: a.update(lr=0.0), "lr must be greater than 0, not 0.0"),
-        (lambda a: a.update(iterations=0), "iterations must be at least 1, not 0"),
+        (lambda a: a.update(iterations=0), "iterations must be greater than 0, not 0"),
         (lambda a: a.update(batches=[]), "batches has no more"),
         (lambda a: a.update(batches=iter(some_batches(4))), "batches has no more"),
     ],

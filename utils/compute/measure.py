@@ -106,7 +106,7 @@ def evaluation_batch_size(model: nn.Module, images: Tensor, smallest: int) -> in
 
 
 @contextmanager
-def _plain_kernels() -> Iterator[None]:
+def plain_kernels() -> Iterator[None]:
     """Let layers run operation by operation: FlopCounterMode does not see inside fused kernels."""
     libraries = (torch.backends.mkldnn, torch.backends.cudnn)
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -125,7 +125,7 @@ def _plain_kernels() -> Iterator[None]:
 @torch.no_grad()
 def multiply_adds(model: nn.Module, inputs: Tensor) -> int:
     """The multiply-adds that convolutions and matrix products of a forward pass take per input."""
-    with _plain_kernels(), FlopCounterMode(display=False) as counter:
+    with plain_kernels(), FlopCounterMode(display=False) as counter:
         model(inputs)
     return counter.get_total_flops() // (2 * len(inputs))
 

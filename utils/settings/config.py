@@ -13,7 +13,6 @@ from utils.datasets import (
     AUGMENTATIONS,
     DATASETS,
     Dataset,
-    DatasetInfo,
     OwnData,
     check_name,
     describe_own,
@@ -24,6 +23,7 @@ from utils.process.errors import UserError
 from utils.settings.fields import (
     COUNT,
     LARGEST_INT,
+    NOT_NEGATIVE,
     POSITIVE,
     Range,
     check_values,
@@ -80,12 +80,10 @@ class Config:
         None, "method", "feasible region of each parameter tensor: K-sparse polytope, L2 ball, or"
         " none (SGD only) (default: k_sparse_constraints for SFW, unconstraints for SGD)",
         choices=CONSTRAINTS, extensible=True)
-    train_batchsize: int = setting(
-        128, "training", "images in a training step", type=int, allowed=COUNT)
+    train_batchsize: int = setting(128, "training", "images in a training step", allowed=COUNT)
     test_batchsize: int = setting(
-        128, "training", "images in a batch when testing", type=int, allowed=COUNT,
-        identifies_run=False)
-    epoch_num: int = setting(180, "training", "number of epochs", type=int, allowed=COUNT)
+        128, "training", "images in a batch when testing", allowed=COUNT, identifies_run=False)
+    epoch_num: int = setting(180, "training", "number of epochs", allowed=COUNT)
     lr: float | None = setting(
         None, "training", "learning rate, for SFW at most 1 (default: 1 for SFW, 0.1 for SGD)",
         type=float, allowed=POSITIVE)
@@ -97,22 +95,21 @@ class Config:
         choices=LR_SCHEMES, extensible=True)
     warmup_steps: int = setting(
         0, "training", "the learning rate rises linearly over this number of first steps; 400 are"
-        " enough for VGG16 with SGD", type=int, allowed=Range(0, LARGEST_INT))
+        " enough for VGG16 with SGD", allowed=NOT_NEGATIVE)
     momentum: float = setting(
         0.9, "training", "momentum of the buffer m, given a gradient g: SFW averages,"
-        " m = momentum m + (1 - momentum) g; SGD sums, m = momentum m + g", type=float,
+        " m = momentum m + (1 - momentum) g; SGD sums, m = momentum m + g",
         allowed=Range(0, 1, excluded=(1,)))
     weight_decay: float = setting(
-        0.0, "training", "multiple of the weights that is added to the gradient (L2)", type=float,
+        0.0, "training", "multiple of the weights that is added to the gradient (L2)",
         allowed=Range(0, 1e9))
     k_sparseness: int = setting(
         10, "method", "least K of the K-sparse polytope: a tensor of n entries has"
-        " K = min(max(k_sparseness, floor(k_frac n)), n)", type=int, allowed=COUNT)
+        " K = min(max(k_sparseness, floor(k_frac n)), n)", allowed=COUNT)
     k_frac: float = setting(
-        0.05, "method", "K as a fraction of a tensor's n entries; see --k_sparseness", type=float,
+        0.05, "method", "K as a fraction of a tensor's n entries; see --k_sparseness",
         allowed=Range(0, 1, excluded=(0,)))
-    tau: float = setting(
-        15.0, "method", "size of the region, in the sense of --mode", type=float, allowed=POSITIVE)
+    tau: float = setting(15.0, "method", "size of the region, as --mode says", allowed=POSITIVE)
     mode: str | None = setting(
         "initialization", "method", MODE_HELP, type=none_or_text, choices=MODES)
     rescale: str | None = setting(
@@ -133,26 +130,25 @@ class Config:
         " it; by default the data set's own", choices=AUGMENTATIONS)
     test_fraction: float = setting(
         0.0, "data", "this fraction of the images of each class, such as 0.2, is for testing, where"
-        " data of one's own have no test images", type=float, allowed=Range(0, 1, excluded=(1,)))
+        " data of one's own have no test images", allowed=Range(0, 1, excluded=(1,)))
     gpu: int = setting(
-        -1, "machine", "CUDA device to run on; -1 is the CPU", type=int,
+        -1, "machine", "CUDA device to run on; -1 is the CPU",
         allowed=Range(-1, LARGEST_INT), identifies_run=False)
     precision: str = setting(
         "fp32", "machine", "arithmetic of the network; bf16 is automatic mixed precision",
         choices=("fp32", "bf16"))
     compile: bool = setting(
         False, "machine", "compile the network: the start takes longer, and steps are faster",
-        type=bool, choices=(False, True), identifies_run=False)
+        choices=(False, True), identifies_run=False)
     tensorboard: bool = setting(
         False, "machine", "also write the course of the training to saved_logs/tensorboard/, for"
-        " TensorBoard", type=bool, choices=(False, True), identifies_run=False)
+        " TensorBoard", choices=(False, True), identifies_run=False)
     resume: str = setting(
         "auto", "machine", "auto continues a stopped run of the same settings, and does not train a"
         " finished model again; never starts over", choices=("auto", "never"),
         identifies_run=False)
     seed: int = setting(
-        0, "training", "seed of the initial weights, batches and augmentation", type=int,
-        allowed=Range(0, LARGEST_INT))
+        0, "training", "seed of the initial weights, batches, augmentation", allowed=NOT_NEGATIVE)
     data_dir: Path = setting(
         DATA_FOLDER, "data", "folder that holds NAME.npz or the data set as torchvision keeps it;"
         " what is missing is downloaded there", type=path, identifies_run=False)
@@ -162,19 +158,17 @@ class Config:
     pruned_steps: float = setting(
         0.0, "method", "in this last fraction of the training, such as 0.33, every second step"
         " takes the gradient of the network pruned by magnitude, to a sparsity drawn from 80, 90,"
-        " 95 and 98 %, so that it loses less when it is pruned", type=float, allowed=Range(0, 1))
-    sfw_init_iters: int = setting(
-        390, "method", "iterations of SFW-Init", type=int, allowed=COUNT)
+        " 95 and 98 %, so that it loses less when it is pruned", allowed=Range(0, 1))
+    sfw_init_iters: int = setting(390, "method", "iterations of SFW-Init", allowed=COUNT)
     sfw_init: int = setting(
         0, "method", "1 runs SFW-Init, which learns a scale for the initial values of each tensor",
-        type=int, choices=(0, 1))
+        choices=(0, 1))
     processes: int = setting(
         1, "training", "processes that shared each batch, as torchrun starts them: train_prune.py"
-        " knows their number, and a test of its model takes this flag", type=int, allowed=COUNT)
+        " knows their number, and a test of its model takes this flag", allowed=COUNT)
     sync_bn: bool = setting(
         False, "training", "BatchNorm over the whole batch, where each of several processes, on"
-        " GPUs, would otherwise take the statistics of its own part", type=bool,
-        choices=(False, True))
+        " GPUs, would otherwise take the statistics of its own part", choices=(False, True))
     own_data: dict[str, Any] | None = setting(  # OwnData in plain types
         None, None, "what is known of a data set of one's own; see `with_own_data`", type=dict)
     # fmt: on
@@ -210,10 +204,8 @@ class Config:
     def _check_combination(self) -> None:
         """Raise UserError for values that do not go together."""
         if self.optimizer == "SFW" and self.constraint == NO_REGION:
-            raise UserError(
-                f"--constraint {NO_REGION}: SFW needs a bounded region;"
-                " choose another constraint or --optimizer SGD"
-            )
+            needs = "SFW needs a bounded region; choose another, or --optimizer SGD"
+            raise UserError(f"--constraint {NO_REGION}: {needs}")
         if self.optimizer == "SFW" and self.lr > 1:
             raise UserError(f"--lr {self.lr:g}: SFW takes a learning rate of at most 1")
         if self.mode is None and self.constraint != NO_REGION:
@@ -221,11 +213,10 @@ class Config:
             raise UserError(f"--mode None: a region needs a size; choose {sizes}")
         if self.sfw_init and self.constraint == NO_REGION:
             raise UserError("--sfw_init 1: needs a bounded region; choose another --constraint")
-        if not architecture(self.arch).takes(self.image_size):
-            raise UserError(
-                f"--image_size {self.image_size}: {self.arch} takes images of"
-                f" {architecture(self.arch).image_size}; give that, or another --arch"
-            )
+        network = architecture(self.arch)
+        if not network.takes(self.image_size):
+            takes = f"{self.arch} takes images of {network.image_size}; give that"
+            raise UserError(f"--image_size {self.image_size}: {takes}, or another --arch")
 
     @property
     def run_name(self) -> str:
@@ -239,14 +230,9 @@ class Config:
         return file_name({LABELS.get(n, n): v for n, v in settings.items() if n in named})
 
     @property
-    def data_info(self) -> DatasetInfo:
-        """What is known of the data set."""
-        return DATASETS[self.data] if self.own_data is None else info_of(self._own)
-
-    @property
     def num_classes(self) -> int:
-        """The number of classes of the data set."""
-        return self.data_info.classes
+        info = DATASETS[self.data] if self.own_data is None else info_of(self._own)
+        return info.classes
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -315,11 +301,7 @@ def defaults_beside(known: Mapping[str, Any]) -> dict[str, Any]:
     side = info.side
     if own_data is None:
         side = architecture(arch).image_size or info.input_side or side
-    return defaults | {
-        "color_channel": info.channels,
-        "image_size": side,
-        "augment": info.augment,
-    }
+    return defaults | dict(color_channel=info.channels, image_size=side, augment=info.augment)
 
 
 def training_known(settings: Mapping[str, Any]) -> bool:

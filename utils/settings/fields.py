@@ -33,6 +33,7 @@ class Range:
 # Far beyond what makes sense, and well within float32.
 POSITIVE = Range(0, 1e9, excluded=(0,))
 COUNT = Range(1, LARGEST_INT)
+NOT_NEGATIVE = Range(0, LARGEST_INT)
 
 
 def setting(
@@ -40,7 +41,7 @@ def setting(
     group: str | None,
     help: str,
     *,
-    type: Callable[[str], Any] = str,
+    type: Callable[[str], Any] | None = None,
     choices: Collection[Any] | None = None,
     allowed: Range | None = None,
     identifies_run: bool = True,
@@ -50,14 +51,17 @@ def setting(
 ) -> Any:
     """A field of a settings dataclass, and the command-line flag of the same name.
 
-    `group` is the section of --help that lists the flag; without one there is no flag. A value must
-    be one of `choices` or lie within `allowed`; with `several`, the field is a tuple of such
-    values. `also` has a form that values may have beside `choices`, as --help writes it, and what
-    tells whether one has it. `identifies_run` is True for a setting that affects the results: its
-    value is then part of the run's name. `extensible` is True where `choices` is a table to which
-    users add entries of their own; such entries count as soon as they are there.
+    `group` is the section of --help that lists the flag; without one there is no flag. `type` makes
+    a value of the flag's text, by default that of `default`, or text. A value must be one of
+    `choices` or lie within `allowed`; with `several`, the field is a tuple of such values. `also`
+    has a form that values may have beside `choices`, as --help writes it, and what tells whether
+    one has it. `identifies_run` is True for a setting that affects the results: its value is then
+    part of the run's name. `extensible` is True where users may add entries of their own to
+    `choices`.
     """
-    return dataclasses.field(default=default, metadata=locals())
+    inferred = str if default is None else default.__class__
+    metadata = locals() | {"type": type or inferred}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def none_or_text(text: str) -> str | None:

@@ -40,8 +40,7 @@ def checkpointing(config: Config, world: World) -> Iterator["Checkpointer"]:
     """The checkpointer of the run, which no process outside `world` trains meanwhile.
 
     SIGINT and SIGTERM raise Stopped, whose advice says from where the run goes on. Raises UserError
-    when a file of the run cannot be written, others train it or a requirement is missing, and
-    RunError when another process of the run has ended.
+    when the run cannot be begun, and RunError when another process of it has ended.
     """
     check_processes(config, world)
     if config.tensorboard:
@@ -149,10 +148,7 @@ class Checkpointer:
         return self.world.on_main(lambda: self._newest_good(device))
 
     def begin(self, state: RunState, saved: dict[str, Any] | None) -> None:
-        """Restore what `load` gave, or save the run as it is before its first step.
-
-        From here on a signal waits for `stop_if_signalled`.
-        """
+        """Restore what `load` gave, or save the untrained run; then signals wait for the step."""
         if saved is None:
             self.save(state)
         else:
@@ -203,7 +199,6 @@ class Checkpointer:
                 path.unlink(missing_ok=True)
 
     def _is_finished(self) -> bool:
-        """Raises UserError for a finished model that is damaged, or of other data of one's own."""
         model = self.config.files.model
         if self.newest.exists() or self.previous.exists() or not model.is_file():
             return False

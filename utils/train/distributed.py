@@ -1,8 +1,7 @@
 """Data-parallel runs: the processes that torchrun starts share every batch.
 
-Each process holds the network, the optimizer and the data set whole, draws the same batches as a
-single process would, and computes the gradient of its own part. The gradients are summed, and all
-processes take the same step.
+Each process holds network, optimizer and data set whole, draws the batches of a single process, and
+computes the gradient of its own part. The gradients are summed, and all take the same step.
 """
 
 import os
@@ -33,10 +32,7 @@ PATIENCE = timedelta(hours=12)
 
 
 class World:
-    """The processes of a run, which are numbered by `rank` from 0; without arguments there is one.
-
-    `local_rank` numbers those of each machine.
-    """
+    """The processes of a run, by default one; `local_rank` numbers those of a machine."""
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
@@ -161,9 +157,6 @@ def launched(train: Callable[[Config, World], None], settings: Callable[[], Conf
     config = settings()
     if config.processes == 1:
         config = replace(config, processes=process_count())
-    if "OMP_NUM_THREADS" not in os.environ:  # torchrun sets it
-        share = torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])
-        torch.set_num_threads(max(1, share))
     dist.init_process_group("gloo" if config.gpu < 0 else "cpu:gloo,cuda:nccl", None, PATIENCE)
     train(config, World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])))
     dist.destroy_process_group()

@@ -44,9 +44,8 @@ class StepResult(NamedTuple):
 class Recorder:
     """Follows a training step by step and epoch by epoch.
 
-    Each list of `metrics` gets a value for every epoch. Entries of other names are kept in the
-    model file, and not in the table. `seconds` is what each epoch took, which no two runs have in
-    common. Of several processes each has a recorder; that of the main one writes.
+    The lists of `metrics` and `seconds` get a value for every epoch. Of several processes each has
+    a recorder; that of the main one writes.
     """
 
     def __init__(self, config: Config, world: World) -> None:
@@ -92,17 +91,14 @@ class Recorder:
         )
 
     def watched(self, batches: Batches) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-        """The batches of an epoch that are not taken yet, numbered, while a terminal shows a bar.
-
-        Raises RunError at the end if a loss that `add` was given is not finite.
-        """
+        """The batches of the epoch that are left, numbered, while a terminal shows a bar."""
         self._last_read = time.monotonic()
         self._started, self._earlier = self._last_read - self._earlier, 0.0
         self.title, done = f"Epoch {self.epoch + 1}/{self.config.epoch_num}", batches.taken
         options = dict(initial=done, unit="step", leave=False, disable=None)
-        with tqdm(desc=self.title, total=len(batches), **options) as self._bar:
-            yield from enumerate(batches, done)
-            self.read_back()
+        self._bar = tqdm(batches, self.title, **options)
+        yield from enumerate(self._bar, done)
+        self.read_back()
 
     def add(self, results: Tensor, images: int, sparsity: float = 0.0) -> None:
         """A step on a batch of so many images, with the `results` (3,) of `train_step`.
@@ -111,7 +107,6 @@ class Recorder:
         second and at the end of the epoch. Raises RunError then if a loss is not finite.
         """
         self._on_device.append((results, images, sparsity))
-        self._bar.update()
         if self.world.largest(time.monotonic() - self._last_read > READ_BACK_SECONDS):
             self.read_back()
 
@@ -144,10 +139,9 @@ class Recorder:
         return loss, sum(step.accuracy * step.images for step in counted) / images
 
     def end_epoch(self, model: nn.Module, test_accuracy: float, lr: float) -> None:
-        """Add the epoch to metrics, log and board, and tell people in one line.
+        """Record the epoch, whose last step had this `lr`, and tell people in one line.
 
-        `lr` is the learning rate of its last step. Raises RunError, naming the parameters, when a
-        weight is not finite.
+        Raises RunError, naming the parameters, when a weight is not finite.
         """
         loss, accuracy = self._means()
         if names := not_finite(model):
@@ -196,7 +190,6 @@ class Recorder:
         logs.write_csv(self.config.files.train_table, list(table), cells)
 
     def draw(self) -> None:
-        """Draw the picture; warns when the disk does not take it."""
         draw(plot_training, self.config.files.train_plot, self.table(), self.config)
 
     def finish(self) -> None:

@@ -67,7 +67,7 @@ Unit = dict[Dimension, list[int]]
 Vertices = dict[Dimension, dict[int, int]]
 Link = tuple[int, int]
 
-MAX_LINKS = 20_000_000  # between channels of a network
+MAX_LINKS = 10_000_000  # between channels of a network; vit_b_16 has 0.6 million
 
 
 def coupled_groups(model: nn.Module, images: Tensor) -> tuple[list[list[Unit]], list[str]]:
@@ -126,6 +126,10 @@ class _Tracing:
         self.of_outputs: list[int] = []
         self.last = next(iter(graph.module2node))  # torch-pruning begins at the end
         self.followed: set[Any] = set()
+        self.found = 0
+        nodes = graph.module2node.values()
+        sizes = (size(n) for n in nodes for size in (graph.get_in_channels, graph.get_out_channels))
+        self.widest = max(size or 0 for size in sizes)  # what torch-pruning loses track of may grow
 
     def follow(self, layer: nn.Module) -> None:
         """Link each output channel of a layer to all that is cut out with it.
@@ -147,18 +151,20 @@ class _Tracing:
         while steps:
             dep, indices = steps.pop()
             before = seen[dep.target, dep.handler]
-            indices = [index for index in dict.fromkeys(indices) if index not in before]
+            indices = [index for index in indices if index not in before]
             before.update(indices)
             self._link(root, dep, indices)
             for further in dep.target.dependencies if indices else ():
                 if further.is_triggered_by(dep.handler):
-                    steps.append((further, _mapped(further, indices)))
+                    steps.append((further, self._mapped(further, indices)))
         if self.last in self.followed:
             self.of_outputs.append(root[0])
             self.last = None
 
     def _link(self, root: dict[int, int], dep: Any, indices: list[_Index]) -> None:
         """Link channels of what `dep` cuts to the channels of the root with which they go."""
+        self.found += len(indices)
+        self._check(self.found)
         if indices and self.graph.is_out_channel_pruning_fn(dep.handler):
             self.followed.add(dep.target.module)
         if (own := self._vertices_of(dep)) is not None:
@@ -166,7 +172,20 @@ class _Tracing:
             self.links += [
                 (root[i.root_idx], own[i.idx]) for i in indices if i.root_idx is not None
             ]
-        if len(self.links) > MAX_LINKS:
+
+    def _mapped(self, dep: Any, indices: list[_Index]) -> list[_Index]:
+        """The channels of what `dep` cuts that go with these of its source."""
+        found: dict[_Index, None] = {}
+        for start in range(0, len(indices), 1000):  # of each many may come
+            some = indices[start : start + 1000]
+            for mapping in filter(None, dep.index_mapping):
+                some = mapping(some)
+            found |= dict.fromkeys(index for index in some if index.idx < self.widest)
+            self._check(self.found + len(found))
+        return list(found)
+
+    def _check(self, found: int) -> None:
+        if found > MAX_LINKS:
             raise RuntimeError(f"it finds more than {MAX_LINKS:,} pairs of coupled channels")
 
     def _vertices_of(self, dep: Any) -> dict[int, int] | None:
@@ -181,6 +200,8 @@ class _Tracing:
 
     def groups(self) -> list[list[Unit]]:
         """As `coupled_groups`: linked vertices form a unit, units of one root a group."""
+        if not self.of_roots:
+            return []
         unit_of = _labels(self.number(), self.links)
         of_roots = [[unit_of[vertex] for vertex in own] for own in self.of_roots]
         links = [(own[0], unit) for own in of_roots for unit in own]
@@ -194,14 +215,6 @@ class _Tracing:
         for vertex in self.of_outputs:
             groups.pop(group_of[unit_of[vertex]], None)
         return [list(units.values()) for units in groups.values()]
-
-
-def _mapped(dep: Any, indices: list) -> list:
-    """The channels of what a dependency of torch-pruning cuts that go with these of its source."""
-    for mapping in dep.index_mapping:
-        if mapping is not None:
-            indices = mapping(indices)
-    return indices
 
 
 def _links_across_heads(model: nn.Module, vertices: Vertices) -> list[Link]:
