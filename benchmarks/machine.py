@@ -1,6 +1,7 @@
-"""The machine that a benchmark ran on."""
+"""What benchmarks print: the machine that they ran on, and tables."""
 
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -13,3 +14,13 @@ def describe(device: str) -> str:
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor()
     return f"CPU: {name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def row(*cells: str) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def table(titles: Iterable[str]) -> None:
+    titles = list(titles)
+    row(*titles)
+    row(*["---"] * len(titles))

@@ -1,16 +1,11 @@
 #!/usr/bin/env python3
 """Time SFW's step as a ratio to that of torch.optim.SGD(momentum=0.9), in one run.
 
-First for whole networks, then for tensors of 10^4 to 10^8 entries, with the memory that a step
-takes beyond weights, gradients and momentum buffers. Steps of the optimizers take turns, and
-medians are compared. On the CPU, and also on CUDA when there is a device.
+First for whole networks, then for tensors of 10^4 to 10^8 entries. Steps of the optimizers take
+turns, and medians are compared. On the CPU, and also on CUDA when there is a device.
 """
 
 import argparse
-import gc
-import math
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +17,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from machine import describe
+from machine import describe, row, table
 
 from constraints import KSparsePolytope, build_constraints, make_feasible
 from models import build_model
@@ -48,12 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4, help="for each row (default: 4)")
     parser.add_argument("--largest", type=float, default=1e8, help="entries (default: 1e8)")
-    parser.add_argument("--memory_of", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--device", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.memory_of:
-        print_extra_memory(arguments.memory_of, arguments.device)
-        return
     torch.manual_seed(0)
     for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
         print(f"\n{describe(device)}\n")
@@ -64,8 +54,7 @@ def main() -> None:
 
 def networks(device: str, seconds: float) -> None:
     columns = "SFW / SGD", "SFW, L2 ball / SGD", "projected SGD / SGD", "plain SFW / SGD"
-    print(f"| network | parameters | SGD, ms | {' | '.join(columns)} |")
-    print("| --- | --- | --- |" + " --- |" * len(columns))
+    table(["network", "parameters", "SGD, ms", *columns])
     for name, build in NETWORKS.items():
         model = build().to(device)
         regions, balls = (
@@ -85,14 +74,12 @@ def networks(device: str, seconds: float) -> None:
             SFW(parameters, regions, lr=1e-6, fused=False).step,
         ]
         sgd, *others = time_in_turns(steps, seconds, device)
-        ratios = " | ".join(f"{other / sgd:.2f}" for other in others)
         count = sum(p.numel() for p in parameters)
-        print(f"| {name} | {count:,} | {sgd * 1e3:.2f} | {ratios} |", flush=True)
+        row(name, f"{count:,}", f"{sgd * 1e3:.2f}", *(f"{other / sgd:.2f}" for other in others))
 
 
 def sizes(device: str, seconds: float, largest: float) -> None:
-    print("| entries | SGD, ns an entry | SFW, ns an entry | SFW / SGD | memory / tensor |")
-    print("| --- | --- | --- | --- | --- |")
+    table(["entries", "SGD, ns an entry", "SFW, ns an entry", "SFW / SGD"])
     for n in (size for size in SIZES if size <= largest):
         count = max(1, ENTRIES_PER_ROW // n)
         tensors = [nn.Parameter(torch.zeros(n, device=device)) for _ in range(count)]
@@ -104,51 +91,7 @@ def sizes(device: str, seconds: float, largest: float) -> None:
             SFW(tensors, [region] * len(tensors), lr=1e-6).step,
         ]
         sgd, ours = (t / (n * len(tensors)) * 1e9 for t in time_in_turns(steps, seconds, device))
-        memory = extra_memory(n, device) / (tensors[0].element_size() * n)
-        print(f"| {n:,} | {sgd:.3f} | {ours:.3f} | {ours / sgd:.2f} | {memory:.2f} |", flush=True)
-
-
-def extra_memory(n: int, device: str) -> float:
-    """Bytes by which memory peaks during a step, measured in a new process; NaN if unknown."""
-    command = [sys.executable, __file__, "--memory_of", str(n), "--device", device]
-    # Freed memory is returned to the system at once, so that all memory in use is measured.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return float(done.stdout)
-
-
-def print_extra_memory(n: int, device: str) -> None:
-    """What `extra_memory` runs: a step that allocates its scratch space."""
-    p = nn.Parameter(torch.zeros(n, device=device))
-    p.grad = torch.randn(n, device=device)
-    regions = [KSparsePolytope(n, max(1, int(SPARSITY * n)), radius=1.0)]
-    former = SFW([p], regions, lr=1e-6)
-    former.step()  # compiles, and makes the momentum buffer
-    optimizer = SFW([p], regions, lr=1e-6)  # which has no scratch space yet
-    optimizer.load_state_dict(former.state_dict())
-    del former
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        optimizer.step()
-        print(torch.cuda.max_memory_allocated() - before)
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    except OSError:
-        print(math.nan)
-        return
-    before = resident("VmRSS")
-    optimizer.step()
-    print(resident("VmHWM") - before)
-
-
-def resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return 1024 * int(line.split()[1])
-    raise KeyError(field)
+        row(f"{n:,}", f"{sgd:.3f}", f"{ours:.3f}", f"{ours / sgd:.2f}")
 
 
 if __name__ == "__main__":

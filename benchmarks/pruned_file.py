@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from machine import describe
+from machine import describe, row, table
 
 from models import build_model
 from utils.checkpoints.formats import write_pruned
@@ -49,14 +49,11 @@ def main() -> None:
             sizes.append(path.stat().st_size)
             loads.append(partial(load_pruned, path))
         times = time_in_turns(loads, 10, "cpu")
-    print("| weights removed | file, kB | file / dense | load, ms | load / dense |")
-    print("| --- | --- | --- | --- | --- |")
-    for name, size, seconds in zip(("dense", *RATIOS), sizes, times, strict=True):
-        label = name if isinstance(name, str) else f"{name:.0%}"
-        print(
-            f"| {label} | {size / 1000:,.0f} | {size / sizes[0]:.3f} |"
-            f" {1000 * seconds:.0f} | {seconds / times[0]:.2f} |"
-        )
+    table(["weights removed", "file, kB", "file / dense", "load, ms", "load / dense"])
+    names = ["dense", *(f"{ratio:.0%}" for ratio in RATIOS)]
+    for name, size, seconds in zip(names, sizes, times, strict=True):
+        file = f"{size / 1000:,.0f}", f"{size / sizes[0]:.3f}"
+        row(name, *file, f"{1000 * seconds:.0f}", f"{seconds / times[0]:.2f}")
 
 
 if __name__ == "__main__":

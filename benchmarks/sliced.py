@@ -17,7 +17,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from machine import describe
+from machine import describe, row, table
 
 from utils.checkpoints.formats import write_pruned
 from utils.checkpoints.model_file import new_model
@@ -64,16 +64,15 @@ def times(dense: nn.Module, sliced: nn.Module, images: torch.Tensor) -> list[flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--model_path", type=path, metavar="FILE", help="a trained model")
-    parser.add_argument(
-        "--arch", metavar="MODULE:FACTORY", help="with --model_path: a network of one's own"
-    )
+    text = "with --model_path: a network of one's own"
+    parser.add_argument("--arch", metavar="MODULE:FACTORY", help=text)
     parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS, metavar="X")
     parser.add_argument("--round_to", type=int, default=8, metavar="N", help="as of test_prune.py")
     options = parser.parse_args()
     require("benchmarks/sliced.py", "torch_pruning", "onnx", "onnxscript", "onnxruntime")
     keep_freed_memory()
+    config = Config()
     if options.model_path is None:
-        config = Config()
         model = new_model(config)
     else:
         own = {} if options.arch is None else {"arch": options.arch}
@@ -84,20 +83,16 @@ def main() -> None:
     images = torch.randn(max(BATCHES), config.color_channel, side, side, generator=generator)
     ranking = ChannelRanking(model, images[:2], round_to=options.round_to)
     print(describe("cpu") + "\n")
-    print(
-        "| multiply-adds removed | batch | PyTorch: dense, sliced, ms | dense / sliced |"
-        " onnxruntime: dense, sliced, ms | dense / sliced |"
-    )
-    print("| --- | --- | --- | --- | --- | --- |")
+    columns = [
+        (f"{name}: dense, sliced, ms", "dense / sliced") for name in ("PyTorch", "onnxruntime")
+    ]
+    table(["multiply-adds removed", "batch", *columns[0], *columns[1]])
     for ratio in options.ratios:
         sliced, removed = ranking.slice(ratio)
         for batch in BATCHES:
             a, b, c, d = (1000 * seconds for seconds in times(model, sliced, images[:batch]))
-            print(
-                f"| {removed:.1%} | {batch} | {a:.2f}, {b:.2f} | {a / b:.2f} |"
-                f" {c:.2f}, {d:.2f} | {c / d:.2f} |",
-                flush=True,
-            )
+            ratios = f"{a:.2f}, {b:.2f}", f"{a / b:.2f}", f"{c:.2f}, {d:.2f}", f"{c / d:.2f}"
+            row(f"{removed:.1%}", str(batch), *ratios)
 
 
 if __name__ == "__main__":

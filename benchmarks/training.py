@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -25,7 +26,7 @@ from torchvision.datasets import VisionDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from machine import describe
+from machine import describe, row, table
 
 from constraints import Region, build_constraints, make_feasible
 from models import ARCHITECTURES, build_model
@@ -61,8 +62,8 @@ def main() -> int:
 
 def measure(device: torch.device, steps: int) -> None:
     print(f"\n{describe(device.type)}\n")
-    for table in (throughput, parts, batch_sizes, initialisation):
-        table(device, steps)
+    for measured in (throughput, parts, batch_sizes, initialisation):
+        measured(device, steps)
         print()
 
 
@@ -70,25 +71,18 @@ def throughput(device: torch.device, steps: int) -> None:
     """The plain loop runs in a process of its own, as it would; the two take turns."""
     command = [sys.executable, __file__, "--plain", "--steps", str(steps)]
     command += ["--gpu", str(-1 if device.index is None else device.index)]
-    print("| ResNet18, batch 128 | images/s | to plain loop |")
-    print("| --- | --- | --- |")
-    # On a GPU, a run captures its steps. Steps that are not captured, and compiled ones, are shown
-    # for comparison.
+    table(["ResNet18, batch 128", "images/s", "to plain loop"])
+    # On a GPU, a run captures its steps; others are shown for comparison.
     kinds = ("captured", "eager", "captured and compiled") if device.type == "cuda" else ("",)
-    ours = {
-        f"{precision} {kind}".strip(): (precision, kind)
-        for precision in PRECISIONS
-        for kind in kinds
-    }
-    rates: dict[str, list[float]] = {name: [] for name in ("plain loop", *ours)}
+    rates: dict[str, list[float]] = {}
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        rates["plain loop"].append(float(done.stdout))
-        for name, (precision, kind) in ours.items():
-            rates[name].append(our_throughput(device, precision, BATCH_SIZE, steps, kind))
+        rates.setdefault("plain loop", []).append(float(done.stdout))
+        for precision, kind in product(PRECISIONS, kinds):
+            found = our_throughput(device, precision, BATCH_SIZE, steps, kind)
+            rates.setdefault(f"{precision} {kind}".strip(), []).append(found)
     for name, found in rates.items():
-        ratio = median(found) / median(rates["plain loop"])
-        print(f"| {name} | {median(found):.0f} | {ratio:.2f} |", flush=True)
+        row(name, f"{median(found):.0f}", f"{median(found) / median(rates['plain loop']):.2f}")
 
 
 class RandomImages(VisionDataset):
@@ -110,9 +104,8 @@ class RandomImages(VisionDataset):
 def plain_throughput(gpu: int, steps: int) -> float:
     """Images a second of the plain loop, from its third step on."""
     device = torch.device("cpu" if gpu < 0 else f"cuda:{gpu}")
-    loader = DataLoader(
-        RandomImages((steps + 2) * BATCH_SIZE), BATCH_SIZE, shuffle=True, num_workers=2
-    )
+    images = RandomImages((steps + 2) * BATCH_SIZE)
+    loader = DataLoader(images, BATCH_SIZE, shuffle=True, num_workers=2)
     model = build_model("ResNet18", CIFAR10.classes, 3, 32).to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for step, (inputs, targets) in enumerate(loader):
@@ -149,11 +142,10 @@ def our_throughput(
 
 
 def parts(device: torch.device, steps: int) -> None:
-    print("| part of a step of ResNet18, batch 128 |", " | ".join(PRECISIONS), "|")
-    print("| --- |" + " --- |" * len(PRECISIONS))
+    table(["part of a step of ResNet18, batch 128", *PRECISIONS])
     shares = [step_parts(device, precision, steps) for precision in PRECISIONS]
     for part in shares[0]:
-        print(f"| {part} |", " | ".join(f"{share[part]:.1%}" for share in shares), "|")
+        row(part, *(f"{share[part]:.1%}" for share in shares))
 
 
 def step_parts(device: torch.device, precision: str, steps: int) -> dict[str, float]:
@@ -186,33 +178,24 @@ def step_parts(device: torch.device, precision: str, steps: int) -> dict[str, fl
 
 
 def batch_sizes(device: torch.device, steps: int) -> None:
-    print("| ResNet18, images/s, batch |", " | ".join(map(str, BATCH_SIZES)), "|")
-    print("| --- |" + " --- |" * len(BATCH_SIZES))
+    table(["ResNet18, images/s, batch", *map(str, BATCH_SIZES)])
+    counts = [(size, max(1, steps * BATCH_SIZE // size)) for size in BATCH_SIZES]
     for precision in PRECISIONS:
-        rates = []
-        for size in BATCH_SIZES:
-            count = max(1, steps * BATCH_SIZE // size)
-            rates.append(f"{our_throughput(device, precision, size, count):.0f}")
-        print(f"| {precision} |", " | ".join(rates), "|", flush=True)
+        rates = (our_throughput(device, precision, size, count) for size, count in counts)
+        row(precision, *(f"{rate:.0f}" for rate in rates))
 
 
 def initialisation(device: torch.device, steps: int) -> None:
-    print("| SFW-Init | forward and backward, ms | iteration / forward and backward |")
-    print("| --- | --- | --- |")
+    table(["SFW-Init", "forward and backward, ms", "iteration / forward and backward"])
     for arch, entry in ARCHITECTURES.items():
         model, regions = prepared(device, "fp32", arch, entry.image_size or 32)
         halves = our_batches(device, BATCH_SIZE // 2, 3)
         three = [(inputs, targets) for inputs, targets in halves]
         whole = [torch.cat(tensors) for tensors in zip(*three[:2], strict=True)]
-        plain, ours = time_in_turns(
-            [
-                partial(forward_backward, model, *whole),
-                partial(sfw_init, model, three, regions, iterations=INIT_ITERATIONS),
-            ],
-            steps,
-            device.type,
-        )
-        print(f"| {arch} | {plain * 1e3:.1f} | {ours / INIT_ITERATIONS / plain:.2f} |", flush=True)
+        init = partial(sfw_init, model, three, regions, iterations=INIT_ITERATIONS)
+        timed = [partial(forward_backward, model, *whole), init]
+        plain, ours = time_in_turns(timed, steps, device.type)
+        row(arch, f"{plain * 1e3:.1f}", f"{ours / INIT_ITERATIONS / plain:.2f}")
 
 
 def forward_backward(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
