@@ -121,7 +121,9 @@ def test_a_data_set_that_is_absent_offline_is_refused(script, tmp_path):
     done = script(
         "train_prune.py", "--data", "mnist", "--data_dir", tmp_path / "d", "--output_dir", tmp_path
     )
-    assert_refused_unchanged(result_of(done), "--data mnist: absent from --data_dir", tmp_path)
+    assert_refused_unchanged(
+        result_of(done), "is absent, incomplete or damaged, and could not be downloaded", tmp_path
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,7 +166,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_old_model(quick, tra
     before = path.read_bytes()
     fill_disk()
     result = quick("train_prune.py", *DIGITS, "--output_dir", trained, "--resume", "never")
-    assert_failed(result, "No space left on device", warnings=6)
+    assert_failed(result, "No space left on device", warnings=3)
     assert path.read_bytes() == before
     assert not list(trained.rglob("*.tmp"))
 

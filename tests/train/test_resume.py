@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
 from processes import train_killed_at
-from runs import DIGITS, FLAGS, ROOT, SETTINGS, assert_refused, flags_of, outcome
+from runs import DIGITS, FLAGS, ROOT, RUN, SETTINGS, assert_refused, flags_of, outcome
 
 from utils.settings.config import Config
 from utils.train.checkpointing import RunState
@@ -86,6 +87,21 @@ def test_a_finished_model_in_a_folder_that_cannot_be_written_is_no_error(
     assert (status, err) == (0, "") and "Trained already" in out
     status, _, err = quick("train_prune.py", *DIGITS, "--lr", 0.5, "--output_dir", trained)
     assert status == 2 and "Read-only file system" in err
+
+
+def test_a_model_that_another_process_finishes_meanwhile_is_not_trained_again(
+    quick, trained, tmp_path, monkeypatch
+):
+    @contextmanager
+    def finished_meanwhile(config):
+        hidden.rename(model)
+        yield
+
+    model = trained / "saved_models" / f"{RUN}.pt"
+    hidden = model.rename(tmp_path / "hidden.pt")
+    monkeypatch.setattr("utils.train.checkpointing._own_files", finished_meanwhile)
+    status, out, _ = quick("train_prune.py", *DIGITS, "--output_dir", trained)
+    assert status == 0 and "Trained already" in out and "Epoch" not in out
 
 
 def test_resume_never_starts_over(quick, stopped, uninterrupted):

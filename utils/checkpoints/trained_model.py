@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def load_model_file(path: Path, explicit: Mapping[str, Any]) -> TrainedModel:
     if stored is None or pruning is not None or "optimizer" in contents:  # of a resume file
         digest = hashlib.sha256(path.read_bytes() + config.run_name.encode()).hexdigest()
         stem = path.stem.encode(errors="replace").decode()  # bytes that are no text become "?"
-        files = RunFiles(config.output_dir, file_name({"sha256": digest[:16]}, stem))
+        files = replace(files, run=file_name({"sha256": digest[:16]}, stem))
     metrics = {} if stored is None else contents.get("metrics", {})
     last = metrics["train_accuracy"][-1] if "train_accuracy" in metrics else None
     model = build_network(path, contents, config)

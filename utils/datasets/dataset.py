@@ -84,7 +84,10 @@ def load_dataset(
     if name in DATASETS:
         if test_fraction:
             raise UserError(f"--test_fraction: {name} has test images of its own; leave it out")
-        arrays, info = _read(name, data_dir), DATASETS[name]
+        try:
+            arrays, info = _read(name, data_dir), DATASETS[name]
+        except OSError as error:
+            raise UserError(f"--data_dir {data_dir}: cannot be read ({error.strerror})") from None
     else:
         arrays, found = read_own(name, data_dir, image_size, test_fraction, known)
         if known:

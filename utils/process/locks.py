@@ -1,6 +1,7 @@
 """One process at a time: a lock that ends with its process, whatever ends it."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ def run_lock(path: Path) -> Iterator[None]:
     Raises LockedError while another process holds it, and UserError if it cannot be made. Machines
     that share the folder keep each other out if its file system shares locks, as NFS does.
     """
-    lock = FileLock(path, blocking=False)
+    lock, made_folder = FileLock(path, blocking=False), not os.path.exists(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -41,3 +42,6 @@ def run_lock(path: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         lock.release()
+        if made_folder:
+            with contextlib.suppress(OSError):  # it is empty only if the run was refused
+                path.parent.rmdir()

@@ -49,6 +49,7 @@ def checkpointing(config: Config, world: World) -> Iterator["Checkpointer"]:
         checkpoints = Checkpointer(config, world, signals)
         if not checkpoints.finished:  # otherwise nothing is written, and nothing is locked
             world.on_main(lambda: held.enter_context(_own_files(config)))
+            checkpoints.finished = checkpoints.is_finished()  # by a process that had the lock
         try:
             yield checkpoints
         except Stopped as stopped:
@@ -128,7 +129,7 @@ class Checkpointer:
         self.newest, self.previous = config.files.resume, config.files.previous_resume
         self.position: str | None = None  # of the run in what is saved
         self._saved_at = time.monotonic()
-        self.finished = config.resume == "auto" and world.on_main(self._is_finished)
+        self.finished = self.is_finished()
 
     def advice(self) -> str:
         """How the run goes on when it has been stopped."""
@@ -198,9 +199,13 @@ class Checkpointer:
             with suppress(OSError):  # it is of no more use
                 path.unlink(missing_ok=True)
 
+    def is_finished(self) -> bool:
+        """Whether there is the model, which is not to be trained anew; says so."""
+        return self.config.resume == "auto" and self.world.on_main(self._is_finished)
+
     def _is_finished(self) -> bool:
-        model = self.config.files.model
-        if self.newest.exists() or self.previous.exists() or not model.is_file():
+        model = self.config.files.model  # os.path takes names that are too long
+        if any(map(os.path.exists, (self.newest, self.previous))) or not os.path.isfile(model):
             return False
         way_out = "train it anew with --resume never, or choose another --output_dir"
         self._check_settings(read_contents(model, way_out), model, way_out)
