@@ -14,9 +14,10 @@ from utils.reports.comparison import heading_of, labels_of, read_curves
 from utils.reports.figures import save_figure
 from utils.reports.report import Report, Result
 from utils.reports.tables import write_settings
-from utils.settings.config import OF_TEST, Config
+from utils.settings.config import Config
 from utils.settings.fields import identifying_settings
 from utils.settings.names import RunFiles
+from utils.settings.stored import OF_TEST
 
 
 @pytest.fixture

@@ -16,16 +16,10 @@ from utils.checkpoints.widths import set_widths
 from utils.compute.device import placed
 from utils.process.errors import UserError
 from utils.settings.cli import Flags
-from utils.settings.config import (
-    FIELDS,
-    OF_TEST,
-    Config,
-    first_difference,
-    training_known,
-    with_own_data,
-)
+from utils.settings.config import FIELDS, Config, with_own_data
 from utils.settings.fields import identifying_settings
 from utils.settings.names import RunFiles, file_name
+from utils.settings.stored import OF_TEST, first_difference, training_known
 
 ADVICE = "give another --model_path, or train it again with --resume never"
 

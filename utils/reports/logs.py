@@ -11,8 +11,9 @@ from optim.sfw_init import Report
 from utils.compute.measure import Accuracy
 from utils.process.errors import warn
 from utils.process.writing import append, atomic_write
-from utils.settings.config import FIELDS, LABELS, OF_TEST, Config
+from utils.settings.config import FIELDS, LABELS, Config
 from utils.settings.names import plain
+from utils.settings.stored import OF_TEST
 
 
 class TextLog:

@@ -38,8 +38,6 @@ from utils.settings.names import RunFiles, file_name, plain
 LABELS = {"arch": "model"}  # settings whose label in names and logs is not the flag's name
 NAMED_ALWAYS = ("data", "arch", "optimizer", "constraint")  # in names even at their defaults
 NO_REGION = "unconstraints"
-# What is known of a network without the settings of its training: those that it is tested with.
-OF_TEST = ("data", "arch", "color_channel", "image_size", "test_fraction", "precision", "own_data")
 # The defaults that depend on the optimizer.
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "SFW": {"lr": 1.0, "constraint": "k_sparse_constraints"},
@@ -304,20 +302,3 @@ def defaults_beside(known: Mapping[str, Any]) -> dict[str, Any]:
     if own_data is None:
         side = architecture(arch).image_size or info.input_side or side
     return defaults | dict(color_channel=info.channels, image_size=side, augment=info.augment)
-
-
-def training_known(settings: Mapping[str, Any]) -> bool:
-    """Whether these are settings of a training, and not of a test alone."""
-    return "optimizer" in settings
-
-
-def first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
-    """How the first setting of both that differs in a file differs from that of a run, in words."""
-    name = next((name for name in theirs if name in ours and theirs[name] != ours[name]), None)
-    if name is None:
-        return None
-    if name != "own_data":
-        return f"--{name} {plain(theirs[name])}, not {plain(ours[name])}"
-    if theirs[name] is None or ours[name] is None:
-        return "another data set"
-    return f"other data: {OwnData.of(theirs[name]).difference(OwnData.of(ours[name]))}"
