@@ -43,7 +43,6 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "SFW": {"lr": 1.0, "constraint": "k_sparse_constraints"},
     "SGD": {"lr": 0.1, "constraint": NO_REGION},
 }
-SIZES_OF_REGIONS = ("k_sparseness", "k_frac", "tau", "mode")
 LARGEST_SIDE = 4096  # of images, in pixels
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"  # wherever the scripts are started
 
@@ -193,7 +192,7 @@ class Config:
 
     def _refuse_sizes(self) -> None:
         """Raise UserError for the size of a region where none was chosen."""
-        for name in SIZES_OF_REGIONS:
+        for name in ("k_sparseness", "k_frac", "tau", "mode"):
             value = getattr(self, name)
             if value not in (FIELDS[name].default, None):
                 raise UserError(
@@ -213,8 +212,7 @@ class Config:
             raise UserError(f"--mode None: a region needs a size; choose {sizes}")
         if self.sfw_init and self.constraint == NO_REGION:
             raise UserError("--sfw_init 1: needs a bounded region; choose another --constraint")
-        network = architecture(self.arch)
-        if not network.takes(self.image_size):
+        if not (network := architecture(self.arch)).takes(self.image_size):
             takes = f"{self.arch} takes images of {network.image_size}; give that"
             raise UserError(f"--image_size {self.image_size}: {takes}, or another --arch")
 
@@ -222,8 +220,7 @@ class Config:
     def run_name(self) -> str:
         """A file name for the run; runs that train different weights have different names.
 
-        It spells out the settings that are not at their defaults, so that a setting added later
-        changes no existing name. It has at most 184 bytes; see `file_name`.
+        It spells out what is not at its default, so that a setting added later changes no name.
         """
         settings = identifying_settings(self)
         named = {*NAMED_ALWAYS, *differing(settings, defaults_beside(settings))}
@@ -231,8 +228,7 @@ class Config:
 
     @property
     def num_classes(self) -> int:
-        info = DATASETS[self.data] if self.own_data is None else info_of(self._own)
-        return info.classes
+        return (DATASETS[self.data] if self.own_data is None else info_of(self._own)).classes
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
