@@ -31,13 +31,8 @@ from utils.settings.config import Config, with_own_data
 
 METHODS: dict[str, dict[str, Any]] = {
     # Usual for these networks and data (He et al., CVPR 2016): divided by 10 after 1/3 and 2/3.
-    "SGD": dict(
-        optimizer="SGD",
-        constraint="unconstraints",
-        lr=0.1,
-        weight_decay=5e-4,
-        lr_scheme="decrease_3",
-    ),
+    "SGD": dict(optimizer="SGD", constraint="unconstraints", lr=0.1)
+    | dict(weight_decay=5e-4, lr_scheme="decrease_3"),
     "SFW": dict(),
     "SFW with SFW-Init": dict(sfw_init=1),
 }
@@ -49,13 +44,17 @@ def reproduce(flags: Flags) -> None:
     A run that another process has begun is left to that.
     """
     configs, prune = planned_runs(flags)
-    left, failed = configs, 0
-    while left:
-        outcomes = [(config, carry_out(config, prune)) for config in left]
-        failed += sum(outcome == FAILED for _, outcome in outcomes)
-        left = [config for config, outcome in outcomes if outcome == LOCKED]
-        if len(left) == len(outcomes):
-            break
+    todo, left, failed = [], configs, 0
+    while len(left) != len(todo):  # until others are at all that is left
+        todo, left = left, []
+        for config in todo:
+            try:
+                carry_out(config, prune)
+            except LockedError:
+                left.append(config)
+            except RunError as error:
+                warn(f"{config.run_name}: {error}")
+                failed += 1
     if failed:
         raise RunError(f"runs that failed: {failed} of {len(configs)}; the warnings above say why")
     if left:
@@ -79,25 +78,15 @@ def planned_runs(flags: Flags) -> tuple[list[Config], PruneConfig]:
     return configs, prune
 
 
-DONE, LOCKED, FAILED = "done", "locked", "failed"
-
-
-def carry_out(config: Config, prune: PruneConfig) -> str:
-    """Train and test one network unless its results exist or another process is at it."""
-    try:
-        with run_lock(config.files.job_lock):
-            print(f"\n== {config.run_name} ==", flush=True)
-            train(config)  # does nothing if the model is trained already
-            trained = load_trained(config)
-            results = Report(trained, prune).paths
-            if config.resume == "never" or not all(path.is_file() for path in results):
-                test(trained, prune)
-    except LockedError:
-        return LOCKED
-    except RunError as error:
-        warn(f"{config.run_name}: {error}")
-        return FAILED
-    return DONE
+def carry_out(config: Config, prune: PruneConfig) -> None:
+    """Train and test a network unless its results exist; LockedError if another process does."""
+    with run_lock(config.files.job_lock):
+        print(f"\n== {config.run_name} ==", flush=True)
+        train(config)  # does nothing if the model is trained already
+        trained = load_trained(config)
+        results = Report(trained, prune).paths
+        if config.resume == "never" or not all(path.is_file() for path in results):
+            test(trained, prune)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -106,9 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     lists = {"archs": (ARCHITECTURES, ["ResNet18", "VGG16"]), "methods": (METHODS, list(METHODS))}
     for name, (choices, default) in lists.items():
         text = f"of {', '.join(choices)} (default: {', '.join(default)})"
-        group.add_argument(
-            f"--{name}", nargs="+", choices=choices, default=default, metavar="NAME", help=text
-        )
+        several = {"nargs": "+", "choices": choices, "metavar": "NAME"}
+        group.add_argument(f"--{name}", default=default, help=text, **several)
     text = "seeds of the runs of each method (default: 0)"
     group.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help=text)
     return exit_status(lambda: reproduce(parser.parse(argv)))

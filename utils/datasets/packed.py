@@ -19,12 +19,12 @@ def find_packed(name: str, data_dir: Path) -> Source | None:
     Raises UserError for what is no .npz file or has none of these arrays.
     """
     path, start = data_dir / f"{name}.npz", f"{name}-"
-    if os.path.exists(path):  # False for a name that is too long
+    if path.exists():
         with open_npz(path) as file:
             places = {array: (path, array) for array in file.files}
     else:
         path = data_dir / f"{start}*.npz"
-        files = os.listdir(data_dir) if os.path.isdir(data_dir) else []
+        files = os.listdir(data_dir) if data_dir.is_dir() else []
         ours = [file for file in files if file.startswith(start)]
         places = {file.removeprefix(start): (data_dir / file, "arr_0") for file in ours}
     found = {}  # by kind of split, the names of its images and of its labels
@@ -33,7 +33,7 @@ def find_packed(name: str, data_dir: Path) -> Source | None:
         words = [word for word in words if labels.format(word) in places]
         for kind, word in by_kind(words, path).items():
             found.setdefault(kind, (images.format(word), labels.format(word)))
-    if not found and os.path.exists(path):
+    if not found and path.exists():
         raise UserError(f"{path}: holds no x_train and y_train, nor x_test and y_test; replace it")
     if not found:
         return None
