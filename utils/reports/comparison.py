@@ -178,13 +178,17 @@ def labels_of(curves: Sequence[Curve]) -> list[str]:
 def _label(curve: Curve, differ: Sequence[str]) -> str:
     """The settings of a curve that differ from those of others and from their defaults, in words.
 
-    Where all are defaults, they are shown. A curve whose training settings are unknown has the name
-    of its model file instead of these.
+    Where all are defaults, they are shown, and where none differs, how the network is pruned. A
+    curve whose training settings are unknown has the name of its model file instead of these.
     """
     own = curve.settings
     shown = [n for n in differ if n in own and (curve.model_file is None or n in OF_PRUNING)]
     words = [phrase(n, own[n]) for n in shown if n in NAMED_ALWAYS or n in curve.notable]
     if curve.model_file is not None:
         return ", ".join([Path(curve.model_file).stem, *words])
-    defaults = [n for n in shown if n not in (*CORRECTIONS, PRUNED_BEFORE)] or NAMED_ALWAYS
-    return ", ".join(words or [phrase(name, own[name]) for name in defaults])
+    pruning = [
+        n for n in OF_PRUNING if n in curve.notable and n not in (*CORRECTIONS, PRUNED_BEFORE)
+    ]
+    defaults = [n for n in shown if n not in (*CORRECTIONS, PRUNED_BEFORE)]
+    names = defaults or [*NAMED_ALWAYS, *pruning]
+    return ", ".join(words or [phrase(name, own[name]) for name in names])
