@@ -227,7 +227,7 @@ def test_repairing_leaves_the_zeros_and_the_accuracies_without_it(scope, quick, 
     rows = {row["sparsity"]: row for row in read_csv(path)}
     assert "accuracy" in rows["0.0"] and "repaired" in rows["0.0"]
     assert re.search(r"^sparsity +remaining +accuracy +repaired  file$", out, re.M)
-    pruning = read_contents(next(trained.rglob("saved_models/*.npz")), "")[0]["pruning"]
+    pruning = read_contents(next(trained.rglob("saved_models/*.npz")), "")["pruning"]
     assert (pruning["repair"], pruning["prune_scope"]) == (300, scope)
     for key, column in (("accuracy_uncorrected", "accuracy"), ("accuracy", "repaired")):
         assert pruning[key] == pytest.approx(float(rows["0.97"][column]), abs=1e-3)
