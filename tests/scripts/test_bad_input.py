@@ -138,7 +138,6 @@ def test_a_data_set_that_is_absent_offline_is_refused(script, tmp_path):
         "train_prune.py", "--data", "mnist", "--data_dir", tmp_path / "d", "--output_dir", tmp_path
     )
     assert_refused_unchanged(result_of(done), "--data mnist: absent from --data_dir", tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_data_are_refused(quick, tmp_path, write_npz):
@@ -180,7 +179,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_old_model(quick, tra
     before = path.read_bytes()
     fill_disk()
     result = quick("train_prune.py", *DIGITS, "--output_dir", trained, "--resume", "never")
-    assert_failed(result, "No space left on device", warnings=6)
+    assert_failed(result, "No space left on device", warnings=3)
     assert path.read_bytes() == before
     assert not list(trained.rglob("*.tmp"))
 

@@ -200,7 +200,8 @@ class Checkpointer:
 
     def _is_finished(self) -> bool:
         model = self.config.files.model
-        if self.newest.exists() or self.previous.exists() or not model.is_file():
+        # Path.exists would raise an error for a name that is too long.
+        if any(map(os.path.exists, (self.newest, self.previous))) or not os.path.isfile(model):
             return False
         way_out = "train it anew with --resume never, or choose another --output_dir"
         self._check_settings(read_contents(model, way_out)[0], model, way_out)
