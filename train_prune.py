@@ -54,6 +54,7 @@ def train(config: Config, world: World | None = None) -> None:
     with checkpointing(config, world) as checkpoints:
         if checkpoints.finished:
             return
+        saved = checkpoints.load(device)
         dataset = world.in_turn(config.load_dataset).to(device)
         generator = torch.Generator(device).manual_seed(config.seed)
         batches = dataset.train_batches(config.train_batchsize, generator)
@@ -66,7 +67,6 @@ def train(config: Config, world: World | None = None) -> None:
 
         recorder = Recorder(config, world)
         recorder.begin(model, dataset)
-        saved = checkpoints.load(device)
         if saved is None:
             if config.sfw_init:
                 recorder.metrics["sfw_init_scales"] = world.on_main(

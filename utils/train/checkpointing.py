@@ -205,7 +205,8 @@ class Checkpointer:
         return self.config.resume == "auto" and self.world.on_main(self._is_finished)
 
     def _is_finished(self) -> bool:
-        model = self.config.files.model  # os.path takes names that are too long
+        model = self.config.files.model
+        # Path.exists would raise an error for a name that is too long.
         if any(map(os.path.exists, (self.newest, self.previous))) or not os.path.isfile(model):
             return False
         way_out = "train it anew with --resume never, or choose another --output_dir"
