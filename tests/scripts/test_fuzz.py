@@ -174,7 +174,7 @@ def test_a_picture_that_unpacks_to_far_more_is_refused(tmp_path, write_tiny):
     write_tiny(tmp_path / "tiny_imagenet_200")
     bomb = tmp_path / "tiny_imagenet_200/train/n01/images/n01_1.JPEG"
     Image.new("1", (9_000, 9_000)).save(bomb, format="PNG")
-    with pytest.raises(UserError, match=r"n01_1.JPEG: (is \(9000|cannot be read)"):
+    with pytest.raises(UserError, match=r"n01_1.JPEG: cannot be read as an image"):
         load_dataset("tiny", tmp_path)
 
 

@@ -91,7 +91,7 @@ def read_tiny_imagenet(name: str, data_dir: Path) -> Arrays:
     except OSError as error:
         way = "unpack the data set's own archive again"
         raise UserError(f"{error.filename}: {error.strerror}; {way}") from None
-    return decoded_once(root, splits, mark, TINY_SIDE)
+    return decoded_once(root, splits, mark, TINY_SIDE, exact=True)
 
 
 def _tiny_validation(folder: Path, labels: dict[str, int]) -> list[tuple[Path, int]]:

@@ -40,12 +40,13 @@ def fingerprint(root: Path, splits: Splits, side: int) -> str:
     return digest.hexdigest()
 
 
-def decoded_once(root: Path, splits: Splits, mark: str, side: int) -> Arrays:
+def decoded_once(root: Path, splits: Splits, mark: str, side: int, exact: bool = False) -> Arrays:
     """The images of `splits`, uint8 (images, side, side, 3), and their labels.
 
     They come from a cache beside the folder `root`, if that holds those of the same `mark`, their
     fingerprint. Otherwise they are decoded, and the cache is written. Raises UserError for an image
-    that cannot be decoded, and for more than memory holds.
+    that cannot be decoded or, if they are to be `exact`, has another size, and for more than memory
+    holds.
     """
     cache = root.with_name(f"{root.name}.{side}x{side}.cache.npz")
     if cache.exists():
@@ -63,7 +64,7 @@ def decoded_once(root: Path, splits: Splits, mark: str, side: int) -> Arrays:
     arrays = {}
     for split, items in splits.items():
         paths = [path for path, _ in items]
-        arrays[f"x_{split}"] = _decode(paths, side, f"Decoding {root.name} {split}")
+        arrays[f"x_{split}"] = _decode(paths, side, exact, f"Decoding {root.name} {split}")
         arrays[f"y_{split}"] = np.array([label for _, label in items], dtype=np.int64)
     try:
         with atomic_write(cache, "wb") as file:
@@ -73,7 +74,7 @@ def decoded_once(root: Path, splits: Splits, mark: str, side: int) -> Arrays:
     return arrays
 
 
-def _decode(paths: list[Path], side: int, title: str) -> np.ndarray:
+def _decode(paths: list[Path], side: int, exact: bool, title: str) -> np.ndarray:
     """All images, uint8 (images, side, side, 3)."""
     images = np.empty((len(paths), side, side, 3), np.uint8)
     # Pillow warns of odd metadata, which do not concern the pixels.
@@ -81,23 +82,26 @@ def _decode(paths: list[Path], side: int, title: str) -> np.ndarray:
         warnings.catch_warnings(action="ignore"),
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        decoded = pool.map(decode, paths, repeat(side))
+        decoded = pool.map(decode, paths, repeat(side), repeat(exact))
         bar = tqdm(decoded, title, len(paths), leave=False, unit="image", disable=None)
         for place, image in enumerate(bar):
             images[place] = image
     return images
 
 
-def decode(path: Path, side: int) -> np.ndarray:
+def decode(path: Path, side: int, exact: bool = False) -> np.ndarray:
     """The centre of an image that is resized to this shorter side: uint8 (side, side, 3).
 
     Grey is repeated and transparency dropped, as torchvision's ImageFolder does; a photo is turned
-    as its EXIF data say. Raises UserError for a file that is no image.
+    as its EXIF data say. Raises UserError for a file that is no image or, if it is to be `exact`, of
+    another size.
     """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
+            if exact and image.size != (side, side):
+                raise ValueError(f"it is {image.size}, not {side}x{side}")
             image.draft(None, (2 * side, 2 * side))  # a JPEG, at a fraction of a large size
             upright = _upright(image)
             if upright.mode.startswith("I;16") or (upright.mode, image.format) == ("I", "PPM"):
