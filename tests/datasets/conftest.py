@@ -50,9 +50,9 @@ def decoded(monkeypatch):
     """The paths that are decoded in the test."""
     paths, decode = [], images.decode
 
-    def note(path, side):
+    def note(path, *arguments):
         paths.append(path)
-        return decode(path, side)
+        return decode(path, *arguments)
 
     monkeypatch.setattr("utils.datasets.images.decode", note)
     return paths

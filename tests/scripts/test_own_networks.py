@@ -134,7 +134,7 @@ def test_a_file_never_chooses_what_code_is_run(quick, tmp_path, monkeypatch):
             result = quick(script, "--model_path", path)
             assert_refused(result, f"{path}: its network is made by nets_of_a_file:net, and a file")
         other = quick(script, "--model_path", path, "--arch", "own_networks:vit")
-        assert_refused(other, "--arch own_networks:vit: ")
+        assert_refused(other, "was trained with --arch nets_of_a_file:net, not own_networks:vit")
         with pytest.raises(UserError, match="must not choose what code is run"):
             load_pruned(path)
     table = next(tmp_path.rglob("SFW_prune_test/*.csv"))

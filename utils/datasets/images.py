@@ -93,7 +93,7 @@ def decode(path: Path, side: int, exact: bool = False) -> np.ndarray:
     """The centre of an image that is resized to this shorter side: uint8 (side, side, 3).
 
     Grey is repeated and transparency dropped, as torchvision's ImageFolder does; a photo is turned
-    as its EXIF data say. Raises UserError for a file that is no image or, if it is to be `exact`, of
+    as its EXIF data say. Raises UserError for a file that is no image or, if `exact`, of
     another size.
     """
     from PIL import Image
