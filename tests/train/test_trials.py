@@ -55,6 +55,9 @@ WRONG_REGIONS = {
     "lmo gives NoneType for a tensor": dict(lmo=lambda s, g: None),
     "lmo gives numbers that are not finite": dict(lmo=lambda s, g: -g / 0),
     "lmo gives a point of gauge 2": dict(lmo=lambda s, g: -2 * s.radius * g.sign()),
+    "lmo gives vertices 24 apart, in a region of diameter 12": dict(
+        lmo=lambda s, g: -2 * s.radius * g.sign(), gauge=None
+    ),
     "lmo(g) gives a v with <g, v> > 0": dict(lmo=lambda s, g: s.radius * g.sign()),
     "shift_inside gives a point of gauge ": dict(shift_inside=lambda s, x: x),
     "IndexError: too large (test_trials.py, line ": dict(lmo=lambda s, g: fail()),

@@ -66,6 +66,14 @@ def check_regions(config: Config, model: nn.Module, regions: Sequence[Region]) -
                     raise UserError(f"{flag}: {method} gives {problem}; {ADVICE}")
                 if method == "lmo" and (g * y).sum() > 0:
                     raise UserError(f"{flag}: lmo(g) gives a v with <g, v> > 0; {ADVICE}")
+            apart = (
+                (region.lmo(g) - region.lmo(-g)).double().norm().item() if "lmo" in methods else 0
+            )
+            if not apart <= region.diameter * (1 + TOLERANCE):  # of a region without a gauge, too
+                raise UserError(
+                    f"{flag}: lmo gives vertices {apart:.4g} apart, in a region of diameter"
+                    f" {region.diameter:.4g}; {ADVICE}"
+                )
 
 
 def _problem(region: Region, x: Tensor, y: object) -> str | None:
