@@ -68,12 +68,19 @@ def build_constraints(
 def make_feasible(model: nn.Module, constraints: list[Region]) -> None:
     """Shift each of `model.parameters()` into its region, in place; frozen ones stay.
 
-    Call it again when a parameter has been unfrozen, which may be outside its region.
+    Call it again when a parameter has been unfrozen, which may be outside its region. Raises
+    ValueError for a parameter with values that are not finite.
     """
     with torch.no_grad():
-        for p, region in zip(model.parameters(), constraints, strict=True):
-            if p.requires_grad:
-                assign(p, region.shift_inside(whole(p)))
+        for (name, p), region in zip(model.named_parameters(), constraints, strict=True):
+            if not p.requires_grad:
+                continue
+            values = whole(p)
+            if not (values.is_meta or values.isfinite().all()):
+                raise ValueError(
+                    f"the parameter {name!r} has NaN or infinite values: give it others"
+                )
+            assign(p, region.shift_inside(values))
 
 
 def gauges(model: nn.Module, constraints: list[Region]) -> dict[str, float]:

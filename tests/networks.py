@@ -330,3 +330,17 @@ class HalfBuffer(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.out((images.flatten(1) + self.shift) * self.factor.float())
+
+
+class SharedTensor(nn.Module):
+    """Two layers that use one weight: when it is cut, each gets a tensor of its own."""
+
+    def __init__(self, num_classes: int = 5) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(64, 8), nn.Linear(64, 8), nn.Linear(64, 8)
+        self.b.weight = self.a.weight
+        self.out = nn.Linear(8, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = images.flatten(1)
+        return self.out((self.a(x) + self.b(x) + self.c(x)).relu())

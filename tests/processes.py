@@ -41,7 +41,7 @@ def train_killed_at(name, ending, at, when, flags):
     """
     arguments = name, ending, at, when, [*map(str, flags)]
     process = FORK.Process(target=_train_killed_at, args=arguments)
-    process.start()
+    _start([process])
     process.join(120)
     return process.exitcode
 
@@ -60,9 +60,7 @@ def _run(size, folder, work, *arguments):
         FORK.Process(target=_work, args=(rank, size, store.port, ends[rank], work, arguments))
         for rank in range(size)
     ]
-    with mock.patch.dict(os.environ, TORCH_CPP_LOG_LEVEL="ERROR"):  # as train_prune.py sets it
-        for process in processes:
-            process.start()
+    _start(processes)
     for process in processes:
         process.join(120)
         process.kill()
@@ -73,6 +71,13 @@ def _run(size, folder, work, *arguments):
             texts.append(path.read_text())
             path.unlink()
     return result
+
+
+def _start(processes):
+    """The server from which they are forked starts with the first, and imports PyTorch then."""
+    with mock.patch.dict(os.environ, TORCH_CPP_LOG_LEVEL="ERROR"):  # as train_prune.py sets it
+        for process in processes:
+            process.start()
 
 
 def _work(rank, size, port, end, work, arguments):

@@ -298,3 +298,12 @@ def test_unknown_kind_and_mode_and_missing_size_are_named():
         build_constraints(nn.Linear(2, 2), "l2_constraints", mode="nothing")
     with pytest.raises(ValueError, match="either radius or diameter"):
         build_constraints(nn.Linear(2, 2), "l2_constraints", mode=None)
+
+
+def test_values_that_are_not_finite_are_not_shifted_but_named():
+    model = nn.Linear(4, 4)
+    constraints = build_constraints(model, "l2_constraints")
+    with torch.no_grad():
+        model.weight[0, 0] = math.nan
+    with pytest.raises(ValueError, match="the parameter 'weight' has NaN or infinite values"):
+        make_feasible(model, constraints)

@@ -21,6 +21,7 @@ from networks import (
     Recurrent,
     Remembering,
     Reordered,
+    SharedTensor,
 )
 from torch import nn
 
@@ -305,3 +306,14 @@ def test_the_squares_of_a_unit_are_what_the_network_loses_with_it(name, rel):
             assert squares(model) - squares(cut_out(model, [unit])) == pytest.approx(
                 expected, rel=rel
             )
+
+
+def test_a_tensor_that_two_layers_share_is_cut_rightly_or_kept_with_a_true_reason(capsys):
+    model = SharedTensor().eval()
+    images = torch.randn(4, 1, 8, 8)
+    ranking = ChannelRanking(model, images)
+    sliced, removed = ranking.slice(0.4)
+    assert removed >= 0.4 and "zip" not in capsys.readouterr().err
+    with torch.no_grad():
+        kept = sliced(images)
+    assert kept.shape == (4, 5) and sliced.a.weight.equal(sliced.b.weight)

@@ -104,6 +104,22 @@ def test_a_model_that_another_process_finishes_meanwhile_is_not_trained_again(
     assert status == 0 and "Trained already" in out and "Epoch" not in out
 
 
+def test_a_run_that_was_stopped_in_its_first_epoch_is_tested_as_it_is(quick, tmp_path, stop_after):
+    stop_after(0)
+    quick("train_prune.py", *FLAGS, "--output_dir", tmp_path)
+    (resume,) = tmp_path.rglob("*.resume.pt")
+    flags = ("--model_path", resume, "--output_dir", tmp_path, "--ratios", 0)
+    status, out, err = quick("test_prune.py", *flags)
+    assert (status, err) == (0, "") and "0%" in out
+
+
+def test_resume_with_other_versions_says_that_results_differ(quick, stopped):
+    saved = torch.load(stopped.resume, weights_only=True)
+    torch.save(saved | {"versions": {"torch": "1.0"}}, stopped.resume)
+    status, _, err = quick("train_prune.py", *FLAGS, "--output_dir", stopped.output_dir)
+    assert status == 0 and "was saved with other versions of Python or its libraries" in err
+
+
 def test_resume_never_starts_over(quick, stopped, uninterrupted):
     flags = (*FLAGS, "--output_dir", stopped.output_dir, "--resume", "never")
     status, out, _ = quick("train_prune.py", *flags)

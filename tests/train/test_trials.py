@@ -60,6 +60,8 @@ WRONG_REGIONS = {
     ),
     "lmo(g) gives a v with <g, v> > 0": dict(lmo=lambda s, g: s.radius * g.sign()),
     "shift_inside gives a point of gauge ": dict(shift_inside=lambda s, x: x),
+    "lmo changes what it is given": dict(lmo=lambda s, g: g.mul_(0)),
+    "n is 3, and the parameter has 16 entries": dict(n=property(lambda s: 3, lambda s, n: None)),
     "IndexError: too large (test_trials.py, line ": dict(lmo=lambda s, g: fail()),
     "has no attribute": dict(shift_inside=lambda s, x: x.nothing()),
 }

@@ -99,7 +99,8 @@ def load_model_file(path: Path, explicit: Mapping[str, Any]) -> TrainedModel:
         stem = path.stem.encode(errors="replace").decode()  # bytes that are no text become "?"
         files = replace(files, run=file_name({"sha256": digest[:16]}, stem))
     metrics = {} if stored is None else contents.get("metrics", {})
-    last = metrics["train_accuracy"][-1] if "train_accuracy" in metrics else None
+    accuracies = metrics.get("train_accuracy", [])  # none before the end of the first epoch
+    last = accuracies[-1] if accuracies else None
     model = build_network(path, contents, config)
     return TrainedModel(model, config, files, path.name, settings, pruning, last)
 

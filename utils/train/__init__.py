@@ -1,1 +1,1 @@
-"""What a training run needs beside the method: resuming, progress, locks, CUDA graphs."""
+"""What a training run needs beside the method: checks, resuming, recording, processes, graphs."""

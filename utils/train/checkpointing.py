@@ -17,6 +17,7 @@ from utils.checkpoints.model_file import (
     DamagedFileError,
     model_contents,
     read_contents,
+    versions,
     write_contents,
 )
 from utils.datasets.batches import Batches
@@ -241,6 +242,11 @@ class Checkpointer:
             raise UserError(
                 f"--gpu {self.config.gpu}: {path} is of a run on another kind of device, where"
                 f" random numbers differ; give its --gpu, {WAY_OUT}"
+            )
+        if saved["versions"] != versions() or saved["config"]["compile"] != self.config.compile:
+            notify(
+                f"{path}: was saved with other versions of Python or its libraries, or with another"
+                " --compile; results differ from those of a run that was never stopped"
             )
         theirs, ours = saved["threads"], torch.get_num_threads()
         if device.type == "cpu" and theirs != ours:

@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 # The others wait as long for the main process, for example while it runs SFW-Init on a CPU. That a
 # process has ended is noticed at once.
 PATIENCE = timedelta(hours=12)
+NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # beside WORLD_SIZE and LOCAL_RANK
 
 
 class World:
@@ -151,6 +152,8 @@ def launched(train: Callable[[Config, World], None], settings: Callable[[], Conf
     if process_count() == 1 or "LOCAL_RANK" not in os.environ:
         train(settings(), World())
         return
+    if missing := [name for name in NEEDED if name not in os.environ]:
+        raise UserError(f"{missing[0]}: is not set beside LOCAL_RANK; start processes by torchrun")
     if os.environ["RANK"] != "0":
         sys.excepthook = partial(traceback.print_exception, file=sys.stderr)
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open until the end

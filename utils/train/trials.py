@@ -55,25 +55,33 @@ def check_regions(config: Config, model: nn.Module, regions: Sequence[Region]) -
         if not p.requires_grad or (type(region), p.shape) in tried:
             continue
         tried.add((type(region), p.shape))
-        g = torch.linspace(-1, 1, p.numel(), dtype=p.dtype, device=p.device).view(p.shape)
         flag = f"--constraint {config.constraint}, parameter {name}"
         with reported(flag):
-            outside = g * region.diameter if region.diameter < math.inf else g
-            for method in methods:
-                x = g if method == "lmo" else outside
-                y = getattr(region, method)(x)
-                if problem := _problem(region, x, y):
-                    raise UserError(f"{flag}: {method} gives {problem}; {ADVICE}")
-                if method == "lmo" and (g * y).sum() > 0:
-                    raise UserError(f"{flag}: lmo(g) gives a v with <g, v> > 0; {ADVICE}")
-            apart = (
-                (region.lmo(g) - region.lmo(-g)).double().norm().item() if "lmo" in methods else 0
-            )
-            if not apart <= region.diameter * (1 + TOLERANCE):  # of a region without a gauge, too
-                raise UserError(
-                    f"{flag}: lmo gives vertices {apart:.4g} apart, in a region of diameter"
-                    f" {region.diameter:.4g}; {ADVICE}"
-                )
+            if problem := _problem_of(region, p, methods):
+                raise UserError(f"{flag}: {problem}; {ADVICE}")
+
+
+def _problem_of(region: Region, p: Tensor, methods: Sequence[str]) -> str | None:
+    """What is wrong with the region of a parameter, by these of its methods, or None."""
+    if region.describe()["n"] != p.numel():  # also needs the radius, as a state dict does
+        return f"n is {region.n}, and the parameter has {p.numel()} entries"
+    g = torch.linspace(-1, 1, p.numel(), dtype=p.dtype, device=p.device).view(p.shape)
+    outside = g * region.diameter if region.diameter < math.inf else g
+    for method in methods:
+        x = g.clone() if method == "lmo" else outside.clone()
+        y = getattr(region, method)(x)
+        if not x.equal(g if method == "lmo" else outside):
+            return f"{method} changes what it is given"
+        if problem := _problem(region, x, y):
+            return f"{method} gives {problem}"
+        if method == "lmo" and (g * y).sum() > 0:
+            return "lmo(g) gives a v with <g, v> > 0"
+        if method == "lmo":  # all that tells of a region without a gauge
+            apart = (y - region.lmo(-g)).double().norm().item()
+            if not apart <= region.diameter * (1 + TOLERANCE):
+                within = f"a region of diameter {region.diameter:.4g}"
+                return f"lmo gives vertices {apart:.4g} apart, in {within}"
+    return None
 
 
 def _problem(region: Region, x: Tensor, y: object) -> str | None:
@@ -91,10 +99,16 @@ def check_steps(config: Config, model: nn.Module, batches: Batches, parts: int) 
     """Raise UserError where a step of the training cannot be taken, or no pruned one ever is.
 
     Each batch is shared in `parts`. BatchNorm refuses one of a single image where only one pixel is
-    left.
+    left. With --sync_bn, which normalises over all parts, none may be without images.
     """
     count, size, steps = len(batches.images), batches.batch_size, len(batches)
-    if (count % size or size) // parts < 2:  # the smallest batch is the last
+    smallest = count % size or size  # the last batch
+    if config.sync_bn and smallest < parts:
+        raise UserError(
+            f"--sync_bn: the last batch of an epoch has {smallest} images for {parts} processes;"
+            " choose another --train_batchsize"
+        )
+    if smallest // (1 if config.sync_bn else parts) < 2:
         image = torch.zeros(1, *config.image_shape, device=batches.images.device)
         try:
             dry_run(model, image, training=True)

@@ -259,8 +259,9 @@ def cut_out(model: nn.Module, units: Iterable[Unit]) -> nn.Module:
             removed.setdefault(dimension, []).extend(channels)
     for dimension, channels in removed.items():
         _cut(sliced, dimension, sorted(channels))
-    for one, other in zip(sliced.parameters(), model.parameters(), strict=True):
-        one.requires_grad_(other.requires_grad)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    for name, p in sliced.named_parameters():
+        p.requires_grad_(name not in frozen)
     # All tensors at once, as for the loaded network: one with dimensions of size 1 has either
     # format, and by its strides a kernel may be chosen whose last bits differ.
     if any(p.dim() == 4 and not p.is_contiguous() for p in model.parameters()):

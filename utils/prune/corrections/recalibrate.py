@@ -87,6 +87,8 @@ def note_stale_statistics(
     """
     if not batch_norms(model) or None in (training, test) or test > training - FAR_BELOW:
         return
+    if len(dataset.train_images) < 2:  # test images alone
+        return
     copy = placed(new_model(config), dataset.train_images.device, config.image_shape)
     copy.load_state_dict(model.state_dict())
     count = min(IMAGES, len(dataset.train_images))
