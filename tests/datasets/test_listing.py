@@ -47,8 +47,8 @@ def test_what_is_left_out_is_counted_by_its_reason(folder, tmp_path, capsys):
     (root / "labels.csv").write_text("beside the splits")
     assert describe_own("pets", tmp_path, None).images == (5, 4)
     line = (
-        f"note: {root}: 10 files or folders left out: 6 hidden (train/.thumbnails), 2 .gif"
-        " (train/cat/a.GIF), 1 outside class folders (train/alone.png), 1 without an ending"
+        f"note: {root}: 11 files or folders left out: 6 hidden (train/.thumbnails), 2"
+        " outside class folders (labels.csv), 2 .gif (train/cat/a.GIF), 1 without an ending"
         " (test/dog/README)\n"
     )
     assert line in capsys.readouterr().err
@@ -68,7 +68,8 @@ def test_linked_folders_are_entered_once(folder, tmp_path, capsys):
     (root / "train/cat/up").symlink_to(root / "train")
     (root / "elsewhere/b/back").symlink_to(root / "elsewhere")
     assert load_dataset("pets", tmp_path).train_labels.tolist() == found
-    assert "3 files or folders left out: 3 linked again (" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "4 files or folders left out: 3 linked again (" in err and "1 no split (elsewhere)" in err
 
 
 @pytest.mark.parametrize("denied", ["", "train", "train/cat", "train/cat/in", "test/dog"])

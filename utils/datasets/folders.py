@@ -38,8 +38,8 @@ def list_images(root: Path, unsplit: bool = False) -> tuple[list[str], Splits, l
     these are of "train". Raises UserError where folders are of the wrong form, and OSError where
     one is not readable.
     """
-    used, notes = _used_splits(root, unsplit)
     left_out: LeftOut = []
+    used, notes = _used_splits(root, unsplit, left_out)
     splits: Splits = {}
     for kind, folder in used.items():
         classes = folders_in(folder, left_out)
@@ -52,14 +52,20 @@ def list_images(root: Path, unsplit: bool = False) -> tuple[list[str], Splits, l
     return names, splits, notes + _summary(root, left_out)
 
 
-def _used_splits(root: Path, unsplit: bool) -> tuple[dict[str, Path], list[str]]:
+def _used_splits(root: Path, unsplit: bool, left_out: LeftOut) -> tuple[dict[str, Path], list[str]]:
     """The folders of "train" and "test", as far as they are there, and notes for people.
 
-    With test/ and val/, test/ is taken if it has the classes of train/, and val/ otherwise.
+    With test/ and val/, test/ is taken if it has the classes of train/, and val/ otherwise. What
+    lies beside these folders is added to `left_out`.
     """
-    inner = folders_in(root, [])
-    found = {kind: inner[name] for kind, name in by_kind(inner, root).items()}
-    if not found and unsplit:
+    beside: LeftOut = []
+    inner = folders_in(root, beside)
+    names = by_kind(inner, root)
+    found = {kind: inner[name] for kind, name in names.items()}
+    if found:
+        others = sorted(inner.keys() - set(names.values()))
+        left_out += beside + [("no split", str(inner[name])) for name in others]
+    elif unsplit:
         found = {"train": root}
     if not found:
         raise UserError(
