@@ -48,7 +48,8 @@ def test_torchvisions_resnet_is_trained_pruned_and_saved(quick, resnet, tmp_path
     (path,) = tmp_path.rglob("data=digits_model=torchvision.models-resnet18_*.npz")
     model = load_pruned(path, arch="torchvision.models:resnet18")
     assert sum(int((p != 0).sum()) for p in model.parameters()) == 1_118_165
-    status, out, err = quick("test_weight_distribution.py", *resnet[:6], "--model_path", path)
+    flags = (*resnet[:6], "--model_path", path, "--output_dir", tmp_path)
+    status, out, err = quick("test_weight_distribution.py", *flags)
     assert status == 0, err
 
 
