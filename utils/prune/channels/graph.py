@@ -7,6 +7,7 @@ It is an optional requirement, and imported where it is used.
 
 import copy
 import itertools
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def coupled_groups(model: nn.Module, images: Tensor) -> tuple[list[list[Unit]], 
     hooks = [layer.register_forward_hook(lambda m, *_: ran.update({m: 1})) for layer in layers]
     graph = torch_pruning.DependencyGraph()
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings(action="ignore"):
             graph.build_dependency(traced, (images,), verbose=False)
         for hook in hooks:
             hook.remove()
