@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from constraints.initial_norms import initial_norms
 from constraints.k_sparse import KSparsePolytope
@@ -76,7 +76,8 @@ def make_feasible(model: nn.Module, constraints: list[Region]) -> None:
             if not p.requires_grad:
                 continue
             values = whole(p)
-            if not (values.is_meta or values.isfinite().all()):
+            has_values = type(values) in (Tensor, nn.Parameter) and not values.is_meta  # not a fake
+            if has_values and not values.isfinite().all():
                 raise ValueError(
                     f"the parameter {name!r} has NaN or infinite values: give it others"
                 )
