@@ -38,7 +38,8 @@ def run_lock(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # While it is held: filelock takes no file that has been removed meanwhile.
+        # Removed while the lock is held. A process that has opened the file before sees that it is
+        # gone, and makes a new one.
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         lock.release()
