@@ -36,6 +36,7 @@ OPTIONS = OF_WORDS | {"digits", "file", "ratio"}
 RATIOS = {
     "weights": (0.0, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99),
     "channels": (0.0, 0.3, 0.5, 0.75, 0.85),
+    "N:M": ("dense", "2:4", "4:8", "1:4"),
 }
 
 
@@ -55,7 +56,7 @@ def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def accuracy_table(
-    rows: Rows, columns: Sequence[str], ratios: Sequence[float], digits: int = 1
+    rows: Rows, columns: Sequence[str], ratios: Sequence[float | str], digits: int = 1
 ) -> str:
     """Accuracies in percent: means of each row over its results, and ranges.
 
@@ -75,7 +76,8 @@ def accuracy_table(
             text = " / ".join(cell(values, digits) for values in found if values)
             cells.append(text + (f" ({fmean(sizes) / 1e6:.1f} M)" if sizes else ""))
         lines.append([name, *cells, _said(results, "repeatable", "yes")])
-    return markdown(["removed", *(f"{100 * r:g} %" for r in ratios), "repeatable"], lines)
+    heads = [ratio if isinstance(ratio, str) else f"{100 * ratio:g} %" for ratio in ratios]
+    return markdown(["removed", *heads, "repeatable"], lines)
 
 
 def tuning_table(judged: Mapping[str, Mapping[float, float]], column: str = RECALIBRATED) -> str:
@@ -155,7 +157,9 @@ class Block:
         (results,) = rows.values()
         if self.kind == "seeds":
             return str(len(results))
-        ratio, digits = float(self.options["ratio"]), int(self.options.get("digits", 1))
+        ratio, digits = self.options["ratio"], int(self.options.get("digits", 1))
+        if self.options.get("granularity") != "N:M":
+            ratio = float(ratio)
         return number(fmean(r.accuracies[self.columns[0]][ratio] for r in results), digits)
 
 

@@ -42,7 +42,7 @@ def table(tmp_path):
         }
         report = Report(trained, prune)
         measures = {"remaining": 1, "parameters": 2}
-        report.results = [Result(r, measures, {"w": 1}, accuracies) for r in prune.ratios]
+        report.results = [Result(r, measures, {"w": 1}, accuracies) for r in prune.all_ratios]
         report.table, report.layer_table = files.prune_test(".csv"), files.layer_sparsity(".csv")
         report.write_tables({"w": 2})
         write_settings(trained, prune, files.prune_test(".json"))

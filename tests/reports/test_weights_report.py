@@ -244,7 +244,7 @@ BAD_FLAGS = {
     "--save_pruned 0.5 --save_pruned 1": "--save_pruned 1: must be at least 0 and less than 1",
     "--save_pruned 1 --save_pruned 0.5": "--save_pruned 1: must be at least 0 and less than 1",
     "--save_pruned 0.5 nan": "--save_pruned nan: must be at least 0",
-    "--save_pruned half": "--save_pruned: invalid float value: 'half'",
+    "--save_pruned half": "--save_pruned: invalid ratio value: 'half'",
     "--save_pruned": "--save_pruned: expected at least one argument",
     "--ratios 1": "--ratios 1: must be at least 0 and less than 1",
     "--ratios 0.5 -0.1": "--ratios -0.1: must be at least 0 and less than 1",

@@ -17,7 +17,7 @@ from utils.reports.plots import plot_accuracies
 from utils.reports.tables import is_of_channels, read_accuracies, read_settings
 from utils.settings.config import FIELDS, NAMED_ALWAYS, Config, defaults_beside
 from utils.settings.fields import differing, identifying_settings
-from utils.settings.names import RunFiles, file_name, percent, plain, results_line
+from utils.settings.names import RunFiles, file_name, plain, results_line, shown
 
 # The ratios that a comparison prints if all of its tables have them.
 SHOWN = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
@@ -135,8 +135,9 @@ def comparison_table(runs: Runs) -> str:
     common = set.intersection(*(set(run) for of_runs in runs.values() for run in of_runs))
     if not common:
         raise UserError("--compare: the tables have no sparsity in common; test both at the same")
-    ratios = SHOWN if common.issuperset(SHOWN) else sorted(common)
-    lines = ["| weights removed | " + " | ".join(f"{percent(ratio)}%" for ratio in ratios) + " |"]
+    (first, *_), *_ = runs.values()
+    ratios = SHOWN if common.issuperset(SHOWN) else [ratio for ratio in first if ratio in common]
+    lines = ["| weights removed | " + " | ".join(map(shown, ratios)) + " |"]
     lines.append("| --- |" + " --- |" * len(ratios))
     several = len({column for _, column in runs}) > 1
     for (label, column), of_runs in runs.items():

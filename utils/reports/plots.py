@@ -22,7 +22,7 @@ from utils.reports.figures import (
     save_figure,
 )
 from utils.reports.headings import Heading
-from utils.settings.names import percent
+from utils.settings.names import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,9 +102,9 @@ def plot_layer_sparsity(
     mesh = axes.pcolormesh(values, cmap="viridis", norm=LogNorm(least, 1))
     rows, columns = np.nonzero(values == 0)
     axes.plot(columns + 0.5, rows + 0.5, "x", color="black", markersize=4)
-    ticks = [percent(ratio) for ratio in ratios]
+    ticks = [shown(ratio) for ratio in ratios]
     axes.set_xticks(np.arange(len(ratios)) + 0.5, ticks, fontsize=7, rotation=90)
-    axes.set_xlabel("sparsity of the network: weights removed, %")
+    axes.set_xlabel("weights removed from the network")
     name_rows(axes, list(left))
     figure.colorbar(mesh, ax=axes, label="fraction left (cross: none)", pad=0.01)
     save_figure(figure, path, heading)

@@ -14,14 +14,14 @@ from utils.reports.headings import heading_of
 from utils.reports.logs import TextLog, configuration_line, prune_line, pruning_line, write_csv
 from utils.reports.plots import plot_accuracies, plot_layer_sparsity, plot_slicing
 from utils.reports.tables import tested_columns, write_settings
-from utils.settings.names import percent, plain
+from utils.settings.names import plain, shown
 
 
 @dataclass(frozen=True)
 class Result:
-    """A network pruned at one ratio."""
+    """A network pruned at one ratio, or to one pattern N:M."""
 
-    ratio: float
+    ratio: float | str
     measures: dict[str, float]  # what its table has of it, by column
     layers: dict[str, int]  # zeros by parameter, or channels by layer
     accuracies: dict[str, Accuracy]  # by column: as pruned and, if there is one, corrected
@@ -42,6 +42,12 @@ LAYOUTS = {
         "sparsity",
         "pruned by magnitude",
         {"remaining": "{remaining:,}"},
+        ("parameter", "entries", "zeros"),
+    ),
+    "N:M": Layout(
+        "pattern",
+        "pruned to patterns",
+        {"removed": "{removed:.1%}", "remaining": "{remaining:,}"},
         ("parameter", "entries", "zeros"),
     ),
     "channels": Layout(
@@ -107,7 +113,7 @@ class Report:
     def add(self, result: Result) -> None:
         """Print a line on a pruned network."""
         self.results.append(result)
-        cells = [f"{percent(result.ratio) + '%':>8}"]
+        cells = [f"{shown(result.ratio):>8}"]
         for head, form in self.layout.printed.items():
             cells.append(f"{form.format(**result.measures):>{max(len(head), 12)}}")
         for column, accuracy in result.accuracies.items():
@@ -144,7 +150,7 @@ class Report:
             left = {n: [1 - r.layers[n] / size for r in self.results] for n, size in whole.items()}
             plot_layer_sparsity(self.heat_map, ratios, left, above)
         if emptied:
-            names = ", ".join(f"{name} (from {percent(ratio)}%)" for name, ratio in emptied.items())
+            names = ", ".join(f"{name} (from {shown(ratio)})" for name, ratio in emptied.items())
             warn(f"pruning removes all weights of {names}")
 
     def _write_log(self, emptied: dict[str, float]) -> None:
@@ -181,8 +187,8 @@ class Report:
         ]
         write_csv(self.layer_table, (column, *self.layout.layers, "fraction"), layers)
 
-    def _removed(self, result: Result) -> float:
-        return result.measures.get("removed", result.ratio)
+    def _removed(self, result: Result) -> float | str:
+        return result.measures["removed"] if self.of_channels else result.ratio
 
     def _curves(self) -> Curves:
         return {

@@ -38,7 +38,7 @@ def write_settings(trained: TrainedModel, prune: PruneConfig, path: Path) -> Non
         "training": trained.settings,
         "pruned_before": trained.pruned_before,
         "pruning": identifying_settings(prune),
-        "ratios": prune.ratios,
+        prune.listed: getattr(prune, prune.listed),
     }
     with atomic_write(path) as file:
         file.write(json.dumps(settings, indent=1) + "\n")
@@ -70,15 +70,16 @@ def is_of_channels(table: Path) -> bool:
         return False
 
 
-def read_accuracies(table: Path) -> dict[str, dict[float, Accuracy]]:
-    """The accuracies in a table of test_prune.py, by column and sparsity.
+def read_accuracies(table: Path) -> dict[str, dict[float | str, Accuracy]]:
+    """The accuracies in a table of test_prune.py, by column and sparsity or pattern.
 
     Raises UserError for a file that is not such a table.
     """
     try:
         rows = list(csv.DictReader(table.read_text().splitlines()))
         columns = ["accuracy", *(name for name in CORRECTIONS.values() if name in rows[0])]
-        return {n: {float(row["sparsity"]): _accuracy(row, n) for row in rows} for n in columns}
+        key, kind = ("pattern", str) if "pattern" in rows[0] else ("sparsity", float)
+        return {n: {kind(row[key]): _accuracy(row, n) for row in rows} for n in columns}
     except OSError as error:
         raise UserError(f"{table}: cannot be read ({error.strerror}); name another table") from None
     except (ValueError, TypeError, KeyError, IndexError, csv.Error):

@@ -48,6 +48,11 @@ def percent(fraction: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def shown(ratio: float | str) -> str:
+    """A ratio as a percentage, or a pattern N:M as it is."""
+    return ratio if isinstance(ratio, str) else f"{percent(ratio)}%"
+
+
 def results_line(**files: Path) -> str:
     """The line that ends a script's output: the folder of these files, and their names.
 
@@ -121,7 +126,8 @@ class RunFiles:
 
     def pruned(self, sparsity: str, suffix: str) -> Path:
         """The model pruned to `sparsity`, in the format whose files end in `suffix`."""
-        return self.output_dir / "saved_models" / f"{self.run}_sparsity={sparsity}{suffix}"
+        name = f"{self.run}_sparsity={sparsity.replace(':', '-')}{suffix}"
+        return self.output_dir / "saved_models" / name
 
     def weight_distribution(self, suffix: str) -> Path:
         return self._log("weight_distribution", suffix)
