@@ -16,6 +16,7 @@ from PIL import Image
 from runs import DIGITS, FLAGS, ROOT, SETTINGS, main_of, outcome
 
 import train_prune
+from utils.process.errors import notify
 from utils.process.signals import Stopped
 from utils.settings.config import Config
 from utils.train.checkpointing import Checkpointer
@@ -163,6 +164,7 @@ def quick(capsys):
     """Runs a script's main in this process: quick(name, *flags) gives status, output, errors."""
 
     def run(name, *flags):
+        notify.cache_clear()
         status = main_of(name)([str(flag) for flag in flags])
         out, err = capsys.readouterr()
         return status, out, err
@@ -184,6 +186,12 @@ def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
     assert train_prune.main([*FLAGS, "--output_dir", str(folder)]) == 0
     return outcome(folder)
+
+
+@pytest.fixture(autouse=True)
+def no_note_is_known():
+    """Each test is a process of its own."""
+    notify.cache_clear()
 
 
 @pytest.fixture(autouse=True)

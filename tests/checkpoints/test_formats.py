@@ -214,7 +214,7 @@ def test_a_format_without_ratios_is_refused(quick, trained):
 
 
 def test_a_format_whose_requirements_are_missing_says_what_to_install(quick, trained, monkeypatch):
-    monkeypatch.setattr("utils.process.requirements.find_spec", lambda name: None)
+    monkeypatch.setattr("utils.process.errors.find_spec", lambda name: None)
     result = quick("test_prune.py", *DIGITS, *SAVED, "--output_dir", trained)
     message = "--pruned_format onnx: needs onnx, onnxscript, onnxruntime; pip install -r"
     assert_refused(result, f"{message} requirements-optional.txt")

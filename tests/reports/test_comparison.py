@@ -15,9 +15,8 @@ from utils.reports.figures import save_figure
 from utils.reports.report import Report, Result
 from utils.reports.tables import write_settings
 from utils.settings.config import Config
-from utils.settings.fields import identifying_settings
+from utils.settings.fields import OF_TEST, identifying_settings
 from utils.settings.names import RunFiles
-from utils.settings.stored import OF_TEST
 
 
 @pytest.fixture

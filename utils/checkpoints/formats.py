@@ -14,8 +14,7 @@ from utils.checkpoints.npz_file import pack
 from utils.checkpoints.onnx_file import InputImages, NormalisedInput, encode_onnx, load_onnx
 from utils.checkpoints.trained_model import build_network
 from utils.compute.device import placed
-from utils.process.errors import reason
-from utils.process.requirements import require
+from utils.process.errors import reason, require
 from utils.process.writing import atomic_write
 from utils.settings.config import Config
 

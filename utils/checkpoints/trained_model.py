@@ -17,9 +17,8 @@ from utils.compute.device import placed
 from utils.process.errors import UserError
 from utils.settings.cli import Flags
 from utils.settings.config import FIELDS, Config, with_own_data
-from utils.settings.fields import identifying_settings
+from utils.settings.fields import OF_TEST, first_difference, identifying_settings, training_known
 from utils.settings.names import RunFiles, file_name
-from utils.settings.stored import OF_TEST, first_difference, training_known
 
 ADVICE = "give another --model_path, or train it again with --resume never"
 
@@ -69,12 +68,7 @@ def load_trained(config: Config) -> TrainedModel:
             f"{path}: no such model; train it first, with train_prune.py and the same flags,"
             " or give --model_path"
         )
-    trained = load_model_file(path, vars(config))
-    if trained.files != config.files:
-        raise UserError(
-            f"{path}: was not written by train_prune.py; to test it, give it as --model_path"
-        )
-    return trained
+    return load_model_file(path, vars(config))
 
 
 def load_model_file(path: Path, explicit: Mapping[str, Any]) -> TrainedModel:

@@ -11,8 +11,7 @@ from utils.process.errors import UserError
 from utils.process.writing import atomic_write
 from utils.prune.config import CORRECTIONS, PruneConfig
 from utils.settings.config import Config
-from utils.settings.fields import identifying_settings
-from utils.settings.stored import training_known
+from utils.settings.fields import identifying_settings, training_known
 
 # Ends the name of a column: how many of the images behind an accuracy have outputs that are not
 # finite.

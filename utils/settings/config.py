@@ -9,16 +9,9 @@ from typing import Any
 from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES, architecture, is_factory
 from optim import LR_SCHEMES, RESCALES
-from utils.datasets import (
-    AUGMENTATIONS,
-    DATASETS,
-    Dataset,
-    OwnData,
-    check_name,
-    describe_own,
-    info_of,
-    load_dataset,
-)
+from utils.datasets import DATASETS, Dataset, OwnData, load_dataset
+from utils.datasets.augment import AUGMENTATIONS
+from utils.datasets.own import check_name, describe_own, info_of
 from utils.process.errors import UserError
 from utils.settings.fields import (
     COUNT,
