@@ -153,12 +153,6 @@ def no_argument():
     return nn.Flatten()
 
 
-def complex_buffer(num_classes):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
-    model.register_buffer("waves", torch.ones(2, dtype=torch.complex64))
-    return model
-
-
 class FlashAttention(nn.Linear):
     """Attention between the rows of an image, by an implementation without second derivatives."""
 
