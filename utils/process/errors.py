@@ -108,10 +108,7 @@ def exit_status(main: Callable[[], None]) -> int:
 
 
 def require(flag: str, *modules: str) -> None:
-    """Raise UserError, which names `flag`, unless these modules are installed.
-
-    They are optional (requirements-optional.txt), and none is imported.
-    """
+    """Raise UserError, which names `flag`, unless these modules are installed; imports none."""
     if missing := [name for name in modules if find_spec(name) is None]:
         raise UserError(
             f"{flag}: needs {', '.join(missing)}; pip install -r requirements-optional.txt"
