@@ -20,22 +20,17 @@ from utils.settings.config import Config
 
 TOLERANCE = 1e-4  # of logits, relative to the largest one if that is greater than 1
 
-# The bytes of a file of a network, whose images are described, with metadata: plain types by name.
-Encode = Callable[[nn.Module, InputImages, dict[str, Any]], bytes]
-# From such a file, a function from images in 0 ... 1 to logits, on the CPU.
-Load = Callable[[Path, InputImages, dict[str, Any]], Callable[[Tensor], Tensor]]
-
 
 @dataclass(frozen=True)
 class PrunedFormat:
-    """How pruned networks are saved: the end of the file's name, what writes and what reads it.
+    """The end of a file's name, what gives its bytes, and from it a network on images in 0 ... 1.
 
     `modules` are needed for that. The file is tried on batches of the two `sizes`.
     """
 
     suffix: str
-    encode: Encode
-    load: Load
+    encode: Callable[[nn.Module, InputImages, dict[str, Any]], bytes]
+    load: Callable[[Path, InputImages, dict[str, Any]], Callable[[Tensor], Tensor]]
     modules: tuple[str, ...] = ()
     sizes: tuple[int, int] = (2, 3)
 

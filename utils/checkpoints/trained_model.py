@@ -56,19 +56,18 @@ def load_trained(config: Config) -> TrainedModel:
     Raises UserError when there is none, or when its file holds something else.
     """
     path = config.files.model
-    resumable = config.files.resume, config.files.previous_resume
-    unfinished = [file for file in resumable if file.is_file()]
-    if unfinished and not path.is_file():
-        raise UserError(
-            f"{path}: the training was stopped before its end; train_prune.py with the same flags"
-            f" goes on, and --model_path {unfinished[0]} tests what it has reached"
-        )
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such model; train it first, with train_prune.py and the same flags,"
-            " or give --model_path"
-        )
-    return load_model_file(path, vars(config))
+    if path.is_file():
+        return load_model_file(path, vars(config))
+    for unfinished in (config.files.resume, config.files.previous_resume):
+        if unfinished.is_file():
+            raise UserError(
+                f"{path}: the training was stopped before its end; train_prune.py with the same"
+                f" flags goes on, and --model_path {unfinished} tests what it has reached"
+            )
+    raise UserError(
+        f"{path}: no such model; train it first, with train_prune.py and the same flags, or give"
+        " --model_path"
+    )
 
 
 def load_model_file(path: Path, explicit: Mapping[str, Any]) -> TrainedModel:
