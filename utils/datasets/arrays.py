@@ -33,10 +33,7 @@ def _table(path: Path) -> dict[str, int]:
 
 
 def check_memory(size: int, source: Path) -> None:
-    """Raise UserError unless memory holds `size` bytes of images, and a half more to convert them.
-
-    `source` is named as what holds them.
-    """
+    """Raise UserError unless memory holds `size` bytes of images, and half as much again."""
     free = available_memory()
     if free is not None and 1.5 * size > free:
         raise UserError(

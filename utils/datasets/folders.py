@@ -50,11 +50,7 @@ def list_images(root: Path, test_fraction: float, alone: bool = False) -> tuple[
 def _find_splits(
     root: Path, test_fraction: float, alone: bool, left_out: LeftOut
 ) -> dict[str, Path]:
-    """The folders of "train" and "test", as far as they are there.
-
-    With test/ and val/, test/ is taken if it has the classes of train/, and val/ otherwise. What
-    lies beside these folders is added to `left_out`.
-    """
+    """The folders of "train" and "test": of test/ and val/ the first with the classes of train/."""
     beside: LeftOut = []
     inner = {f"{name}/": folder for name, folder in folders_in(root, beside).items()}
     found = by_kind({name: name[:-1] for name in inner}, root)

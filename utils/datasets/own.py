@@ -113,12 +113,12 @@ def _describe(
     arrays: Arrays, classes: Sequence[str], place: Path, known: OwnData | None
 ) -> OwnData:
     count, test = len(arrays["x_train"]), arrays["x_test"]
+    mean, std = (known.mean, known.std) if known else measure(arrays["x_train"])
     side = test.shape[1] if test.shape[1] == test.shape[2] else None
-    if count:
-        mean, std = measure(arrays["x_train"])
-        side = FOLDER_SIDE if place.is_dir() else side
-    else:
-        mean, std, side = known.mean, known.std, known.side
+    if not count:
+        side = known.side
+    elif place.is_dir():
+        side = FOLDER_SIDE
     digest = hashlib.sha256("\n".join(classes).encode(errors="replace"))
     for key in ("x_train", "y_train", "x_test", "y_test"):
         digest.update(f"{key} {arrays[key].shape}".encode())

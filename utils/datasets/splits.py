@@ -17,8 +17,7 @@ KINDS |= dict.fromkeys(("val", "valid", "validation"), "val")
 def by_kind(words: Mapping[str, str], place: Path) -> dict[str, str]:
     """By "train", "test" and "val", in this order, the name of that split if there is one.
 
-    `words` has, by name, the word that says which split it is. Raises UserError, which names
-    `place`, where a kind of split is there twice.
+    `words` has, by name, the word for its kind. Raises UserError where a kind is there twice.
     """
     found: dict[str, str] = {}
     for name, word in sorted(words.items()):

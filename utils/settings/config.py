@@ -211,10 +211,7 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        """A file name for the run; runs that train different weights have different names.
-
-        It spells out what is not at its default, so that a setting added later changes no name.
-        """
+        """What is not at its default, so that a setting added later changes no name."""
         settings = identifying_settings(self)
         named = {*NAMED_ALWAYS, *differing(settings, defaults_beside(settings))}
         return file_name({LABELS.get(n, n): v for n, v in settings.items() if n in named})

@@ -50,10 +50,7 @@ def percent(fraction: float) -> str:
 
 
 def results_line(**files: Path) -> str:
-    """The line that ends a script's output: the folder of these files, and their names.
-
-    `results_line(picture=Path("logs/a.png"))` is "Results: logs/ (picture: a.png)".
-    """
+    """The line that ends a script's output, such as "Results: logs/ (picture: a.png)"."""
     names = ", ".join(f"{what}: {path.name}" for what, path in files.items())
     return f"Results: {next(iter(files.values())).parent}/ ({names})"
 
