@@ -139,6 +139,11 @@ def needs_two(num_classes):
     )
 
 
+def convolutions(num_classes):
+    layers = (nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(256, num_classes))
+
+
 def lazy(num_classes):
     return nn.Sequential(
         nn.Flatten(), nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.Linear(8, num_classes)
