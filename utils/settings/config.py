@@ -36,7 +36,7 @@ from utils.settings.fields import (
 from utils.settings.names import RunFiles, file_name, plain
 
 LABELS = {"arch": "model"}  # settings whose label in names and logs is not the flag's name
-NAMED_ALWAYS = ("data", "arch", "optimizer", "constraint")  # in names even at their defaults
+METHOD = ("data", "arch", "optimizer", "constraint")  # what labels and titles begin with
 NO_REGION = "unconstraints"
 # The defaults that depend on the optimizer.
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -221,10 +221,11 @@ class Config:
     def run_name(self) -> str:
         """A file name for the run; runs that train different weights have different names.
 
-        It spells out what is not at its default, so that a setting added later changes no name.
+        It spells out data, network and optimizer, and what is not at its default, so that a
+        setting added later changes no name.
         """
         settings = identifying_settings(self)
-        named = {*NAMED_ALWAYS, *differing(settings, defaults_beside(settings))}
+        named = {*METHOD[:3], *differing(settings, defaults_beside(settings))}
         return file_name({LABELS.get(n, n): v for n, v in settings.items() if n in named})
 
     @property
