@@ -15,7 +15,7 @@ from utils.reports.headings import Heading, heading, phrase
 from utils.reports.logs import write_csv
 from utils.reports.plots import plot_accuracies
 from utils.reports.tables import is_of_channels, read_accuracies, read_settings
-from utils.settings.config import FIELDS, NAMED_ALWAYS, Config, defaults_beside
+from utils.settings.config import FIELDS, METHOD, Config, defaults_beside
 from utils.settings.fields import differing, identifying_settings
 from utils.settings.names import RunFiles, file_name, percent, plain, results_line
 
@@ -183,12 +183,12 @@ def _label(curve: Curve, differ: Sequence[str]) -> str:
     """
     own = curve.settings
     shown = [n for n in differ if n in own and (curve.model_file is None or n in OF_PRUNING)]
-    words = [phrase(n, own[n]) for n in shown if n in NAMED_ALWAYS or n in curve.notable]
+    words = [phrase(n, own[n]) for n in shown if n in METHOD or n in curve.notable]
     if curve.model_file is not None:
         return ", ".join([Path(curve.model_file).stem, *words])
     pruning = [
         n for n in OF_PRUNING if n in curve.notable and n not in (*CORRECTIONS, PRUNED_BEFORE)
     ]
     defaults = [n for n in shown if n not in (*CORRECTIONS, PRUNED_BEFORE)]
-    names = defaults or [*NAMED_ALWAYS, *pruning]
+    names = defaults or [*METHOD, *pruning]
     return ", ".join(words or [phrase(name, own[name]) for name in names])

@@ -76,7 +76,7 @@ def read_accuracies(table: Path) -> dict[str, dict[float, Accuracy]]:
     """
     try:
         rows = list(csv.DictReader(table.read_text().splitlines()))
-        columns = ["accuracy", *(name for name in CORRECTIONS.values() if name in rows[0])]
+        columns = [n for n in ("accuracy", *CORRECTIONS.values()) if n in rows[0]] or ["accuracy"]
         return {n: {float(row["sparsity"]): _accuracy(row, n) for row in rows} for n in columns}
     except OSError as error:
         raise UserError(f"{table}: cannot be read ({error.strerror}); name another table") from None
