@@ -19,10 +19,8 @@ from statistics import median
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -45,9 +43,6 @@ BATCH_SIZE = 128
 BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
 PRECISIONS = ("fp32", "bf16")
 INIT_ITERATIONS = 4
-AUGMENTATION = [transforms.RandomCrop(32, 4), transforms.RandomHorizontalFlip()]
-NORMALISATION = [transforms.ToTensor(), transforms.Normalize(CIFAR10.mean, CIFAR10.std)]
-TRANSFORM = transforms.Compose(AUGMENTATION + NORMALISATION)
 
 
 def measure(device: torch.device, steps: int) -> None:
@@ -75,7 +70,13 @@ def throughput(device: torch.device, steps: int) -> None:
 
 
 def one_by_one(images: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    inputs = torch.stack([TRANSFORM(Image.fromarray(image)) for image in images])
+    """A batch as torchvision makes it: of single images, through Pillow and the transforms."""
+    from torchvision import transforms as t  # the other parts do without it
+
+    normalised = [t.ToTensor(), t.Normalize(CIFAR10.mean, CIFAR10.std)]
+    steps = [t.ToPILImage(), t.RandomCrop(32, 4), t.RandomHorizontalFlip(), *normalised]
+    transform = t.Compose(steps)
+    inputs = torch.stack([transform(image) for image in images])
     return inputs, torch.arange(len(images)) % CIFAR10.classes
 
 
