@@ -117,7 +117,7 @@ def test_a_mark_that_asks_for_what_is_not_there_is_refused(page, message):
         tables.filled(page)
 
 
-def test_a_picture_of_other_numbers_is_known(write, tmp_path):
+def test_a_picture_of_other_numbers_is_known(write, tmp_path, drawing):
     path = tmp_path / "picture.png"
     for accuracy in (90, 91):
         write("a", SGD, [(0, accuracy, 90), (0.9, 80, 85)])
