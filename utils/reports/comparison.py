@@ -24,7 +24,8 @@ from utils.settings.stored import training_known
 # The ratios that a comparison prints if all of its tables have them.
 SHOWN = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
 PRUNED_BEFORE = "pruned_before"  # the sparsity of a model that was already pruned, or "None"
-OF_PRUNING = (*identifying_settings(PruneConfig()), PRUNED_BEFORE)
+PRUNING = tuple(identifying_settings(PruneConfig()))
+OF_PRUNING = (*PRUNING, PRUNED_BEFORE)
 # By method and column, the accuracies of each run, by ratio.
 Runs = dict[tuple[str, str], list[dict[float, Accuracy]]]
 
@@ -223,12 +224,13 @@ def labels_of(curves: Sequence[Curve]) -> list[str]:
 def _label(curve: Curve, differ: Sequence[str]) -> str:
     """The settings of a curve that differ from those of others and from their defaults, in words.
 
-    Where all are defaults, they are shown, and where none differs, the network and the method. A
+    Where all are defaults, they are shown, and where none differs, network, method and pruning. A
     curve whose training settings are unknown has the name of its model file instead of these.
     """
     known = curve.model_file is None
     shown = [n for n in differ if n in curve.settings and (known or n in OF_PRUNING)]
     notable = [n for n in shown if n in NAMED_ALWAYS or n in curve.notable]
-    others = [n for n in shown if n != PRUNED_BEFORE] or NAMED_ALWAYS
+    pruning = [n for n in PRUNING if n in curve.notable and n not in CORRECTIONS]
+    others = [n for n in shown if n != PRUNED_BEFORE] or [*NAMED_ALWAYS, *pruning]
     words = [phrase(n, curve.settings[n]) for n in notable or (others if known else ())]
     return ", ".join(words if known else [Path(curve.model_file).stem, *words])
