@@ -9,7 +9,7 @@ from runs import DIGITS, RUN, assert_refused, read_csv
 from models import build_model
 from utils.checkpoints.model_file import model_contents, read_contents, write_contents
 from utils.checkpoints.trained_model import load_trained
-from utils.compute.measure import zeros_by_parameter
+from utils.compute.measure import evaluate, zeros_by_parameter
 from utils.prune import load_pruned
 from utils.prune.config import PruneConfig
 from utils.prune.weights.ranking import RATIOS, MagnitudeRanking
@@ -236,7 +236,40 @@ def test_repairing_leaves_the_zeros_and_the_accuracies_without_it(quick, trained
     assert pruning["accuracy"] > pruning["accuracy_uncorrected"]
 
 
+def test_corrected_only_leaves_out_the_accuracies_as_pruned_and_changes_no_other(
+    quick, trained, folders
+):
+    flags = (*DIGITS, "--output_dir", trained, "--ratios", 0, 0.9, "--repair", 300)
+    for only in ((), ("--corrected_only",)):
+        status, out, err = quick("test_prune.py", *flags, *only)
+        assert status == 0, err
+    assert re.search(r"^sparsity +remaining +repaired$", out, re.M)
+    tables = sorted(folders[0].glob("*.csv"), key=lambda path: len(path.name))
+    both, only = (read_csv(path) for path in tables)
+    assert [row["repaired"] for row in both] == [row["repaired"] for row in only]
+    assert "accuracy" in both[0] and "accuracy" not in only[0]
+    status, out, err = quick("test_prune.py", "--compare", *tables, "--output_dir", trained)
+    assert status == 0 and out.count("as pruned") == 1, err
+
+
+@pytest.mark.parametrize(("precision", "named"), [("fp32", False), ("bf16", True)])
+def test_networks_are_tested_in_the_precision_that_is_asked_for(
+    precision, named, quick, trained, folders, monkeypatch
+):
+    used = []
+    monkeypatch.setattr(
+        "test_prune.evaluate", lambda *args: used.append(args[2]) or evaluate(*args)
+    )
+    flags = (*DIGITS, "--output_dir", trained, "--ratios", 0.5, "--test_precision", precision)
+    assert quick("test_prune.py", *flags)[0] == 0
+    assert used == [precision]
+    (table,) = folders[0].glob("*.csv")
+    assert ("test_precision=bf16" in table.name) is named
+
+
 BAD_FLAGS = {
+    "--corrected_only": "--corrected_only: nothing is corrected; add --bn_recalibrate 1000",
+    "--test_precision fp16": "--test_precision fp16: choose one of fp32, bf16",
     "--allocation local": "--allocation local: choose one of global, uniform, erk, lamp",
     "--prune_scope some": "--prune_scope some: choose one of all, weights",
     "--bn_recalibrate -1": "--bn_recalibrate -1: must be at least 0",

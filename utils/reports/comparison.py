@@ -144,7 +144,7 @@ def read_accuracies(table: Path) -> dict[str, dict[float, Accuracy]]:
         rows = list(csv.DictReader(table.read_text().splitlines()))
         if "multiply_adds" in rows[0]:
             return {}
-        columns = ["accuracy", *(name for name in CORRECTIONS.values() if name in rows[0])]
+        columns = [n for n in ("accuracy", *CORRECTIONS.values()) if n in rows[0]] or ["accuracy"]
         return {
             name: {
                 float(row["sparsity"]): Accuracy(

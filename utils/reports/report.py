@@ -113,7 +113,7 @@ class Report:
             zeros = sum(zeros_by_parameter(model).values())
             print(f"It is pruned already: {count - zeros:,} of its parameters are left")
         heads = [f"{self.layout.ratio:>8}", *(f"{head:>12}" for head in self.layout.printed)]
-        heads.append(f"{'accuracy':>8}")
+        heads += [] if prune.corrected_only else [f"{'accuracy':>8}"]
         heads += [f"{prune.correction_column:>12}"] if prune.correction else []
         print("\n" + "  ".join([*heads, *(["file"] if prune.save_pruned else [])]))
 

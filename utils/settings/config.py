@@ -43,6 +43,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "SFW": {"lr": 1.0, "constraint": "k_sparse_constraints"},
     "SGD": {"lr": 0.1, "constraint": NO_REGION},
 }
+PRECISIONS = ("fp32", "bf16")
 LARGEST_SIDE = 4096  # of images, in pixels
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"  # wherever the scripts are started
 
@@ -133,7 +134,7 @@ class Config:
         allowed=Range(-1, LARGEST_INT), identifies_run=False)
     precision: str = setting(
         "fp32", "machine", "arithmetic of the network; bf16 is automatic mixed precision",
-        choices=("fp32", "bf16"))
+        choices=PRECISIONS)
     compile: bool = setting(
         False, "machine", "compile the network: the start takes longer, and steps are faster",
         choices=(False, True), identifies_run=False)
