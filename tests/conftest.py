@@ -22,7 +22,7 @@ from utils.process.writing import atomic_write
 from utils.settings.config import Config
 from utils.train.checkpointing import Checkpointer
 
-hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=40)
 hypothesis.settings.load_profile("fixed")
 
 GOLDEN = ROOT / "tests" / "golden"
