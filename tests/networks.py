@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models import ResNet18
 from models.resnet import BasicBlock
 
 
@@ -362,3 +363,8 @@ class SharedTensor(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = images.flatten(1)
         return self.out((self.a(x) + self.b(x) + self.c(x)).relu())
+
+
+def narrow_resnet18(num_classes, color_channel, image_size):
+    """ResNet18 with 4 channels in its first stage instead of 64."""
+    return ResNet18(num_classes, color_channel, image_size, width=4)

@@ -1,9 +1,8 @@
 """What stands above a picture, for people to read, and in small letters below it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.checkpoints.trained_model import TrainedModel
 from utils.settings.config import METHOD, defaults_beside
@@ -33,8 +32,7 @@ PHRASES = {
 NAMES = {"sfw_init": "SFW-Init", "k_sparseness": "K at least", "k_frac": "K fraction"}
 
 
-@dataclass(frozen=True)
-class Heading:
+class Heading(NamedTuple):
     """The title of a picture, and all settings behind it."""
 
     title: str
