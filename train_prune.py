@@ -24,6 +24,7 @@ from optim import SFW, ProjectedSGD
 from utils.checkpoints.model_file import new_model
 from utils.compute.device import (
     autocast,
+    check_compiler,
     compiled,
     network_generator,
     pick_device,
@@ -48,6 +49,8 @@ def train(config: Config, world: World | None = None) -> None:
     """Train a network with these settings, shared by a `world`, or go on where it was stopped."""
     world = world or World()
     device = world.in_turn(lambda: pick_device(world.device_number(config.gpu)))
+    if config.compile:
+        check_compiler(device)
     with checkpointing(config, world) as checkpoints:
         if checkpoints.finished:
             return

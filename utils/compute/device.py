@@ -3,8 +3,12 @@
 import ctypes
 import logging
 import os
+import shlex
+import shutil
+import sysconfig
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -110,6 +114,19 @@ def network_generator(device: torch.device) -> torch.Generator:
     if device.type == "cpu":
         return torch.default_generator
     return torch.cuda.default_generators[device.index]
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise UserError where --compile lacks a compiler or, on CUDA, Python's headers."""
+    # On a CPU torch.compile writes C++; on CUDA Triton, which compiles its launcher as C.
+    on_cpu = device.type == "cpu"
+    variable, name = ("CXX", "g++") if on_cpu else ("CC", "gcc")
+    needed = [Path(shlex.split(os.environ.get(variable) or name)[0])]
+    if not on_cpu:
+        needed.append(Path(sysconfig.get_path("include"), "Python.h"))
+    for file in needed:
+        if not (file.is_file() or shutil.which(file)):
+            raise UserError(f"--compile: needs {file}, which is not there; install it")
 
 
 def compiled(model: nn.Module, batch_size: int) -> Callable[[Tensor], Tensor]:
