@@ -28,8 +28,7 @@ from benchmarks.machine import describe, row, table
 from utils.checkpoints.onnx_file import InputImages, encode_onnx
 from utils.checkpoints.trained_model import load_model_file
 from utils.compute.timing import time_in_turns
-from utils.process.errors import exit_status, reason
-from utils.process.requirements import require
+from utils.process.errors import exit_status, reason, require
 from utils.prune.channels.slicing import ChannelRanking
 from utils.prune.weights.patterns import PatternRanking
 from utils.prune.weights.ranking import MagnitudeRanking
