@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What runtimes make of the zeros of a pruned network, on a CPU.
 
-Takes a trained network dense, with 95 % of each weight zero, at 2:4, and sliced to a quarter of its
+Takes a network dense, with 95 % of each weight zero, at 2:4, and sliced to a quarter of its
 multiply-adds. Prints for each runtime its time on one image as a ratio to the dense network's, both
 taking turns, the size of its file, and what fails or is wrong; the dense network, loaded again as
 the last, shows what chance does. Then how fast PyTorch's product of a weight in CSR is. The files
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import describe, row, table
+from utils.checkpoints.model_file import new_model
 from utils.checkpoints.onnx_file import InputImages, encode_onnx
 from utils.checkpoints.trained_model import load_model_file
 from utils.compute.timing import time_in_turns
@@ -32,6 +33,7 @@ from utils.process.errors import exit_status, reason, require
 from utils.prune.channels.slicing import ChannelRanking
 from utils.prune.weights.patterns import PatternRanking
 from utils.prune.weights.ranking import MagnitudeRanking
+from utils.settings.config import Config
 from utils.settings.fields import path
 
 NETWORKS = ("dense", "95 % zeros", "2:4", "sliced", "dense again")
@@ -182,8 +184,12 @@ def print_products(model: nn.Module, seconds: float) -> None:
 @torch.no_grad()
 def compare(options: argparse.Namespace) -> None:
     require("experiments/runtimes.py", "torch_pruning", "onnx", "onnxscript")
-    trained = load_model_file(options.model_path, {})
-    config, model = trained.config, trained.model.eval()
+    config = Config()
+    if options.model_path is None:
+        model = new_model(config).eval()
+    else:
+        trained = load_model_file(options.model_path, {})
+        config, model = trained.config, trained.model.eval()
     shape = 1, config.color_channel, config.image_size, config.image_size
     images = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -201,8 +207,10 @@ def compare(options: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     add, names = parser.add_argument, list(RUNTIMES)
-    add("--model_path", type=path, required=True, metavar="FILE", help="a trained model")
-    add("--folder", type=path, required=True, metavar="FOLDER", help="for the runtimes' files")
+    text = "a trained model (default: ResNet18 for CIFAR-10 as it is built)"
+    add("--model_path", type=path, metavar="FILE", help=text)
+    text = "for the runtimes' files (default: %(default)s)"
+    add("--folder", type=path, default=Path("saved_models/runtimes"), metavar="FOLDER", help=text)
     text = f"of {', '.join(names)} (default: all)"
     add("--runtimes", nargs="*", choices=names, default=names, metavar="NAME", help=text)
     text = "how long the networks take turns in each runtime (default: %(default)s)"
