@@ -18,11 +18,8 @@ from statistics import median
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torchvision import transforms
-from torchvision.datasets import VisionDataset
+from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -37,7 +34,7 @@ from utils.compute.timing import synchronise, time_in_turns
 from utils.datasets import DATASETS
 from utils.datasets.augment import crop_and_flip
 from utils.datasets.batches import Batches
-from utils.process.errors import exit_status
+from utils.process.errors import exit_status, reason
 from utils.train.captured_step import CapturedStep
 
 CIFAR10 = DATASETS["cifar10"]
@@ -45,25 +42,32 @@ BATCH_SIZE = 128
 BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
 PRECISIONS = ("fp32", "bf16")
 INIT_ITERATIONS = 4
+PRUNED_TO = 0.9  # the sparsity of pruned steps
+VARIANTS = ("captured", "captured, plain SFW", "pruned steps", "eager", "captured and compiled")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpu", type=int, default=-1, help="CUDA device (default: -1, the CPU)")
     parser.add_argument("--steps", type=int, default=4, help="steps that count (default: 4)")
+    text = "only images/s of this network, with all kinds of steps"
+    parser.add_argument("--variants", choices=ARCHITECTURES, metavar="NAME", help=text)
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     if arguments.plain:
         print(plain_throughput(arguments.gpu, arguments.steps))
         return 0
-    return exit_status(lambda: measure(pick_device(arguments.gpu), max(1, arguments.steps)))
+    return exit_status(lambda: measure(pick_device(arguments.gpu), arguments))
 
 
-def measure(device: torch.device, steps: int) -> None:
+def measure(device: torch.device, arguments: argparse.Namespace) -> None:
     print(f"\n{describe(device.type)}\n")
-    for measured in (throughput, parts, batch_sizes, initialisation):
-        measured(device, steps)
+    all_measured = (throughput, parts, batch_sizes, initialisation)
+    if arguments.variants:
+        all_measured = (partial(variants, arguments.variants),)
+    for measured in all_measured:
+        measured(device, max(1, arguments.steps))
         print()
 
 
@@ -85,20 +89,35 @@ def throughput(device: torch.device, steps: int) -> None:
         row(name, f"{median(found):.0f}", f"{median(found) / median(rates['plain loop']):.2f}")
 
 
-class RandomImages(VisionDataset):
+def variants(arch: str, device: torch.device, steps: int) -> None:
+    """One that fails is named, and the others are measured."""
+    table([f"{arch}, batch {BATCH_SIZE}", "images/s"])
+    kinds = VARIANTS if device.type == "cuda" else ("eager", "pruned steps")
+    for kind, precision in product(kinds, reversed(PRECISIONS)):
+        try:
+            cell = f"{our_throughput(device, precision, BATCH_SIZE, steps, kind, arch):.0f}"
+        except Exception as error:  # of any type: of the compiler, the driver
+            cell = reason(error)
+        row(f"{precision} {kind}", cell)
+
+
+class RandomImages(Dataset):
     """As torchvision's own data sets: one image at a time, through Pillow and the transforms."""
 
     def __init__(self, count: int) -> None:
+        from torchvision import transforms  # other parts do without it
+
         augmentation = [transforms.RandomCrop(32, 4), transforms.RandomHorizontalFlip()]
         normalisation = [transforms.ToTensor(), transforms.Normalize(CIFAR10.mean, CIFAR10.std)]
-        super().__init__(transform=transforms.Compose(augmentation + normalisation))
+        steps = [transforms.ToPILImage(), *augmentation, *normalisation]
+        self.transform = transforms.Compose(steps)
         self.images = random_images(count).permute(0, 2, 3, 1).numpy()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[index])), index % CIFAR10.classes
+        return self.transform(self.images[index]), index % CIFAR10.classes
 
 
 def plain_throughput(gpu: int, steps: int) -> float:
@@ -121,22 +140,31 @@ def plain_throughput(gpu: int, steps: int) -> float:
 
 
 def our_throughput(
-    device: torch.device, precision: str, batch_size: int, steps: int, kind: str = ""
+    device: torch.device,
+    precision: str,
+    batch_size: int,
+    steps: int,
+    kind: str = "",
+    arch: str = "ResNet18",
 ) -> float:
-    """Images a second of train_prune.py's steps, once the first ones are taken."""
-    model, regions = prepared(device, precision)
-    optimizer = SFW(model.parameters(), regions)
+    """Images a second of train_prune.py's steps, once the first ones are taken.
+
+    `kind` is one of VARIANTS, or "" for a run's own steps.
+    """
+    model, regions = prepared(device, precision, arch)
+    optimizer = SFW(model.parameters(), regions, fused=False if "plain SFW" in kind else None)
     network = compiled(model, batch_size) if "compiled" in kind else model
     first, steps = (20, max(steps, 200)) if device.type == "cuda" else (2, steps)
     batches = our_batches(device, batch_size, first + steps)
     step = partial(train_step, model, network, optimizer, precision)
+    sparsity = PRUNED_TO if kind == "pruned steps" else 0.0
     if device.type == "cuda" and kind != "eager":
         step = CapturedStep(step, optimizer, batch_size, device)
     for taken, (inputs, targets) in enumerate(batches):
         if taken == first:
             synchronise(device.type)
             start = time.perf_counter()
-        step(inputs, targets, 1.0)
+        step(inputs, targets, 1.0, sparsity)
     synchronise(device.type)
     return steps * batch_size / (time.perf_counter() - start)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from utils.process.errors import RunError
 from utils.process.writing import atomic_write
 from utils.reports.headings import Heading
 
@@ -30,10 +31,12 @@ REMOVED = (0, 30, 50, 70, 80, 90, 95, 97, 98, 99, 99.5, 99.9, 99.99, 99.999)  # 
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of this size in inches."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
+    """An empty figure of this size in inches; raises RunError without matplotlib."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise RunError(f"pictures need matplotlib ({error}); install requirements.txt") from None
     matplotlib.rcParams.update(STYLE)
     return Figure(figsize=(width, height), layout="constrained")
 
