@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,26 +40,27 @@ from utils.process.writing import atomic_write
 from utils.settings.fields import path
 from utils.settings.names import results_line
 
-# What the commands below are filled with, and what is trained.
+# What the commands below are filled with, what is trained, and a factor of limits: on a CPU, which
+# may have other work, they are longer.
 SIZES: dict[str, dict[str, Any]] = {
-    "full": {"data": "cifar10", "arch": "ResNet18", "networks": "Mlp VGG16 ResNet18"}
-    | {"training": "--precision bf16", "testing": "--bn_recalibrate 1000", "seconds": 4}
-    | {"first": 1, "images": 50_000, "epochs": 30, "longer": 180, "seeds": 3, "methods": 4},
-    "tiny": {"data": "digits", "arch": "Mlp", "networks": "Mlp"}
-    | {"training": "", "testing": "", "seconds": 0.1}
-    | {"first": 60, "images": 1437, "epochs": 2, "longer": 2, "seeds": 1, "methods": 1},
+    "full": {"data": "cifar10", "arch": "ResNet18", "networks": "Mlp VGG16 ResNet18", "first": 1}
+    | {"training": "--precision bf16", "testing": "--bn_recalibrate 1000", "workers": "-n 6"}
+    | {"images": 50_000, "epochs": 30, "longer": 180, "seeds": 3, "methods": 4, "patience": 1},
+    "tiny": {"data": "digits", "arch": "Mlp", "networks": "Mlp --seconds 0.1", "first": 60}
+    | {"training": "", "testing": "", "workers": ""}
+    | {"images": 1437, "epochs": 2, "longer": 2, "seeds": 1, "methods": 1, "patience": 10},
 }
 TRAIN, TEST = "train_prune.py", "test_prune.py"
 STOPPED, TRAINS = "stopped: ", "Gauge:"  # begins a command that gets SIGTERM when it prints that
 PYTEST = "-m pytest -p no:cacheprovider -v --tb short"
 RUN = "--data {data} --arch {arch} --gpu {gpu} --data_dir {data_dir} --output_dir {work}"
 FIRST = f"{RUN}/first --epoch_num {{first}}"
-TIMED = "--largest 0 --devices {device} --seconds {seconds} --networks {networks}"
+STEPS = "benchmarks/optimizer_step.py --largest 0 --devices {device} --networks {networks}"
 # By name, the limit in seconds and the commands; the most valuable first.
 STAGES: dict[str, tuple[float, Sequence[str]]] = {
     "fused step": (45, [f"{PYTEST} tests/optim/test_random_tensors.py"]),
-    "tests": (120, [f"{PYTEST} -m cuda --maxfail 5 {{parallel}} {{tests}}"]),
-    "steps": (45, [f"benchmarks/optimizer_step.py {TIMED}"]),
+    "tests": (120, [f"{PYTEST} -m cuda --maxfail 5 {{workers}} {{tests}}"]),
+    "steps": (45, [STEPS]),
     "images": (75, ["benchmarks/training.py --gpu {gpu} --steps 2 --variants {arch}"]),
     "main command": (60, [f"{STOPPED}{TRAIN} {FIRST}", f"{TRAIN} {FIRST}", f"{TEST} {FIRST}"]),
 }
@@ -94,15 +95,11 @@ class Check:
         saved = json.loads(self.file.read_text()) if self.file.is_file() else {}
         self.epochs: int = saved.get("epochs", 0)  # of the trainings, once that is decided
         self.stages: dict[str, dict[str, Any]] = saved.get("stages", {})
-        files = sorted(p for p in ROOT.glob("tests/**/test_*.py") if "mark.cuda" in p.read_text())
-        words = {"data_dir": options.data_dir.absolute(), "work": self.work.absolute()}
-        self.words = self.size | {name: shlex.quote(str(word)) for name, word in words.items()}
-        self.words |= {
-            "gpu": options.gpu,
-            "device": self.device,
-            "tests": shlex.join(map(str, files)),
-        }
-        self.words["parallel"] = "-n 6" if find_spec("xdist") and self.device == "cuda" else ""
+        tests = [p for p in ROOT.glob("tests/**/test_*.py") if "mark.cuda" in p.read_text()]
+        self.words = self.size | {"gpu": options.gpu, "device": self.device}
+        self.words["data_dir"] = shlex.quote(str(options.data_dir.absolute()))
+        self.words["work"] = shlex.quote(str(self.work.absolute()))
+        self.words["tests"] = shlex.join(map(str, sorted(tests)))
 
     @property
     def left(self) -> float:
@@ -120,7 +117,8 @@ class Check:
             for command in commands if needs < self.left else ():
                 print(f"{self.left:4.0f} s left: {name}", flush=True)
                 status = "stopped"
-                status, text = self.run(name, command, min(began + limit, self.deadline))
+                until = min(began + limit * self.size["patience"], self.deadline)
+                status, text = self.run(name, command, until)
                 texts.append(text)
                 if status != "done":
                     break
@@ -147,10 +145,9 @@ class Check:
             end(process)
         how = "was ended" if status is None else f"ended with status {status}"
         title = f"`{shlex.join(words)}` {how} after {time.monotonic() - began:.0f} s"
-        ended = "failed" if status != wanted else "done"
-        if status is None and until == self.deadline:
-            ended = "unfinished"
-        return ended, self.kept(name, title, printed)
+        stage = "failed" if until < self.deadline else "unfinished"
+        stage = stage if status is None else "done" if status == wanted else "failed"
+        return stage, self.kept(name, title, printed)
 
     def kept(self, name: str, title: str, printed: Path) -> str:
         """Of what a command printed, its table, which is written as CSV, and the last lines."""
@@ -181,10 +178,11 @@ class Check:
             file.write("\n\n".join(report(self)) + "\n")
 
     def provenance(self) -> dict[str, str]:
-        described = ["git", "describe", "--always", "--dirty"]
-        done = subprocess.run(described, cwd=ROOT, capture_output=True, text=True)
-        commit = done.stdout.strip() or "not recorded"
-        return {"machine": describe(self.device), "date": str(date.today()), "commit": commit}
+        command, commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], ""
+        with suppress(OSError):  # without git
+            commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        origin = {"machine": describe(self.device), "date": str(date.today())}
+        return origin | {"commit": commit or "not recorded"}
 
     def trainings(self) -> Iterator[tuple[str, str, float]]:
         """Titles, flags and seconds, with those of tests, by the table of the stage "images"."""
@@ -233,22 +231,22 @@ def report(check: Check) -> Iterator[str]:
 
 
 def versions() -> Iterator[list[str]]:
-    yield ["python", "", sys.version.split()[0]]
+    here = {each.name.lower().replace("_", "-"): each.version for each in distributions()}
     texts = "\n".join(file.read_text() for file in sorted(ROOT.glob("requirements*.txt")))
-    for name, pinned in [*re.findall(r"^([\w-]+)==(\S+)", texts, re.MULTILINE), ("triton", "")]:
-        here = "missing"
-        with suppress(PackageNotFoundError):
-            here = version(name)
-        yield [name, pinned, here]
+    pinned = {"python": "", "triton": ""} | dict(re.findall(r"^([\w-]+)==(\S+)", texts, re.M))
+    here["python"] = sys.version.split()[0]
+    return ([name, pin, here.get(name, "missing")] for name, pin in pinned.items())
 
 
 def carry_out(check: Check) -> None:
     for name, (limit, commands) in STAGES.items():
         check.take(name, limit, commands)
+    check.stages.pop("trainings", None)
     try:
         planned = list(check.trainings())
     except (OSError, KeyError, ValueError) as error:
-        check.record("trainings", "failed", text=f"No speed to plan by: {reason(error)}")
+        status = NO_TIME if check.status("images") in AGAIN else "failed"
+        check.record("trainings", status, text=f"No speed to plan by: {reason(error)}")
         planned = []
     for title, flags, seconds in planned:
         name, command = f"{title}: training", f"{TRAINING} {flags}"
@@ -269,13 +267,12 @@ def main(argv: list[str] | None = None) -> int:
     add("--minutes", type=float, default=13, metavar="X", help="of this call (default: 13)")
     add("--gpu", type=int, default=0, metavar="N", help="CUDA device; -1 is the CPU (default: 0)")
     add_data_dir(parser)
-    text = "folder of the report (default: gpu_report)"
+    text = "folder of the report (default: %(default)s)"
     add("--output", type=path, default=Path("gpu_report"), metavar="FOLDER", help=text)
-    text = "folder of the trainings, which are resumed from it (default: gpu_work)"
+    text = "folder of the trainings, which go on from there (default: %(default)s)"
     add("--work", type=path, default=Path("gpu_work"), metavar="FOLDER", help=text)
     add("--sizes", choices=SIZES, default="full", help="tiny takes seconds (default: full)")
-    text = "stages to run again though they are in the report"
-    add("--again", nargs="+", default=[], metavar="STAGE", help=text)
+    add("--again", nargs="+", default=[], metavar="STAGE", help="run these again in any case")
     with StopSignals():
         return exit_status(lambda: carry_out(Check(parser.parse_args(argv))))
 

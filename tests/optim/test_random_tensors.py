@@ -17,8 +17,9 @@ def stepped(seed, device, rescale, fused):
     draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
 
     def fill(x):
-        # Multiples of 1/64, whose sums in m are exact, so that both steps see the same ties.
-        return x.copy_(torch.randn(x.shape, generator=generator).mul_(64).round_().div_(64))
+        # Multiples of 1/64, whose sums in m are exact, so that both steps see the same ties. They
+        # are about as large as weights: alpha is then at most lr.
+        return x.copy_(torch.randn(x.shape, generator=generator).mul_(6).round_().div_(64))
 
     parameters, regions = [], []
     for dimensions in draw.choices(list(SIDES), k=TENSORS):
@@ -26,7 +27,7 @@ def stepped(seed, device, rescale, fused):
         last = len(shape) == 4 and draw.random() < 0.5
         layout = torch.channels_last if last else torch.contiguous_format
         x = fill(torch.empty(shape, device=device, memory_format=layout))
-        parameters.append(torch.nn.Parameter(x.mul_(0.1)))
+        parameters.append(torch.nn.Parameter(x))
         k = draw.choice([1, max(1, x.numel() // 20), x.numel()])
         regions.append(KSparsePolytope(x.numel(), k, radius=0.3))
     optimizer = SFW(parameters, regions, lr=0.3, momentum=0.5, rescale=rescale, fused=fused)
