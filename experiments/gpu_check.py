@@ -46,7 +46,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "full": {"data": "cifar10", "arch": "ResNet18", "networks": "Mlp VGG16 ResNet18", "first": 1}
     | {"training": "--precision bf16", "testing": "--bn_recalibrate 1000", "workers": "-n 6"}
     | {"images": 50_000, "epochs": 30, "longer": 180, "seeds": 3, "methods": 4, "patience": 1},
-    "tiny": {"data": "digits", "arch": "Mlp", "networks": "Mlp --seconds 0.1", "first": 60}
+    "tiny": {"data": "digits", "arch": "Mlp", "networks": "Mlp --seconds 0.1", "first": 30}
     | {"training": "", "testing": "", "workers": ""}
     | {"images": 1437, "epochs": 2, "longer": 2, "seeds": 1, "methods": 1, "patience": 10},
 }
@@ -101,6 +101,13 @@ class Check:
         self.words["work"] = shlex.quote(str(self.work.absolute()))
         self.words["tests"] = shlex.join(map(str, sorted(tests)))
 
+        self.origin = {
+            "machine": describe(self.device),
+            "date": str(date.today()),
+            "commit": commit(),
+        }
+        self.versions = versions()
+
     @property
     def left(self) -> float:
         return self.deadline - time.monotonic()
@@ -108,13 +115,13 @@ class Check:
     def status(self, name: str) -> str:
         return self.stages.get(name, {}).get("status", NO_TIME)
 
-    def take(self, name: str, limit: float, commands: Sequence[str], needs: float = LEAST) -> None:
+    def take(self, name: str, limit: float, commands: Sequence[str], needs: float = 0) -> None:
         """Carry out a stage, unless it is in the report or the time left is less than it needs."""
         if self.status(name) not in AGAIN and name not in self.again:
             return
         status, texts, began = NO_TIME, [], time.monotonic()
         try:
-            for command in commands if needs < self.left else ():
+            for command in commands if max(needs, LEAST) < self.left else ():
                 print(f"{self.left:4.0f} s left: {name}", flush=True)
                 status = "stopped"
                 until = min(began + limit * self.size["patience"], self.deadline)
@@ -168,7 +175,7 @@ class Check:
         self.stages[name] = {"status": status, "seconds": round(seconds, 1), "text": text}
         with atomic_write(self.file) as file:
             json.dump({"epochs": self.epochs, "stages": self.stages}, file, indent=1)
-        origin = json.dumps({"*": self.provenance()}, indent=1)
+        origin = json.dumps({"*": self.origin}, indent=1)
         (self.logs / "SFW_prune_test" / PROVENANCE).write_text(origin)
         unwanted = shutil.ignore_patterns("*.log", "*.png", ".*")
         shutil.copytree(self.logs, self.results, ignore=unwanted, dirs_exist_ok=True)
@@ -176,13 +183,6 @@ class Check:
         shutil.move(packed, self.output / "results.zip")
         with atomic_write(self.output / "report.md") as file:
             file.write("\n\n".join(report(self)) + "\n")
-
-    def provenance(self) -> dict[str, str]:
-        command, commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], ""
-        with suppress(OSError):  # without git
-            commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-        origin = {"machine": describe(self.device), "date": str(date.today())}
-        return origin | {"commit": commit or "not recorded"}
 
     def trainings(self) -> Iterator[tuple[str, str, float]]:
         """Titles, flags and seconds, with those of tests, by the table of the stage "images"."""
@@ -217,7 +217,7 @@ def end(process: subprocess.Popen) -> None:
 
 
 def report(check: Check) -> Iterator[str]:
-    yield f"# {', '.join(check.provenance().values())}"
+    yield f"# {', '.join(check.origin.values())}"
     rows = [[name, s["status"], f"{s['seconds']:.0f}"] for name, s in check.stages.items()]
     yield markdown(["stage", "status", "seconds"], rows)
     for granularity in GRANULARITIES:
@@ -225,17 +225,25 @@ def report(check: Check) -> Iterator[str]:
             found = read_results(["SFW_prune_test/*"], check.results, granularity=granularity)
             yield f"Accuracy in %, {' / '.join(COLUMNS)}, by the part of the {granularity} removed:"
             yield accuracy_table(by_name(found), COLUMNS, RATIOS[granularity])
-    yield "## Versions\n\n" + markdown(["package", "pinned", "here"], [*versions()])
+    yield "## Versions\n\n" + markdown(["package", "pinned", "here"], check.versions)
     for name, stage in check.stages.items():
         yield f"## {name}: {stage['status']}\n\n{stage['text']}"
 
 
-def versions() -> Iterator[list[str]]:
+def commit() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    with suppress(OSError):  # without git
+        done = subprocess.run(command, capture_output=True, text=True)
+        return done.stdout.strip() or "not recorded"
+    return "not recorded"
+
+
+def versions() -> list[list[str]]:
     here = {each.name.lower().replace("_", "-"): each.version for each in distributions()}
     texts = "\n".join(file.read_text() for file in sorted(ROOT.glob("requirements*.txt")))
     pinned = {"python": "", "triton": ""} | dict(re.findall(r"^([\w-]+)==(\S+)", texts, re.M))
     here["python"] = sys.version.split()[0]
-    return ([name, pin, here.get(name, "missing")] for name, pin in pinned.items())
+    return [[name, pin, here.get(name, "missing")] for name, pin in pinned.items()]
 
 
 def carry_out(check: Check) -> None:
