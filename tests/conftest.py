@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -17,6 +18,7 @@ from runs import DIGITS, FLAGS, ROOT, SETTINGS, main_of, outcome
 
 import train_prune
 from utils.process.signals import Stopped
+from utils.process.writing import atomic_write
 from utils.settings.config import Config
 from utils.train.checkpointing import Checkpointer
 
@@ -170,11 +172,17 @@ def quick(capsys):
     return run
 
 
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    assert train_prune.main([*DIGITS, "--output_dir", str(folder)]) == 0
+    return folder
+
+
 @pytest.fixture
-def trained(quick, tmp_path):
+def trained(trained_once, tmp_path):
     """A folder with a trained model of the settings DIGITS."""
-    status, _, err = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path)
-    assert status == 0, err
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -196,6 +204,23 @@ def every_epoch_is_saved(monkeypatch):
 def no_training_is_drawn(monkeypatch):
     """Drawing would take longer than most of the tests' trainings."""
     monkeypatch.setattr("utils.train.recording.plot_training", lambda *_: None)
+
+
+@pytest.fixture
+def drawing():
+    """Pictures are drawn in the tests that use this."""
+
+
+@pytest.fixture(autouse=True)
+def pictures_are_blank(request, monkeypatch):
+    """Drawing would take longer than most tests."""
+
+    def save(figure, path, heading, metadata=None):
+        with atomic_write(path, "wb") as file:
+            file.write(b"blank")
+
+    if "drawing" not in request.fixturenames:
+        monkeypatch.setattr("utils.reports.plots.save_figure", save)
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from runs import DIGITS
 from torch import nn
 
 from utils.prune.weights.ranking import RATIOS as DEFAULT_RATIOS
-from utils.reports.figures import AS_PRUNED
 from utils.reports.headings import Heading
 from utils.reports.plots import (
+    AS_PRUNED,
     plot_accuracies,
     plot_distribution,
     plot_layer_sparsity,
@@ -22,6 +22,8 @@ from utils.reports.plots import (
     plot_slicing,
     plot_training,
 )
+
+pytestmark = pytest.mark.usefixtures("drawing")
 
 RUN = Heading("run")
 RATIOS = [0, 0.3, 0.6, 0.9, 0.95, 0.99]

@@ -12,10 +12,7 @@ from utils.checkpoints.model_file import read_contents
 from utils.datasets import own
 from utils.prune import load_pruned
 
-RUN = (
-    "data=my pets_model=Mlp_optimizer=SFW_constraint=k_sparse_constraints_train_batchsize=16"
-    "_epoch_num=2"
-)
+RUN = "data=my pets_model=Mlp_optimizer=SFW_train_batchsize=16_epoch_num=2"
 
 
 @pytest.fixture

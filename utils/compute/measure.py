@@ -122,12 +122,20 @@ def plain_kernels() -> Iterator[None]:
             library.enabled = was
 
 
-@torch.no_grad()
 def multiply_adds(model: nn.Module, inputs: Tensor) -> int:
     """The multiply-adds that convolutions and matrix products of a forward pass take per input."""
+    return multiply_adds_by_module(model, inputs)[""]
+
+
+@torch.no_grad()
+def multiply_adds_by_module(model: nn.Module, inputs: Tensor) -> dict[str, int]:
+    """The same for each module that takes any, by its name; "" is the whole network."""
     with plain_kernels(), FlopCounterMode(display=False) as counter:
         model(inputs)
-    return counter.get_total_flops() // (2 * len(inputs))
+    counts = {"": counter.get_total_flops()}
+    for name, by_operation in counter.get_flop_counts().items():
+        counts[name.partition(".")[2]] = sum(by_operation.values())
+    return {name: count // (2 * len(inputs)) for name, count in counts.items()}
 
 
 def channels_by_layer(model: nn.Module) -> dict[str, int]:
