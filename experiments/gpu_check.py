@@ -44,14 +44,16 @@ from utils.settings.names import results_line
 # may have other work, they are longer.
 SIZES: dict[str, dict[str, Any]] = {
     "full": {"data": "cifar10", "arch": "ResNet18", "networks": "Mlp VGG16 ResNet18", "first": 1}
+    | {"stop_at": "Gauge:"}
     | {"training": "--precision bf16", "testing": "--bn_recalibrate 1000", "workers": "-n 6"}
     | {"images": 50_000, "epochs": 30, "longer": 180, "seeds": 3, "methods": 4, "patience": 1},
-    "tiny": {"data": "digits", "arch": "Mlp", "networks": "Mlp --seconds 0.1", "first": 30}
+    "tiny": {"data": "digits", "arch": "Mlp", "networks": "Mlp --seconds 0.1", "first": 200}
+    | {"stop_at": "Epoch 1/"}
     | {"training": "", "testing": "", "workers": ""}
     | {"images": 1437, "epochs": 2, "longer": 2, "seeds": 1, "methods": 1, "patience": 10},
 }
 TRAIN, TEST = "train_prune.py", "test_prune.py"
-STOPPED, TRAINS = "stopped: ", "Gauge:"  # begins a command that gets SIGTERM when it prints that
+STOPPED = "stopped: "  # begins a command that gets SIGTERM once it has printed what `stop_at` names
 PYTEST = "-m pytest -p no:cacheprovider -v --tb short"
 RUN = "--data {data} --arch {arch} --gpu {gpu} --data_dir {data_dir} --output_dir {work}"
 FIRST = f"{RUN}/first --epoch_num {{first}}"
@@ -73,7 +75,7 @@ METHODS = {
 }
 TRAINING = f"{RUN}/full --lr_scheme cosine {{training}}"
 GRANULARITIES = {"weights": "", "channels": "--granularity channels --round_to 8"}
-LINES, SHOWN, WIDTH = 200, 40, 300  # the last lines in log.txt and in the report, and their length
+LINES, SHOWN, WIDTH = 200, 40, 300  # the last lines in log.txt, lines in the report, their length
 GRACE, LEAST = 10, 15  # seconds from SIGINT to SIGKILL, and those without which no stage is begun
 FAST, TESTED = 2, 1.2  # seconds of an epoch with which more are tried; its time with its test
 FILLED = 0.9  # of the time that is left, by trainings
@@ -144,7 +146,7 @@ class Check:
         try:
             while (status := process.poll()) is None and time.monotonic() < until:
                 time.sleep(0.1)
-                if stops and TRAINS in printed.read_text(errors="replace"):
+                if stops and self.size["stop_at"] in printed.read_text(errors="replace"):
                     time.sleep(0.5)
                     process.terminate()
                     stops, wanted = False, 128 + signal.SIGTERM
@@ -161,7 +163,9 @@ class Check:
         lines = re.split(r"[\r\n]+", printed.read_text(errors="replace"))
         lines = [line[:WIDTH] for line in lines if line.strip()]
         table = [line for line in lines if line.startswith("| ")]
-        others = [line for line in lines if line not in table][-SHOWN:]
+        others = [line for line in lines if line not in table]
+        if len(others) > SHOWN:
+            others = [*others[:5], "...", *others[5 - SHOWN :]]
         with (self.output / "log.txt").open("a") as log:
             log.write("\n".join([f"== {title}", *lines[-LINES:], ""]))
         if table:
