@@ -31,9 +31,9 @@ from utils.process.errors import (
     exit_status,
     is_out_of_memory,
     reason,
+    require,
     warn,
 )
-from utils.process.requirements import require
 from utils.process.writing import check_writable
 from utils.prune.channels.measure import measured, training_images
 from utils.prune.channels.slicing import ChannelRanking

@@ -25,8 +25,7 @@ from utils.checkpoints.onnx_file import InputImages
 from utils.checkpoints.trained_model import load_model_file
 from utils.compute.device import pick_device, placed
 from utils.compute.timing import time_in_turns
-from utils.process.errors import exit_status
-from utils.process.requirements import require
+from utils.process.errors import exit_status, require
 from utils.prune.channels.slicing import ChannelRanking
 from utils.settings.config import Config
 from utils.settings.fields import path

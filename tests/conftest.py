@@ -17,12 +17,13 @@ from PIL import Image
 from runs import DIGITS, FLAGS, ROOT, SETTINGS, main_of, outcome
 
 import train_prune
+from utils.process.errors import notify
 from utils.process.signals import Stopped
 from utils.process.writing import atomic_write
 from utils.settings.config import Config
 from utils.train.checkpointing import Checkpointer
 
-hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=40)
 hypothesis.settings.load_profile("fixed")
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -165,6 +166,7 @@ def quick(capsys):
     """Runs a script's main in this process: quick(name, *flags) gives status, output, errors."""
 
     def run(name, *flags):
+        notify.cache_clear()
         status = main_of(name)([str(flag) for flag in flags])
         out, err = capsys.readouterr()
         return status, out, err
@@ -192,6 +194,12 @@ def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
     assert train_prune.main([*FLAGS, "--output_dir", str(folder)]) == 0
     return outcome(folder)
+
+
+@pytest.fixture(autouse=True)
+def no_note_is_known():
+    """Each test is a process of its own."""
+    notify.cache_clear()
 
 
 @pytest.fixture(autouse=True)

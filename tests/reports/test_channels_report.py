@@ -238,7 +238,7 @@ def test_rounding_that_leaves_nothing_to_cut_is_refused(quick, trained):
 
 
 def test_without_torch_pruning_one_line_says_what_to_install(quick, trained, monkeypatch):
-    monkeypatch.setattr("utils.process.requirements.find_spec", lambda name: None)
+    monkeypatch.setattr("utils.process.errors.find_spec", lambda name: None)
     result = quick("test_prune.py", *DIGITS, *CHANNELS, "--output_dir", trained)
     assert_refused(result, "--granularity channels: needs torch_pruning; pip install -r")
 

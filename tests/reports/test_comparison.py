@@ -13,9 +13,8 @@ from utils.prune.weights.ranking import RATIOS
 from utils.reports.comparison import heading_of, labels_of, read_curves
 from utils.reports.report import Report, Result
 from utils.settings.config import Config
-from utils.settings.fields import identifying_settings
+from utils.settings.fields import OF_TEST, identifying_settings
 from utils.settings.names import RunFiles
-from utils.settings.stored import OF_TEST
 
 
 @pytest.fixture

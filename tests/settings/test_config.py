@@ -11,7 +11,8 @@ from runs import ROOT
 from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES
 from optim import LR_SCHEMES, RESCALES
-from utils.datasets import AUGMENTATIONS, DATASETS
+from utils.datasets import DATASETS
+from utils.datasets.augment import AUGMENTATIONS
 from utils.process.errors import UserError
 from utils.settings.config import Config, with_own_data
 from utils.settings.names import file_name, percent

@@ -17,9 +17,8 @@ from utils.reports.logs import write_csv
 from utils.reports.plots import AS_PRUNED, plot_accuracies
 from utils.reports.report import NOT_FINITE
 from utils.settings.config import FIELDS, METHOD, Config, defaults_beside
-from utils.settings.fields import differing, identifying_settings
+from utils.settings.fields import differing, identifying_settings, training_known
 from utils.settings.names import RunFiles, file_name, percent, plain, results_line
-from utils.settings.stored import training_known
 
 # The ratios that a comparison prints if all of its tables have them.
 SHOWN = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)

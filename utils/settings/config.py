@@ -9,16 +9,9 @@ from typing import Any
 from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES, architecture, is_factory
 from optim import LR_SCHEMES, RESCALES
-from utils.datasets import (
-    AUGMENTATIONS,
-    DATASETS,
-    Dataset,
-    OwnData,
-    check_name,
-    describe_own,
-    info_of,
-    load_dataset,
-)
+from utils.datasets import DATASETS, Dataset, OwnData, load_dataset
+from utils.datasets.augment import AUGMENTATIONS
+from utils.datasets.own import check_name, describe_own, info_of
 from utils.process.errors import UserError
 from utils.settings.fields import (
     COUNT,
@@ -219,10 +212,9 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        """A file name for the run; runs that train different weights have different names.
+        """Data set, network, optimizer, and what is not at its default.
 
-        It spells out data, network and optimizer, and what is not at its default, so that a
-        setting added later changes no name.
+        A setting that is added later thus changes no name.
         """
         settings = identifying_settings(self)
         named = {*METHOD[:3], *differing(settings, defaults_beside(settings))}
