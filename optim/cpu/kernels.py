@@ -7,6 +7,7 @@ Numba would check each access, and the loop would not be vectorised. Scalars hav
 import functools
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,10 @@ SMALLEST, LEAST_LEFT = 1e-25, 1e-2
 TENSOR = np.dtype(
     [(name, "i8") for name in ("theta", "m", "g")]  # addresses
     # `k` entries of v are not 0 (0: v is along m). The tensor's chunks follow `first` others; one
-    # that is taken whole has one. Of `sample` entries, `most` and `fewest` bracket the K-th magnitude.
+    # that is taken whole has one. `most` and `fewest` of `sample` entries exceed the bracket's ends.
     + [(name, "i8") for name in ("n", "k", "first", "chunks", "sample", "most", "fewest")]
     + [(name, "f8") for name in ("momentum", "decay", "radius", "lr", "gamma")]  # NaN: a ratio
-    # v is -unit sign(m), or -unit m, where |m| exceeds `threshold`. `alpha` is NaN if it is unknown.
+    # v is -unit sign(m), or -unit m, where |m| exceeds `threshold`. alpha is NaN if unknown.
     + [(name, "f8") for name in ("low", "high", "threshold", "unit", "alpha")]
 )
 # What threads share: the next item of a phase and their number; addresses; the chunks of all
@@ -261,13 +262,27 @@ def move(t, theta, m):
         theta[i] = stay * theta[i] + (towards if abs(x) > threshold else zero)
 
 
+def compiled_callback(function: Callable[[int], None]) -> Any:
+    """The function as C code can call it. Its compiled code is kept on the disk, if it can be."""
+    signature = types.void(types.int64)
+    try:
+        return cfunc(signature, cache=True)(function)
+    except Exception as error:  # the file is damaged, or no folder can be written to
+        warnings.warn(
+            "SFW's step is compiled anew in this run, which takes some seconds: compiled code"
+            f" cannot be loaded or kept ({type(error).__name__}: {error}). Remove the folder"
+            " optim/cpu/__pycache__, or set NUMBA_CACHE_DIR to another folder, with space",
+            stacklevel=1,  # so that Python shows it once
+        )
+        return cfunc(signature)(function)
+
+
 @functools.cache
 def phase(number: type[np.floating]) -> Any:
     """Works on the items of a phase until none is left: what each thread calls.
 
     It takes the address of a CALL. Items are the large tensors, or chunks: of all tensors when
-    buffers advance, which finishes the small ones, and of the large ones when these are moved. Its
-    compiled code is kept on the disk.
+    buffers advance, which finishes the small ones, and of the large ones when these are moved.
     """
 
     def work(address):
@@ -305,14 +320,4 @@ def phase(number: type[np.floating]) -> Any:
                 move(t, theta[a:b], m[a:b])
             item = fetch_and_add(address)
 
-    signature = types.void(types.int64)
-    try:
-        return cfunc(signature, cache=True)(work)
-    except Exception as error:  # the file is damaged, or no folder can be written to
-        warnings.warn(
-            "SFW's step is compiled anew in this run, which takes some seconds: compiled code"
-            f" cannot be loaded or kept ({type(error).__name__}: {error}). Remove the folder"
-            " optim/cpu/__pycache__, or set NUMBA_CACHE_DIR to another folder, with space",
-            stacklevel=1,  # so that Python shows it once
-        )
-        return cfunc(signature)(work)
+    return compiled_callback(work)

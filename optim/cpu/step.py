@@ -28,7 +28,7 @@ from optim.tensor_step import TensorStep
 
 # Tensors of up to this many entries are taken whole; with fewer in all, threads cost more time
 # than they save.
-WHOLE, PARALLEL_FROM = 1 << 16, 1 << 17
+WHOLE, PARALLEL_FROM = 1 << 16, 1 << 16
 # A sample takes one entry in SAMPLE_EVERY, but at least SAMPLE_LEAST and at most SAMPLE_MOST.
 SAMPLE_LEAST, SAMPLE_MOST, SAMPLE_EVERY = 1 << 11, 1 << 13, 1 << 5
 # The bracket extends to either side by this many standard deviations of the K-th rank in a sample
@@ -82,14 +82,15 @@ class CpuStep:
         if self.candidates.size < 2 * chunks * kernels.ROOM or self.candidates.dtype != number:
             self.candidates = np.empty(2 * chunks * kernels.ROOM, number)
         sums = np.empty((rows, 5))
-        parallel = tensors["n"].sum() >= PARALLEL_FROM
-        work, threads = kernels.phase(number), torch.get_num_threads() if parallel else 1
+        work, threads = kernels.phase(number), torch.get_num_threads()
+        if tensors["n"].sum() < PARALLEL_FROM:
+            threads = 1
         addresses = (a.ctypes.data for a in (tensors, sums, self.candidates))
         call = np.array([(0, 0, 0, next(addresses), rows, chunks, *addresses)], kernels.CALL)
         for phase, count in enumerate((large, rows, large, chunks)):
             call["next"], call["items"], call["phase"] = 0, count, phase
-            if threads > 1 and count > 1 and _parallel():
-                _parallel()(work.address, call.ctypes.data, threads, 0)
+            if threads > 1 and count > 1 and (parallel_for := _parallel()):
+                parallel_for(work.address, call.ctypes.data, threads, 0)
             else:
                 work.ctypes(call.ctypes.data)
         torch.autograd.graph.increment_version([s.theta for s in steps])
@@ -125,9 +126,7 @@ def _lie_alike(tensors: Sequence[Tensor]) -> bool:
         return False
     if all(t.is_contiguous() for t in tensors):
         return True
-    return all(
-        t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors
-    )
+    return all(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
 
 
 @functools.cache
