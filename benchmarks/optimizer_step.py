@@ -2,8 +2,8 @@
 """Time SFW's step as a ratio to those of torch.optim.SGD(momentum=0.9) and AdamW, in one run.
 
 First for whole networks, then for tensors of 10^4 to 10^8 entries. Steps of the optimizers take
-turns, and medians are compared. On the CPU with one thread and with all, and also on CUDA when there
-is a device. With --against, this checkout and another one run in turns, and only for networks.
+turns, and medians are compared. On the CPU with one thread and with all, and also on CUDA when
+there is a device. With --against, another checkout and this one run in turns, for networks only.
 """
 
 import argparse
@@ -18,8 +18,8 @@ import torch
 import torchvision
 from torch import nn
 
-# --against runs this file in a process whose PYTHONPATH is another checkout.
-sys.path.insert(0, os.environ.get("PYTHONPATH") or str(Path(__file__).parents[1]))
+# --against runs this file with the code of another checkout.
+sys.path.insert(0, os.environ.get("CHECKOUT", str(Path(__file__).parents[1])))
 
 from machine import describe, row, table
 
@@ -71,7 +71,7 @@ def against(arguments: argparse.Namespace) -> int:
     for checkout in [arguments.against.resolve(), Path(__file__).resolve().parents[1]] * 3:
         print(f"\n{checkout}", flush=True)
         command = [sys.executable, __file__, *flags, *arguments.networks]
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(checkout)})
+        done = subprocess.run(command, env=os.environ | {"CHECKOUT": str(checkout)})
         if done.returncode:
             return done.returncode
     return 0

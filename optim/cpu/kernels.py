@@ -31,7 +31,7 @@ SMALLEST, LEAST_LEFT = 1e-25, 1e-2
 TENSOR = np.dtype(
     [(name, "i8") for name in ("theta", "m", "g")]  # addresses
     # `k` entries of v are not 0 (0: v is along m). The tensor's chunks follow `first` others; one
-    # that is taken whole has one. `most` and `fewest` of `sample` entries exceed the bracket's ends.
+    # taken whole has one. `most` and `fewest` of `sample` entries exceed the bracket's two ends.
     + [(name, "i8") for name in ("n", "k", "first", "chunks", "sample", "most", "fewest")]
     + [(name, "f8") for name in ("momentum", "decay", "radius", "lr", "gamma")]  # NaN: a ratio
     # v is -unit sign(m), or -unit m, where |m| exceeds `threshold`. alpha is NaN if unknown.

@@ -85,13 +85,13 @@ class CpuStep:
         work, threads = kernels.phase(number), torch.get_num_threads()
         if tensors["n"].sum() < PARALLEL_FROM:
             threads = 1
-        addresses = (a.ctypes.data for a in (tensors, sums, self.candidates))
-        call = np.array([(0, 0, 0, next(addresses), rows, chunks, *addresses)], kernels.CALL)
+        first, *others = (a.ctypes.data for a in (tensors, sums, self.candidates))
+        call = np.array([0, 0, 0, first, rows, chunks, *others])  # kernels.CALL
         for phase, count in enumerate((large, rows, large, chunks)):
-            call["next"], call["items"], call["phase"] = 0, count, phase
+            call[:3] = 0, count, phase
             if threads > 1 and count > 1 and (parallel_for := _parallel()):
                 parallel_for(work.address, call.ctypes.data, threads, 0)
-            else:
+            elif count:
                 work.ctypes(call.ctypes.data)
         torch.autograd.graph.increment_version([s.theta for s in steps])
         for s, alpha in zip(steps, tensors["alpha"].tolist(), strict=True):
