@@ -32,8 +32,9 @@ WHOLE, PARALLEL_FROM = 1 << 16, 1 << 16
 # A sample takes one entry in SAMPLE_EVERY, but at least SAMPLE_LEAST and at most SAMPLE_MOST.
 SAMPLE_LEAST, SAMPLE_MOST, SAMPLE_EVERY = 1 << 11, 1 << 13, 1 << 5
 # The bracket extends to either side by this many standard deviations of the K-th rank in a sample
-# of independent entries. Neighbours are not independent: it fails more often than that suggests.
-DEVIATIONS = 4.0
+# of independent entries. Neighbours are not independent: it fails more often than that suggests,
+# and then the tensor is searched as a whole.
+DEVIATIONS = 3.0
 
 NUMBERS = {torch.float32: np.float32, torch.float64: np.float64}
 
@@ -82,7 +83,7 @@ class CpuStep:
         if self.candidates.size < 2 * chunks * kernels.ROOM or self.candidates.dtype != number:
             self.candidates = np.empty(2 * chunks * kernels.ROOM, number)
         sums = np.empty((rows, 5))
-        work, threads = kernels.phase(number), torch.get_num_threads()
+        (work, address), threads = _callable(number), torch.get_num_threads()
         if tensors["n"].sum() < PARALLEL_FROM:
             threads = 1
         first, *others = (a.ctypes.data for a in (tensors, sums, self.candidates))
@@ -90,9 +91,9 @@ class CpuStep:
         for phase, count in enumerate((large, rows, large, chunks)):
             call[:3] = 0, count, phase
             if threads > 1 and count > 1 and (parallel_for := _parallel()):
-                parallel_for(work.address, call.ctypes.data, threads, 0)
+                parallel_for(address, call.ctypes.data, threads, 0)
             elif count:
-                work.ctypes(call.ctypes.data)
+                work(call.ctypes.data)
         torch.autograd.graph.increment_version([s.theta for s in steps])
         for s, alpha in zip(steps, tensors["alpha"].tolist(), strict=True):
             s.alpha = alpha
@@ -127,6 +128,13 @@ def _lie_alike(tensors: Sequence[Tensor]) -> bool:
     if all(t.is_contiguous() for t in tensors):
         return True
     return all(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
+
+
+@functools.cache
+def _callable(number: type[np.floating]) -> tuple[Any, int]:
+    """`kernels.phase` for Python to call, and its address."""
+    work = kernels.phase(number)
+    return work.ctypes, work.address
 
 
 @functools.cache
