@@ -8,11 +8,9 @@ DEMO := --data digits --arch Mlp --train_batchsize 32 --epoch_num 60
 # The CUDA device; -1 is the CPU. Further flags of the comparison.
 GPU ?= -1
 ARGS ?= --precision bf16
-# Two runs side by side, of one thread each, take less time than one after the other.
-PROXY ?= --jobs 2 --threads 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench proxy reproduce results clean
+.PHONY: help demo test bench proxy first-proxy second-proxy reproduce results clean
 
 help:  ## list what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -32,11 +30,16 @@ test: $(VENV)/installed-dev  ## lint, then run the tests
 bench: $(VENV)/installed-dev  ## time steps and training against their peers, about ten minutes
 	@$(BIN)/python benchmarks/optimizer_step.py
 	@$(BIN)/python benchmarks/training.py --gpu $(GPU)
-	@$(BIN)/python benchmarks/pruned_file.py
 	@$(BIN)/python benchmarks/sliced.py
 
+# The command shares its runs when it is started twice. Two of one thread each take less time than
+# one of two.
+proxy: export OMP_NUM_THREADS = 1
 proxy: $(VENV)/installed  ## SFW, SGD and CrAM+ tuned and compared on a small ResNet18; takes hours
-	@$(BIN)/python experiments/proxy.py $(PROXY)
+	@$(MAKE) --no-print-directory --jobs 2 first-proxy second-proxy
+
+first-proxy second-proxy:
+	@$(BIN)/python experiments/proxy.py
 
 reproduce: $(VENV)/installed  ## the paper's comparison on CIFAR-10; GPU=0, ARGS="--seeds 0 1 2"
 	$(BIN)/python experiments/reproduce.py --gpu $(GPU) $(ARGS)

@@ -8,6 +8,7 @@ against multiply-adds and time. With --compare it shows tables of several runs t
 """
 
 import copy
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,9 +31,9 @@ from utils.process.errors import (
     exit_status,
     is_out_of_memory,
     reason,
+    require,
     warn,
 )
-from utils.process.requirements import require
 from utils.process.writing import check_writable
 from utils.prune.channels.measure import measured, training_images
 from utils.prune.channels.slicing import ChannelRanking
@@ -61,6 +62,10 @@ OF_COMPARISON = {
 def test(trained: TrainedModel, prune: PruneConfig) -> None:
     """Test the model at every pruning ratio, and write the results."""
     config, device = trained.config, pick_device(trained.config.gpu)
+    if prune.test_precision in (None, config.precision):
+        prune = dataclasses.replace(prune, test_precision=None)
+    else:
+        config = dataclasses.replace(config, precision=prune.test_precision, from_file=True)
     check_formats(prune.pruned_format)
     report, sweep = Report(trained, prune), prune_weights
     if prune.granularity == "channels":
@@ -70,7 +75,8 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
     dataset = config.load_dataset().to(device)
     model = placed(trained.model, device, config.image_shape)
     correction = build_correction(prune, model, dataset, config)
-    tests = sweep(model, prune, dataset, config, tester(trained, prune, dataset, correction))
+    tested = tester(trained, config, prune, dataset, correction)
+    tests = sweep(model, prune, dataset, config, tested)
 
     report.begin()
     for result in tests:
@@ -132,23 +138,29 @@ def slice_channels(
 
 
 def tester(
-    trained: TrainedModel, prune: PruneConfig, dataset: Dataset, correction: Correction | None
+    trained: TrainedModel,
+    config: Config,
+    prune: PruneConfig,
+    dataset: Dataset,
+    correction: Correction | None,
 ) -> Tester:
     """What tests a pruned network, as it is and corrected, and then saves it at --save_pruned."""
-    config, batches = trained.config, dataset.test_batches(trained.config.test_batchsize)
+    batches = dataset.test_batches(config.test_batchsize)
     built = new_model(config) if prune.save_pruned else None
 
     def tested(pruned: nn.Module, ratio: float) -> tuple[dict[str, Accuracy], dict[str, int]]:
-        uncorrected = accuracy = evaluate(pruned, batches, config.precision)
-        accuracies = {"accuracy": uncorrected}
+        accuracies = {}
+        if not prune.corrected_only:
+            accuracies["accuracy"] = evaluate(pruned, batches, config.precision)
         if correction is not None:
             correction(pruned)
-            accuracy = evaluate(pruned, batches, config.precision)
-            accuracies[prune.correction_column] = accuracy
+            accuracies[prune.correction_column] = evaluate(pruned, batches, config.precision)
         if ratio not in prune.save_pruned:
             return accuracies, {}
+        *_, accuracy = accuracies.values()
         pruning = {"sparsity": ratio, "accuracy": accuracy.percent}
-        pruning["accuracy_uncorrected"] = uncorrected.percent
+        if "accuracy" in accuracies:
+            pruning["accuracy_uncorrected"] = accuracies["accuracy"].percent
         if accuracy.not_finite:
             pruning["not_finite"] = accuracy.not_finite
         metadata = pruned_metadata(trained.settings, pruning | identifying_settings(prune))

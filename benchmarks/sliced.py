@@ -23,10 +23,9 @@ from utils.checkpoints.formats import write_pruned
 from utils.checkpoints.model_file import new_model
 from utils.checkpoints.onnx_file import InputImages
 from utils.checkpoints.trained_model import load_model_file
-from utils.compute.device import keep_freed_memory
+from utils.compute.device import pick_device, placed
 from utils.compute.timing import time_in_turns
-from utils.process.errors import RunError, exit_status
-from utils.process.requirements import require
+from utils.process.errors import exit_status, require
 from utils.prune.channels.slicing import ChannelRanking
 from utils.settings.config import Config
 from utils.settings.fields import path
@@ -34,66 +33,52 @@ from utils.settings.fields import path
 RATIOS, BATCHES, SECONDS = (0.3, 0.5, 0.75), (128, 1), 10
 
 
-def in_onnxruntime(model: nn.Module, images: torch.Tensor, file: Path) -> Callable[[], object]:
+def in_onnxruntime(model: nn.Module, images: torch.Tensor) -> Callable[[], object]:
     """A forward pass of the exported network, with as many threads as PyTorch has."""
     import onnxruntime
 
     channels, side = images.shape[1:3]
     described = InputImages(channels, side, mean=(0.0,) * channels, std=(1.0,) * channels)
-    try:
-        write_pruned(file, "onnx", model, described, {})
-    except ValueError as error:
-        raise RunError(f"benchmarks/sliced.py: {error}; give another network") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.onnx")
+        write_pruned(file, "onnx", model, described, {})
+        session = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
     return partial(session.run, None, {"images": images.numpy()})
 
 
-@torch.no_grad()
-def times(dense: nn.Module, sliced: nn.Module, images: torch.Tensor) -> list[float]:
-    """Median seconds of the dense and the sliced network, in PyTorch and then in onnxruntime."""
-    found = time_in_turns([partial(dense, images), partial(sliced, images)], SECONDS, "cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        files = (Path(folder, "dense.onnx"), Path(folder, "sliced.onnx"))
-        pairs = zip((dense, sliced), files, strict=True)
-        steps = [in_onnxruntime(model, images, file) for model, file in pairs]
-        return found + time_in_turns(steps, SECONDS, "cpu")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model_path", type=path, metavar="FILE", help="a trained model")
-    text = "with --model_path: a network of one's own"
-    parser.add_argument("--arch", metavar="MODULE:FACTORY", help=text)
-    parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS, metavar="X")
-    parser.add_argument("--round_to", type=int, default=8, metavar="N", help="as of test_prune.py")
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> None:
     require("benchmarks/sliced.py", "torch_pruning", "onnx", "onnxscript", "onnxruntime")
-    keep_freed_memory()
-    config = Config()
-    if options.model_path is None:
-        model = new_model(config)
-    else:
-        own = {} if options.arch is None else {"arch": options.arch}
-        trained = load_model_file(options.model_path, own)
+    config, device = Config(), pick_device(-1)
+    model = new_model(config)
+    if options.model_path is not None:
+        trained = load_model_file(options.model_path, {})
         config, model = trained.config, trained.model
-    model = model.eval().to(memory_format=torch.channels_last)
-    side, generator = config.image_size, torch.Generator().manual_seed(0)
-    images = torch.randn(max(BATCHES), config.color_channel, side, side, generator=generator)
+    model = placed(model, device, config.image_shape).eval()
+    images = torch.randn(max(BATCHES), *config.image_shape)
     ranking = ChannelRanking(model, images[:2], round_to=options.round_to)
     print(describe("cpu") + "\n")
-    columns = [
+    titles = [
         (f"{name}: dense, sliced, ms", "dense / sliced") for name in ("PyTorch", "onnxruntime")
     ]
-    table(["multiply-adds removed", "batch", *columns[0], *columns[1]])
+    table(["multiply-adds removed", "batch", *titles[0], *titles[1]])
     for ratio in options.ratios:
         sliced, removed = ranking.slice(ratio)
-        for batch in BATCHES:
-            a, b, c, d = (1000 * seconds for seconds in times(model, sliced, images[:batch]))
-            ratios = f"{a:.2f}, {b:.2f}", f"{a / b:.2f}", f"{c:.2f}, {d:.2f}", f"{c / d:.2f}"
-            row(f"{removed:.1%}", str(batch), *ratios)
+        for batch in (images[:n] for n in BATCHES):
+            cells = [f"{removed:.1%}", str(len(batch))]
+            for run in (partial, in_onnxruntime):
+                steps = [run(network, batch) for network in (model, sliced)]
+                with torch.no_grad():
+                    dense, small = (1000 * x for x in time_in_turns(steps, SECONDS, "cpu"))
+                cells += [f"{dense:.2f}, {small:.2f}", f"{dense / small:.2f}"]
+            row(*cells)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model_path", type=path, metavar="FILE", help="a trained model")
+    parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS, metavar="X")
+    parser.add_argument("--round_to", type=int, default=8, metavar="N", help="as of test_prune.py")
+    options = parser.parse_args()
+    sys.exit(exit_status(lambda: measure(options)))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time training: throughput against a plain loop, the parts of a step, batch sizes, SFW-Init.
+"""Time training: throughput against a plain loop, batch sizes, SFW-Init.
 
 The plain loop is what a tutorial has: torchvision's transforms on one image at a time, a DataLoader
 with two workers, torch.optim.SGD. Images are random, of CIFAR-10's size. On the CPU, or with
@@ -7,22 +7,20 @@ with two workers, torch.optim.SGD. Images are random, of CIFAR-10's size. On the
 """
 
 import argparse
-import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchvision import transforms
-from torchvision.datasets import VisionDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -32,7 +30,7 @@ from constraints import Region, build_constraints, make_feasible
 from models import ARCHITECTURES, build_model
 from optim import SFW, sfw_init
 from train_prune import train_step
-from utils.compute.device import autocast, compiled, pick_device, placed
+from utils.compute.device import compiled, pick_device, placed
 from utils.compute.timing import synchronise, time_in_turns
 from utils.datasets import DATASETS
 from utils.datasets.augment import crop_and_flip
@@ -47,37 +45,23 @@ PRECISIONS = ("fp32", "bf16")
 INIT_ITERATIONS = 4
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gpu", type=int, default=-1, help="CUDA device (default: -1, the CPU)")
-    parser.add_argument("--steps", type=int, default=4, help="steps that count (default: 4)")
-    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    torch.manual_seed(0)
-    if arguments.plain:
-        print(plain_throughput(arguments.gpu, arguments.steps))
-        return 0
-    return exit_status(lambda: measure(pick_device(arguments.gpu), max(1, arguments.steps)))
-
-
 def measure(device: torch.device, steps: int) -> None:
     print(f"\n{describe(device.type)}\n")
-    for measured in (throughput, parts, batch_sizes, initialisation):
+    for measured in (throughput, batch_sizes, initialisation):
         measured(device, steps)
         print()
 
 
 def throughput(device: torch.device, steps: int) -> None:
     """The plain loop runs in a process of its own, as it would; the two take turns."""
-    command = [sys.executable, __file__, "--plain", "--steps", str(steps)]
-    command += ["--gpu", str(-1 if device.index is None else device.index)]
     table(["ResNet18, batch 128", "images/s", "to plain loop"])
     # On a GPU, a run captures its steps; others are shown for comparison.
     kinds = ("captured", "eager", "captured and compiled") if device.type == "cuda" else ("",)
     rates: dict[str, list[float]] = {}
     for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        rates.setdefault("plain loop", []).append(float(done.stdout))
+        with ProcessPoolExecutor(1, get_context("spawn")) as other:
+            rate = other.submit(plain_throughput, device, steps).result()
+        rates.setdefault("plain loop", []).append(rate)
         for precision, kind in product(PRECISIONS, kinds):
             found = our_throughput(device, precision, BATCH_SIZE, steps, kind)
             rates.setdefault(f"{precision} {kind}".strip(), []).append(found)
@@ -85,27 +69,21 @@ def throughput(device: torch.device, steps: int) -> None:
         row(name, f"{median(found):.0f}", f"{median(found) / median(rates['plain loop']):.2f}")
 
 
-class RandomImages(VisionDataset):
-    """As torchvision's own data sets: one image at a time, through Pillow and the transforms."""
+def one_by_one(images: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """A batch as torchvision makes it: of single images, through Pillow and the transforms."""
+    from torchvision import transforms as t  # the other parts do without it
 
-    def __init__(self, count: int) -> None:
-        augmentation = [transforms.RandomCrop(32, 4), transforms.RandomHorizontalFlip()]
-        normalisation = [transforms.ToTensor(), transforms.Normalize(CIFAR10.mean, CIFAR10.std)]
-        super().__init__(transform=transforms.Compose(augmentation + normalisation))
-        self.images = random_images(count).permute(0, 2, 3, 1).numpy()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[index])), index % CIFAR10.classes
+    normalised = [t.ToTensor(), t.Normalize(CIFAR10.mean, CIFAR10.std)]
+    steps = [t.ToPILImage(), t.RandomCrop(32, 4), t.RandomHorizontalFlip(), *normalised]
+    transform = t.Compose(steps)
+    inputs = torch.stack([transform(image) for image in images])
+    return inputs, torch.arange(len(images)) % CIFAR10.classes
 
 
-def plain_throughput(gpu: int, steps: int) -> float:
+def plain_throughput(device: torch.device, steps: int) -> float:
     """Images a second of the plain loop, from its third step on."""
-    device = torch.device("cpu" if gpu < 0 else f"cuda:{gpu}")
-    images = RandomImages((steps + 2) * BATCH_SIZE)
-    loader = DataLoader(images, BATCH_SIZE, shuffle=True, num_workers=2)
+    images = list(random_images((steps + 2) * BATCH_SIZE).permute(0, 2, 3, 1).numpy())
+    loader = DataLoader(images, BATCH_SIZE, shuffle=True, num_workers=2, collate_fn=one_by_one)
     model = build_model("ResNet18", CIFAR10.classes, 3, 32).to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for step, (inputs, targets) in enumerate(loader):
@@ -124,7 +102,7 @@ def our_throughput(
     device: torch.device, precision: str, batch_size: int, steps: int, kind: str = ""
 ) -> float:
     """Images a second of train_prune.py's steps, once the first ones are taken."""
-    model, regions = prepared(device, precision)
+    model, regions = prepared(device)
     optimizer = SFW(model.parameters(), regions)
     network = compiled(model, batch_size) if "compiled" in kind else model
     first, steps = (20, max(steps, 200)) if device.type == "cuda" else (2, steps)
@@ -141,42 +119,6 @@ def our_throughput(
     return steps * batch_size / (time.perf_counter() - start)
 
 
-def parts(device: torch.device, steps: int) -> None:
-    table(["part of a step of ResNet18, batch 128", *PRECISIONS])
-    shares = [step_parts(device, precision, steps) for precision in PRECISIONS]
-    for part in shares[0]:
-        row(part, *(f"{share[part]:.1%}" for share in shares))
-
-
-def step_parts(device: torch.device, precision: str, steps: int) -> dict[str, float]:
-    """The fraction of a step's time that each part takes; the device is waited for after each."""
-    model, regions = prepared(device, precision)
-    optimizer = SFW(model.parameters(), regions)
-    batches = iter(our_batches(device, BATCH_SIZE, steps + 2))
-    taken: dict[str, float] = {}
-    now = time.perf_counter()
-
-    def lap(part: str) -> None:
-        nonlocal now
-        synchronise(device.type)
-        before, now = now, time.perf_counter()
-        taken[part] = taken.get(part, 0.0) + now - before
-
-    for step in range(steps + 2):
-        if step == 2:
-            taken.clear()
-        inputs, targets = next(batches)
-        lap("data")
-        with autocast(device, precision):
-            loss = F.cross_entropy(model(inputs), targets)
-        optimizer.zero_grad()
-        loss.backward()
-        lap("forward and backward")
-        optimizer.step()
-        lap("SFW's step")
-    return {part: seconds / sum(taken.values()) for part, seconds in taken.items()}
-
-
 def batch_sizes(device: torch.device, steps: int) -> None:
     table(["ResNet18, images/s, batch", *map(str, BATCH_SIZES)])
     counts = [(size, max(1, steps * BATCH_SIZE // size)) for size in BATCH_SIZES]
@@ -188,9 +130,8 @@ def batch_sizes(device: torch.device, steps: int) -> None:
 def initialisation(device: torch.device, steps: int) -> None:
     table(["SFW-Init", "forward and backward, ms", "iteration / forward and backward"])
     for arch, entry in ARCHITECTURES.items():
-        model, regions = prepared(device, "fp32", arch, entry.image_size or 32)
-        halves = our_batches(device, BATCH_SIZE // 2, 3)
-        three = [(inputs, targets) for inputs, targets in halves]
+        model, regions = prepared(device, arch, entry.image_size or 32)
+        three = list(our_batches(device, BATCH_SIZE // 2, 3))
         whole = [torch.cat(tensors) for tensors in zip(*three[:2], strict=True)]
         init = partial(sfw_init, model, three, regions, iterations=INIT_ITERATIONS)
         timed = [partial(forward_backward, model, *whole), init]
@@ -204,7 +145,7 @@ def forward_backward(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
 
 
 def prepared(
-    device: torch.device, precision: str, arch: str = "ResNet18", side: int = 32
+    device: torch.device, arch: str = "ResNet18", side: int = 32
 ) -> tuple[nn.Module, list[Region]]:
     model = placed(build_model(arch, CIFAR10.classes, 3, side), device).train()
     regions = build_constraints(model, "k_sparse_constraints", tau=15.0, mode="diameter")
@@ -225,4 +166,8 @@ def random_images(count: int) -> Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gpu", type=int, default=-1, help="CUDA device (default: -1, the CPU)")
+    parser.add_argument("--steps", type=int, default=4, help="steps that count (default: 4)")
+    options = parser.parse_args()
+    sys.exit(exit_status(lambda: measure(pick_device(options.gpu), options.steps)))

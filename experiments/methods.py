@@ -76,26 +76,25 @@ def gradient_with_pruned_steps(
         return dense_gradient(model, inputs, targets, step, steps)
 
 
-def sgd(model: nn.Module, weight_decay: float, halves: Batches | None) -> torch.optim.Optimizer:
+def sgd(model: nn.Module, weight_decay: float, halves: Batches) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=weight_decay)
 
 
 def sfw(
     model: nn.Module,
     tau: float,
-    halves: Batches | None,
+    halves: Batches,
     kind: str = "k_sparse_constraints",
     k_frac: float = 0.05,
     init: bool = False,
 ) -> torch.optim.Optimizer:
     """SFW with regions of this kind, into which the model's weights are shifted.
 
-    With `init` SFW-Init scales them, on the batches `halves`, half as large as training's; there
-    are none for weights that are then read from a file.
+    With `init` SFW-Init scales them, on the batches `halves`, half as large as training's.
     """
     regions = build_constraints(model, kind, k_frac=k_frac, tau=tau)
     make_feasible(model, regions)
-    if init and halves is not None:
+    if init:
         sfw_init(model, halves, regions)
     return SFW(model.parameters(), regions)
 
@@ -104,7 +103,7 @@ def sfw(
 class Method:
     """One row of the comparison; `optimizer` takes the model, a strength and SFW-Init's batches."""
 
-    optimizer: Callable[[nn.Module, float, Batches | None], torch.optim.Optimizer]
+    optimizer: Callable[[nn.Module, float, Batches], torch.optim.Optimizer]
     strengths: tuple[float, ...]
     gradient: Gradient = dense_gradient
     scheme: str = "cosine"

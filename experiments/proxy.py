@@ -4,14 +4,17 @@
 CIFAR-10, the first 15,000 training images, a ResNet18 with 16 channels in its first stage, 12
 epochs, cosine schedule. Every method's one regularisation strength is tuned with seed 0 on 5,000
 training images that are held out, by the accuracies that --tuned_for names. Then the best strength
-is trained with three seeds and tested on all test images. Runs that have results are not repeated.
-Writes tables, pictures, and one JSON file for each run, to saved_logs/proxy/.
+is trained with three seeds and tested on all test images. Runs that have results are not repeated;
+started several times, the command shares the runs. Writes tables, pictures, and one JSON file for
+each run, to saved_logs/proxy/.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,18 +24,25 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from experiments.methods import METHODS, Method
-from experiments.pictures import draw
-from experiments.results import COLUMNS, RECALIBRATED, by_name, judgements, read_results, tuned
-from experiments.tables import accuracy_table, tuning_table
-from experiments.workers import workers
+from experiments.results import (
+    COLUMNS,
+    RECALIBRATED,
+    best_of,
+    by_name,
+    judgements,
+    read_results,
+    tuned,
+)
+from experiments.tables import accuracy_table, draw, tuning_table
 from models import ResNet18
 from optim import LR_SCHEMES
 from utils.checkpoints.model_file import versions, write_contents
-from utils.compute.device import autocast, placed
+from utils.compute.device import autocast, pick_device, placed
 from utils.compute.measure import evaluate
 from utils.datasets import Dataset, load_dataset
 from utils.datasets.batches import Batches
 from utils.process.errors import exit_status
+from utils.process.locks import LockedError, run_lock
 from utils.process.writing import atomic_write
 from utils.prune.corrections.recalibrate import calibration_batches, recalibrate
 from utils.prune.weights.ranking import MagnitudeRanking
@@ -46,6 +56,7 @@ TRAIN_IMAGES, HELD_OUT_IMAGES, CALIBRATION_IMAGES = 15_000, 5_000, 2_000
 JUDGED, SHOWN = (0.0, 0.8, 0.9, 0.95, 0.98), (0.0, 0.8, 0.9, 0.95, 0.97, 0.98)
 SEEDS = (0, 1, 2)
 TITLE = f"{WIDTH}-wide ResNet18, {TRAIN_IMAGES:,} images of CIFAR-10, {EPOCHS} epochs"
+POLL_SECONDS = 0.2
 SCOPES = {"all": "all parameters", "weights": "weights alone"}
 
 
@@ -83,36 +94,25 @@ def load_data(data_dir: Path) -> tuple[Dataset, Dataset]:
 
 
 def train(run: Run, data: Dataset) -> nn.Module:
-    """The trained network, read from the run's file or trained on from what that holds."""
+    """The trained network, read from the run's file if there is one."""
     method, device = METHODS[run.method], torch.device("cpu")
     torch.manual_seed(run.seed)
     model = placed(ResNet18(10, 3, 32, width=WIDTH), device)
-    saved = torch.load(run.model, weights_only=True) if run.model.is_file() else None
-    halves = None
-    if saved is None:  # from a generator of their own, as in train_prune.py
-        halves = data.train_batches(BATCH_SIZE // 2, torch.Generator().manual_seed(run.seed + 1))
+    if run.model.is_file():
+        model.load_state_dict(torch.load(run.model, weights_only=True)["state_dict"])
+        return model
+    # SFW-Init has a generator of its own, as in train_prune.py.
+    halves = data.train_batches(BATCH_SIZE // 2, torch.Generator().manual_seed(run.seed + 1))
     with autocast(device, PRECISION):
         optimizer = method.optimizer(model, run.strength, halves)
-    lr, generator = optimizer.param_groups[0]["lr"], torch.Generator().manual_seed(run.seed)
-    batches, losses = data.train_batches(BATCH_SIZE, generator), []
-    if saved is not None:
-        model.load_state_dict(saved["state_dict"])
-        optimizer.load_state_dict(saved["optimizer"])
-        generator.set_state(saved["generator"])
-        losses = saved["losses"]
-    epochs = round(EPOCHS * method.epochs)
-    for epoch in range(len(losses), epochs):
+    batches = data.train_batches(BATCH_SIZE, torch.Generator().manual_seed(run.seed))
+    lr, epochs, losses = optimizer.param_groups[0]["lr"], round(EPOCHS * method.epochs), []
+    for epoch in range(epochs):
         rates = [lr * r for r in LR_SCHEMES[method.scheme](epoch, epochs, len(batches), losses)]
         steps = range(epoch * len(batches), (epoch + 1) * len(batches))
         losses.append(train_epoch(model, method, optimizer, batches, rates, steps, epochs))
-        contents = {
-            "state_dict": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "generator": generator.get_state(),
-            "losses": losses,
-        }
-        write_contents(run.model, contents)
         print(f"{run.name}: epoch {epoch + 1}/{epochs}, loss {losses[-1]:.4f}", flush=True)
+    write_contents(run.model, {"state_dict": model.state_dict()})
     return model
 
 
@@ -155,10 +155,18 @@ def accuracies(
     return found
 
 
+def measure_all(runs: Sequence[Run], images: str, data_dir: Path) -> None:
+    """Measure the runs that have no results; those that other processes measure are waited for."""
+    while left := [run for run in runs if not run.result(images).is_file()]:
+        for run in left:
+            with suppress(LockedError), run_lock(run.model.with_suffix(".lock")):
+                if not run.result(images).is_file():
+                    measure(run, images, data_dir)
+        time.sleep(POLL_SECONDS)
+
+
 def measure(run: Run, images: str, data_dir: Path) -> None:
     """Train where need be, and write the accuracies on "held_out" or "test" images."""
-    if run.result(images).is_file():
-        return
     held_out, tested = load_data(data_dir)
     model = train(run, tested)
     if images == "held_out":
@@ -182,21 +190,19 @@ def measure(run: Run, images: str, data_dir: Path) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Tune, train with three seeds, test, and write tables and pictures."""
+    pick_device(-1)
     folder, methods, column = options.output_dir, options.methods, options.tuned_for
-    with workers(options.jobs, options.threads) as run_all:
-
-        def measure_all(runs: Iterable[Run], images: str) -> None:
-            run_all(measure, [(run, images, options.data_dir) for run in runs])
-
-        strengths = [(m, strength) for m in methods for strength in METHODS[m].strengths]
-        measure_all([Run(m, strength, SEEDS[0], folder) for m, strength in strengths], "held_out")
-        patterns = [f"{method.replace(' ', '-')}_strength=*" for method in methods]
-        results = folder / "saved_logs" / "proxy"
-        judged = judgements(read_results(patterns, results, images="held_out"), column)
-        parts = [tuning_table(judged, column)]
-        print("\n" + parts[0], flush=True)
-        best = {method: max(means, key=means.get) for method, means in judged.items()}
-        measure_all([Run(*pair, seed, folder) for pair in best.items() for seed in SEEDS], "test")
+    runs = [
+        Run(m, strength, SEEDS[0], folder) for m in methods for strength in METHODS[m].strengths
+    ]
+    measure_all(runs, "held_out", options.data_dir)
+    patterns = [f"{method.replace(' ', '-')}_strength=*" for method in methods]
+    results = folder / "saved_logs" / "proxy"
+    judged = judgements(read_results(patterns, results, images="held_out"), column)
+    parts = [tuning_table(judged, column)]
+    print("\n" + parts[0], flush=True)
+    runs = [Run(*pair, seed, folder) for pair in best_of(judged).items() for seed in SEEDS]
+    measure_all(runs, "test", options.data_dir)
     name, pictures = "proxy" if column == RECALIBRATED else f"proxy_{column.replace(' ', '_')}", {}
     for scope, text in SCOPES.items():
         rows = by_name(tuned(read_results(patterns, results, prune_scope=scope), judged))
@@ -226,9 +232,6 @@ def main(argv: list[str] | None = None) -> int:
     add("--output_dir", type=path, default=Path("."), metavar="FOLDER", help=text)
     names, text = list(METHODS), f"of {', '.join(METHODS)} (default: all)"
     add("--methods", nargs="+", choices=names, default=names, metavar="NAME", help=text)
-    add("--jobs", type=int, default=1, metavar="N", help="runs side by side (default: 1)")
-    threads, text = torch.get_num_threads(), "threads of each run (default: one a core)"
-    add("--threads", type=int, default=threads, metavar="N", help=text)
     text = "the accuracies by which the strengths are chosen (default: %(default)s)"
     add("--tuned_for", choices=COLUMNS, default=RECALIBRATED, help=text)
     return exit_status(lambda: compare(parser.parse_args(argv)))

@@ -103,9 +103,14 @@ def judgements(results: Iterable[Result], column: str) -> dict[str, dict[float, 
     return judged
 
 
+def best_of(judged: dict[str, dict[float, float]]) -> dict[str, float]:
+    """By method, the strength that was judged best."""
+    return {method: max(means, key=means.get) for method, means in judged.items()}
+
+
 def tuned(results: Iterable[Result], judged: dict[str, dict[float, float]]) -> list[Result]:
     """The results that have the best strength of their method."""
-    best = {method: max(means, key=means.get) for method, means in judged.items()}
+    best = best_of(judged)
     return [result for result in results if result.strength == best.get(result.method)]
 
 

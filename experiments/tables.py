@@ -6,6 +6,8 @@ of `Block.text`. A WORD is an option, as column:recalibrated (with _ for a space
 paths in experiments/results/, without suffix. A number in a paragraph must not begin a line.
 """
 
+import hashlib
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +16,6 @@ from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from experiments.pictures import Rows, draw, is_drawn
 from experiments.results import (
     COLUMNS,
     RECALIBRATED,
@@ -27,16 +28,18 @@ from experiments.results import (
     tuned,
 )
 from utils.process.errors import UserError, exit_status
+from utils.reports.headings import Heading
+from utils.reports.plots import plot_accuracies
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "results"
 BLOCK = re.compile(r"<!-- (\w+) ([^>]*?) -->(?:(?!<!--).)*<!-- end -->", re.DOTALL)
-OF_WORDS = {"column", "tuned", "title"}  # options whose values are words
-OPTIONS = OF_WORDS | {"digits", "file", "ratio"}
+OPTIONS = {"column", "tuned", "title", "digits", "file", "ratio", *USUAL}
 RATIOS = {
     "weights": (0.0, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99),
     "channels": (0.0, 0.3, 0.5, 0.75, 0.85),
 }
+Rows = Mapping[str, Sequence[Result]]
 
 
 def number(value: float, digits: int = 1) -> str:
@@ -62,17 +65,17 @@ def accuracy_table(
     Networks that are sliced have their parameters behind. The last column says whether the command
     that is printed repeats the row, as its provenance has it.
     """
-    lines, tested = [], set()
-    for result in (result for results in rows.values() for result in results):
-        tested.update(*result.accuracies.values())
-    ratios = [ratio for ratio in ratios if ratio in tested]
+    found = [column for of in rows.values() for r in of for column in r.accuracies.values()]
+    ratios, lines = [ratio for ratio in ratios if any(ratio in column for column in found)], []
     for name, results in rows.items():
         cells = []
         for ratio in ratios:
-            found = ([r.accuracies[c].get(ratio) for r in results] for c in columns)
-            found = ([value for value in values if value is not None] for values in found)
+            values = [
+                [r.accuracies[column][ratio] for r in results if ratio in r.accuracies[column]]
+                for column in columns
+            ]
             sizes = [result.sizes[ratio] for result in results if ratio in result.sizes]
-            text = " / ".join(cell(values, digits) for values in found if values)
+            text = " / ".join(cell(of_column, digits) for of_column in values if of_column)
             cells.append(text + (f" ({fmean(sizes) / 1e6:.1f} M)" if sizes else ""))
         lines.append([name, *cells, _said(results, "repeatable", "yes")])
     return markdown(["removed", *(f"{100 * r:g} %" for r in ratios), "repeatable"], lines)
@@ -90,8 +93,7 @@ def tuning_table(judged: Mapping[str, Mapping[float, float]], column: str = RECA
 
 def provenance_table(rows: Rows) -> str:
     """Where the results of each row come from, as the files PROVENANCE have it."""
-    facts = ("machine", "date", "commit")
-    lines = []
+    facts, lines = ("machine", "date", "commit"), []
     for name, results in rows.items():
         said = [_said(results, fact, "not recorded") for fact in facts]
         seeds = ", ".join(str(seed) for seed in sorted({r.seed for r in results}))
@@ -108,17 +110,14 @@ class Block:
     """What a page asks for between two marks: a kind, options, and patterns of results."""
 
     def __init__(self, kind: str, text: str) -> None:
-        words = [word.partition(":") for word in text.split()]
-        self.kind, self.patterns = kind, [word for word, colon, _ in words if not colon]
-        self.options = {
-            name: value.replace("_", " ") if name in OF_WORDS else value
-            for name, colon, value in words
-            if colon
-        }
-        if unknown := self.options.keys() - OPTIONS - USUAL.keys():
-            raise UserError(f"<!-- {kind} {text} -->: there is no option {min(unknown)}")
-        column = self.options.get("column")
-        self.columns = [column] if column else list(COLUMNS)
+        self.kind, self.mark, words = kind, f"<!-- {kind} {text} -->", text.split()
+        self.patterns = [word for word in words if ":" not in word]
+        self.options = dict(word.split(":") for word in words if ":" in word)
+        if unknown := self.options.keys() - OPTIONS:
+            raise UserError(f"{self.mark}: there is no option {min(unknown)}")
+        for name in self.options.keys() & {"column", "tuned", "title"}:
+            self.options[name] = self.options[name].replace("_", " ")
+        self.columns = [self.options["column"]] if "column" in self.options else list(COLUMNS)
 
     def judged(self, column: str) -> dict[str, dict[float, float]]:
         return judgements(read_results(self.patterns, images="held_out"), column)
@@ -132,8 +131,15 @@ class Block:
 
     def text(self) -> str:
         """What stands between the marks; raises UserError for a number of several rows."""
+        digits = int(self.options.get("digits", 1))
         if self.kind in ("value", "seeds"):
-            return self._number()
+            (results, *others) = self.rows().values()
+            if others:
+                raise UserError(f"{self.mark}: is of {1 + len(others)} rows")
+            if self.kind == "seeds":
+                return str(len(results))
+            ratio = float(self.options["ratio"])
+            return number(fmean(r.accuracies[self.columns[0]][ratio] for r in results), digits)
         if self.kind == "tuning":
             text = tuning_table(self.judged(*self.columns), *self.columns)
         elif self.kind == "provenance":
@@ -143,20 +149,8 @@ class Block:
             text = f"![{title}]({self.options['file']})"
         else:
             ratios = RATIOS[self.options.get("granularity", "weights")]
-            digits = int(self.options.get("digits", 1))
             text = accuracy_table(self.rows(), self.columns, ratios, digits)
         return f"\n\n{text}\n\n"
-
-    def _number(self) -> str:
-        rows = self.rows()
-        if len(rows) != 1:
-            mark = f"<!-- {self.kind} {' '.join(self.patterns)} -->"
-            raise UserError(f"{mark}: is of {len(rows)} rows")
-        (results,) = rows.values()
-        if self.kind == "seeds":
-            return str(len(results))
-        ratio, digits = float(self.options["ratio"]), int(self.options.get("digits", 1))
-        return number(fmean(r.accuracies[self.columns[0]][ratio] for r in results), digits)
 
 
 def blocks(page: str) -> list[Block]:
@@ -169,8 +163,8 @@ def blocks(page: str) -> list[Block]:
 
 def filled(page: str) -> str:
     """The page with the contents of its blocks made anew."""
-    texts = iter([block.text() for block in blocks(page)])
-    return BLOCK.sub(lambda m: f"<!-- {m[1]} {m[2]} -->{next(texts)}<!-- end -->", page)
+    parts = iter(blocks(page))
+    return BLOCK.sub(lambda _: f"{(block := next(parts)).mark}{block.text()}<!-- end -->", page)
 
 
 def pictures(page: str) -> Iterator[tuple[Path, Rows, str]]:
@@ -178,6 +172,32 @@ def pictures(page: str) -> Iterator[tuple[Path, Rows, str]]:
     for block in blocks(page):
         if block.kind == "picture":
             yield FOLDER / block.options["file"], block.rows(), block.options["title"]
+
+
+def digest(rows: Rows, title: str) -> str:
+    """What a picture of these rows is known by."""
+    drawn = [title, {name: [r.accuracies for r in results] for name, results in rows.items()}]
+    return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
+
+
+def draw(path: Path, rows: Rows, title: str) -> None:
+    """Accuracy against sparsity; the picture's Description is its digest."""
+    removed = "multiply-adds" if any(r.sizes for rs in rows.values() for r in rs) else "weights"
+    curves = {
+        (name, column): runs
+        for name, results in rows.items()
+        for column in COLUMNS
+        if all(runs := [result.accuracies[column] for result in results])
+    }
+    metadata = {"Description": digest(rows, title)}
+    plot_accuracies(path, curves, Heading(title), removed, metadata)
+
+
+def is_drawn(path: Path, rows: Rows, title: str) -> bool:
+    """Whether the file is a picture of these rows."""
+    from PIL import Image
+
+    return path.is_file() and Image.open(path).text["Description"] == digest(rows, title)
 
 
 def make() -> None:

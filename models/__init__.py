@@ -6,24 +6,12 @@ from functools import partial
 
 from torch import nn
 
-from models.check import describe_error, dry_run, refuse_masks
 from models.factory import build_from_factory, is_factory
 from models.mlp import Mlp
 from models.resnet import ResNet18
 from models.vgg import VGG16
 
-__all__ = [
-    "ARCHITECTURES",
-    "VGG16",
-    "Mlp",
-    "ResNet18",
-    "architecture",
-    "build_model",
-    "describe_error",
-    "dry_run",
-    "is_factory",
-    "refuse_masks",
-]
+__all__ = ["ARCHITECTURES", "VGG16", "Mlp", "ResNet18", "architecture", "build_model", "is_factory"]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.prune import BasePruningMethod
 
 # Classes of PyTorch that stand for another module. To import some of them would take seconds.
-EXPORTED = ("_StatefulGraphModule", "UnflattenedModule", "ExportedProgram")
-WRAPPERS = dict.fromkeys(EXPORTED, "torch.export") | {
+WRAPPERS = {
+    "_StatefulGraphModule": "torch.export",
+    "UnflattenedModule": "torch.export",
     "DataParallel": "DataParallel",
     "DistributedDataParallel": "DistributedDataParallel",
     "ScriptModule": "TorchScript",
@@ -29,11 +30,14 @@ def check_network(model: nn.Module, num_classes: int, color_channel: int, image_
     It is run on two black images. Lazy layers are thus initialised; otherwise the model and the
     global random state of the CPU stay as they are.
     """
-    _refuse_wrapper(model, "its network")
     if not isinstance(model, nn.Module):
         raise ValueError(f"returns {type(model).__name__}, which is no torch.nn.Module")
     for name, module in model.named_modules():
-        _refuse_wrapper(module, f"its layer {name}")
+        what = f"its layer {name}" if name else "its network"
+        for kind in type(module).__mro__:
+            if kind.__name__ in WRAPPERS and kind.__module__.startswith("torch."):
+                source = WRAPPERS[kind.__name__]
+                raise ValueError(f"{what} comes from {source}; give the plain module")
     refuse_masks(model)
     images = torch.zeros(2, color_channel, image_size, image_size)
     for mode in ("evaluation", "training"):
@@ -86,12 +90,6 @@ def refuse_masks(model: nn.Module) -> None:
                 )
 
 
-def _refuse_wrapper(module: object, what: str) -> None:
-    for kind in type(module).__mro__:
-        if kind.__name__ in WRAPPERS and kind.__module__.startswith("torch."):
-            raise ValueError(f"{what} comes from {WRAPPERS[kind.__name__]}; give the plain module")
-
-
 def _check_tensors(model: nn.Module) -> None:
     """Raise ValueError for parameters and buffers that cannot be trained or saved."""
     parameters = dict(model.named_parameters())
@@ -103,9 +101,6 @@ def _check_tensors(model: nn.Module) -> None:
         if not p.is_floating_point() or not p.numel():
             form = f"{str(p.dtype).removeprefix('torch.')} {tuple(p.shape)}"
             raise ValueError(f"parameter {name} is {form}: each must hold real numbers")
-    for name, values in model.state_dict().items():
-        if not isinstance(values, Tensor) or values.is_complex() or values.layout != torch.strided:
-            raise ValueError(f"{name} in its state dict is no dense tensor of real numbers")
 
 
 def describe_error(error: BaseException) -> str:

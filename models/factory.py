@@ -4,8 +4,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import reduce
 
 from torch import nn
 
@@ -28,26 +28,27 @@ def build_from_factory(
     Raises ValueError when it cannot be found, raises an error, or makes a network that
     `check_network` refuses.
     """
-    module, _, name = arch.partition(":")
     arguments = {"color_channel": color_channel, "image_size": image_size}
-    with _current_folder_first():
-        factory = _find(module, name)
-        try:
-            named = inspect.signature(factory).parameters
-        except (TypeError, ValueError):  # as of some functions that are written in C
-            named = {}
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    try:
+        factory = _find(*arch.split(":"))
+        named = inspect.signature(factory).parameters
         arguments = {name: value for name, value in arguments.items() if name in named}
         try:
             model = factory(num_classes=num_classes, **arguments)
         except (Exception, SystemExit) as error:
             raise ValueError(f"fails with {describe_error(error)}") from error
+    finally:
+        sys.path.remove(folder)
     check_network(model, num_classes, color_channel, image_size)
     return model
 
 
 def _find(module: str, name: str) -> Callable[..., nn.Module]:
     try:
-        factory = found = importlib.import_module(module)
+        found = importlib.import_module(module)
     except (Exception, SystemExit) as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{module}.".startswith(f"{missing}."):
@@ -55,22 +56,8 @@ def _find(module: str, name: str) -> Callable[..., nn.Module]:
                 f"there is no module {missing} in the current folder, and none is installed"
             ) from None
         raise ValueError(f"importing {module} fails with {describe_error(error)}") from error
-    for part in name.split("."):
-        factory = getattr(factory, part, None)
+    factory = reduce(lambda place, part: getattr(place, part, None), name.split("."), found)
     if not callable(factory):
         where = getattr(found, "__file__", None) or module
         raise ValueError(f"{where} has nothing called {name} that can be called")
     return factory
-
-
-@contextmanager
-def _current_folder_first() -> Iterator[None]:
-    """The current folder at the head of the places where modules are looked for."""
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -16,11 +17,13 @@ from PIL import Image
 from runs import DIGITS, FLAGS, ROOT, SETTINGS, main_of, outcome
 
 import train_prune
+from utils.process.errors import notify
 from utils.process.signals import Stopped
+from utils.process.writing import atomic_write
 from utils.settings.config import Config
 from utils.train.checkpointing import Checkpointer
 
-hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=40)
 hypothesis.settings.load_profile("fixed")
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -163,6 +166,7 @@ def quick(capsys):
     """Runs a script's main in this process: quick(name, *flags) gives status, output, errors."""
 
     def run(name, *flags):
+        notify.cache_clear()
         status = main_of(name)([str(flag) for flag in flags])
         out, err = capsys.readouterr()
         return status, out, err
@@ -170,11 +174,17 @@ def quick(capsys):
     return run
 
 
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    assert train_prune.main([*DIGITS, "--output_dir", str(folder)]) == 0
+    return folder
+
+
 @pytest.fixture
-def trained(quick, tmp_path):
+def trained(trained_once, tmp_path):
     """A folder with a trained model of the settings DIGITS."""
-    status, _, err = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path)
-    assert status == 0, err
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -187,6 +197,12 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def no_note_is_known():
+    """Each test is a process of its own."""
+    notify.cache_clear()
+
+
+@pytest.fixture(autouse=True)
 def every_epoch_is_saved(monkeypatch):
     """However short it is."""
     monkeypatch.setattr("utils.train.checkpointing.SAVE_SECONDS", 0)
@@ -196,6 +212,23 @@ def every_epoch_is_saved(monkeypatch):
 def no_training_is_drawn(monkeypatch):
     """Drawing would take longer than most of the tests' trainings."""
     monkeypatch.setattr("utils.train.recording.plot_training", lambda *_: None)
+
+
+@pytest.fixture
+def drawing():
+    """Pictures are drawn in the tests that use this."""
+
+
+@pytest.fixture(autouse=True)
+def pictures_are_blank(request, monkeypatch):
+    """Drawing would take longer than most tests."""
+
+    def save(figure, path, heading, metadata=None):
+        with atomic_write(path, "wb") as file:
+            file.write(b"blank")
+
+    if "drawing" not in request.fixturenames:
+        monkeypatch.setattr("utils.reports.plots.save_figure", save)
 
 
 @pytest.fixture

@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models import ResNet18
+from models.resnet import BasicBlock
+
 
 class Branches(nn.Module):
     """Branches that are added and concatenated, depthwise, grouped and transposed convolutions."""
@@ -23,6 +26,22 @@ class Branches(nn.Module):
         x = torch.cat([(a + self.c(a)).relu(), self.b(x).relu()], 1)
         x = self.norm(self.up(self.grouped(self.depthwise(x).relu()).relu()))
         return self.out(self.hidden(F.adaptive_avg_pool2d(x, 4).flatten(1)).relu())
+
+
+class Residual(nn.Sequential):
+    """Two stages of ResNet18: a residual stream through two blocks, and one that is projected."""
+
+    def __init__(self, width=4):
+        super().__init__(
+            nn.Conv2d(3, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            BasicBlock(width, width, 1),
+            BasicBlock(width, 2 * width, 2),
+            BasicBlock(2 * width, 2 * width, 1),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(2 * width, 5),
+        )
 
 
 class Attention(nn.Module):
@@ -344,3 +363,8 @@ class SharedTensor(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = images.flatten(1)
         return self.out((self.a(x) + self.b(x) + self.c(x)).relu())
+
+
+def narrow_resnet18(num_classes, color_channel, image_size):
+    """ResNet18 with 4 channels in its first stage instead of 64."""
+    return ResNet18(num_classes, color_channel, image_size, width=4)

@@ -139,6 +139,11 @@ def needs_two(num_classes):
     )
 
 
+def convolutions(num_classes):
+    layers = (nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(256, num_classes))
+
+
 def lazy(num_classes):
     return nn.Sequential(
         nn.Flatten(), nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.Linear(8, num_classes)
@@ -151,12 +156,6 @@ def leaves(num_classes):
 
 def no_argument():
     return nn.Flatten()
-
-
-def complex_buffer(num_classes):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
-    model.register_buffer("waves", torch.ones(2, dtype=torch.complex64))
-    return model
 
 
 class FlashAttention(nn.Linear):

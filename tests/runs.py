@@ -14,7 +14,7 @@ SCRIPTS = ("train_prune.py", "test_prune.py", "test_weight_distribution.py")
 
 # A run that trains in a second, and its name.
 DIGITS = ("--data", "digits", "--arch", "Mlp", "--epoch_num", "2")
-RUN = "data=digits_model=Mlp_optimizer=SFW_constraint=k_sparse_constraints_epoch_num=2"
+RUN = "data=digits_model=Mlp_optimizer=SFW_epoch_num=2"
 
 # Every kind of state: SFW-Init, momentum, a scheme that looks back, batches that are drawn.
 SETTINGS = {

@@ -11,7 +11,8 @@ from models import build_model
 from optim import SFW, ProjectedSGD
 from train_prune import train_step
 from utils.compute.measure import count_above, evaluate
-from utils.datasets import AUGMENTATIONS, DATASETS
+from utils.datasets import DATASETS
+from utils.datasets.augment import AUGMENTATIONS
 from utils.datasets.batches import Batches
 from utils.prune.corrections.recalibrate import recalibrate
 from utils.prune.corrections.repair import layers_with_weights, measure_signals, repair

@@ -10,7 +10,6 @@ import torch
 from runs import DIGITS, RUN, assert_refused, read_csv
 from torch import nn
 
-from models import build_model
 from utils.checkpoints import onnx_file
 from utils.checkpoints.formats import FORMATS, write_pruned
 from utils.checkpoints.model_file import new_model, pruned_metadata
@@ -84,7 +83,7 @@ def test_a_state_dict_is_tested_like_any_other(quick, trained):
     assert status == 0 and "Training settings unknown" in out, err
 
 
-def test_an_onnx_file_takes_any_batch_and_normalises_it(network, tmp_path):
+def test_an_onnx_file_takes_any_batch_normalises_it_and_states_how_it_was_made(network, tmp_path):
     write_onnx(tmp_path / "a.onnx", network.train(), {"pruning": {"sparsity": 0.5}})
     assert all(p.requires_grad for p in network.parameters())
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGES.mean, IMAGES.std))
@@ -92,10 +91,6 @@ def test_an_onnx_file_takes_any_batch_and_normalises_it(network, tmp_path):
         images = torch.rand(size, 3, 6, 6)
         expected = network((images - mean) / std).detach().numpy()
         assert np.abs(logits_of(tmp_path / "a.onnx", images.numpy()) - expected).max() < 1e-4
-
-
-def test_an_onnx_file_states_how_it_was_made(network, tmp_path):
-    write_onnx(tmp_path / "a.onnx", network, {"pruning": {"sparsity": 0.5}})
     stated = {p.key: p.value for p in onnx.load(tmp_path / "a.onnx").metadata_props}
     assert json.loads(stated["pruning"]) == {"sparsity": 0.5}
     assert stated["images"].startswith("float32 (batch, 3, 6, 6) in 0 ... 1; ")
@@ -194,18 +189,16 @@ def test_a_disk_that_is_full_is_worth_another_try(quick, trained, monkeypatch):
 
 
 def test_load_pruned_and_the_state_dict_agree_in_one_memory_format(tmp_path):
-    torch.manual_seed(0)
-    config = Config(arch="ResNet18")
-    model, images = build_model("ResNet18", 10, 3, 32).eval(), torch.randn(2, 3, 32, 32)
+    config = Config(data="digits", arch="own_networks:convolutions")
+    model, images = new_model(config).eval(), torch.randn(2, 1, 8, 8)
     model.to(memory_format=torch.channels_last)
-    color = InputImages(3, 32, mean=(0.5,) * 3, std=(0.25,) * 3)
     for name in ("npz", "state_dict"):
-        write_pruned(tmp_path / name, name, model, color, pruned_metadata(config.as_dict(), {}))
-    plain = build_model("ResNet18", 10, 3, 32).eval()
+        write_pruned(tmp_path / name, name, model, GREY, pruned_metadata(config.as_dict(), {}))
+    plain = new_model(config).eval()
     plain.load_state_dict(torch.load(tmp_path / "state_dict", weights_only=True))
     plain.to(memory_format=torch.channels_last)
     with torch.no_grad():
-        assert torch.equal(load_pruned(tmp_path / "npz")(images), plain(images))
+        assert torch.equal(load_pruned(tmp_path / "npz", config.arch)(images), plain(images))
 
 
 def test_a_format_without_ratios_is_refused(quick, trained):
@@ -214,7 +207,7 @@ def test_a_format_without_ratios_is_refused(quick, trained):
 
 
 def test_a_format_whose_requirements_are_missing_says_what_to_install(quick, trained, monkeypatch):
-    monkeypatch.setattr("utils.process.requirements.find_spec", lambda name: None)
+    monkeypatch.setattr("utils.process.errors.find_spec", lambda name: None)
     result = quick("test_prune.py", *DIGITS, *SAVED, "--output_dir", trained)
     message = "--pruned_format onnx: needs onnx, onnxscript, onnxruntime; pip install -r"
     assert_refused(result, f"{message} requirements-optional.txt")

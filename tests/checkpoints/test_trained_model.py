@@ -75,15 +75,6 @@ def test_a_pruned_bare_state_dict_has_no_settings_either(bare, tmp_path):
         load_model_file(path, {"data": "mnist"})
 
 
-def test_a_bare_state_dict_does_not_pass_for_a_run(bare, tmp_path):
-    config = Config(**MLP, output_dir=tmp_path)
-    config.files.model.parent.mkdir()
-    bare.rename(config.files.model)
-    with pytest.raises(UserError, match=r"was not written by train_prune.py; .* --model_path"):
-        load_trained(config)
-    assert not load_model_file(config.files.model, MLP).training_known
-
-
 def test_a_network_is_read_though_its_region_and_schedule_are_in_no_table_here(tmp_path):
     config = Config(**MLP, constraint="box", lr_scheme="my own", from_file=True)
     path = tmp_path / "a.pt"

@@ -23,10 +23,6 @@ def test_truncated_idx_files_are_named(tmp_path, write_idx_mnist):
     ("damage", "message"),
     [
         (lambda root: shutil.rmtree(root / "train"), r"train: No such file or directory; unpack"),
-        (
-            lambda root: [(root / "train" / f"m{i}").mkdir() for i in range(199)],
-            r"train: has 201 classes, more than 200",
-        ),
         (lambda root: shutil.rmtree(root / "train/n01/images"), r"n01: has no image"),
         (
             lambda root: (root / "val/images/val_2.JPEG").unlink(),
@@ -84,7 +80,7 @@ def test_absent_data_are_named_with_what_to_do_and_no_file_is_left(name, tmp_pat
     folder = tmp_path / "new" / "deep"
     with pytest.raises(UserError, match=rf"--data {name}.*{name}.npz"):
         load_dataset(name, folder)
-    assert list(folder.rglob("*")) == []
+    assert not [path for path in folder.rglob("*") if path.is_file()]
 
 
 IMAGES = np.zeros((40, 32, 32, 3), np.uint8)

@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms import v2
 
 from utils.datasets import DATASETS, OwnData, describe_own, load_dataset
-from utils.datasets.own import measure, read_own
+from utils.datasets.own import measure
 from utils.process.errors import UserError
 
 
@@ -245,14 +245,6 @@ def test_a_name_that_is_none_is_refused(name, message, tmp_path):
         describe_own(name, tmp_path, None)
 
 
-def test_data_that_change_after_they_were_described_are_read_again(npz, tmp_path):
-    npz()
-    before = describe_own("pets", tmp_path, None)
-    npz(x_train=np.ones((31, 24, 24, 3), np.uint8), y_train=np.arange(31) % 3)
-    assert describe_own("pets", tmp_path, None) != before
-    assert len(load_dataset("pets", tmp_path).train_images) == 31
-
-
 @pytest.mark.parametrize("kind", ["npz", "folder"])
 def test_more_data_than_memory_holds_are_refused_unread(
     kind, npz, folder, tmp_path, monkeypatch, decoded
@@ -274,13 +266,10 @@ def test_a_description_survives_its_file(npz, tmp_path):
     "changed",
     [
         {"classes": ["a"]},
-        {"classes": [1, 2, 3]},
         {"channels": 2},
         {"side": 0},
         {"mean": [0.5]},
         {"std": [0.0, 1.0, 1.0]},
-        {"std": [float("nan")] * 3},
-        {"images": ["many", 3]},
         {"more": 1},
     ],
     ids=str,
@@ -290,10 +279,3 @@ def test_an_impossible_description_is_refused(changed, npz, tmp_path):
     plain = describe_own("pets", tmp_path, None).plain()
     with pytest.raises(UserError, match="own_data: describes no data set"):
         OwnData.of(plain | changed)
-
-
-def test_reading_leaves_nothing_in_memory(npz, tmp_path):
-    npz()
-    load_dataset("pets", tmp_path)
-    first, _ = read_own("pets", tmp_path)
-    assert set(first) == {"x_train", "y_train", "x_test", "y_test"}

@@ -146,12 +146,8 @@ def test_pictures_are_decoded_once_until_they_change(folder, tmp_path, decoded, 
     assert cache.is_file() and (tmp_path / "pets.16x16.cache.npz").is_file()
 
 
-def test_data_in_a_folder_that_cannot_be_written_are_decoded_once_a_run(
-    folder, tmp_path, decoded, capsys
-):
+def test_data_in_a_folder_that_cannot_be_written_are_read_with_a_warning(folder, tmp_path, capsys):
     folder()
     (tmp_path / "pets.32x32.cache.npz").mkdir()  # in the way
-    describe_own("pets", tmp_path, None)
-    load_dataset("pets", tmp_path)
-    assert len(decoded) == 8
+    assert len(load_dataset("pets", tmp_path).train_images) == 4
     assert "warning: cannot write" in capsys.readouterr().err

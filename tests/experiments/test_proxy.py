@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from experiments import methods, proxy
 from experiments.proxy import Run
+from utils.process.locks import run_lock
 
 
 @pytest.fixture
@@ -35,10 +36,6 @@ def small(tmp_path, monkeypatch):
     return tmp_path
 
 
-def weights_of(run):
-    return torch.load(run.model, weights_only=True)["state_dict"]
-
-
 def test_held_out_images_are_not_trained_on(small):
     held_out, tested = proxy.load_data(small)
     whole = np.load(small / "cifar10.npz")
@@ -48,27 +45,38 @@ def test_held_out_images_are_not_trained_on(small):
     assert np.array_equal(held_out.train_images.numpy(), expected[:48])
 
 
-@pytest.mark.parametrize("method", ["SGD", "SFW L2", "CrAM+ equal epochs"])
-def test_a_stopped_run_goes_on_bit_for_bit(method, small, monkeypatch):
-    whole, stopped = (Run(method, 5e-3, 1, small / name) for name in ("whole", "stopped"))
+@pytest.mark.parametrize("method", ["SFW L2", "CrAM+ equal epochs"])
+def test_a_run_is_repeated_bit_for_bit_and_read_where_it_is_finished(method, small, monkeypatch):
+    runs = [Run(method, 5e-3, 1, small / name) for name in ("one", "other")]
     _, data = proxy.load_data(small)
-    proxy.train(whole, data)
-    once = []
+    one, other = (proxy.train(run, data).state_dict() for run in runs)
+    monkeypatch.setattr(proxy, "train_epoch", None)
+    again = proxy.train(runs[0], data).state_dict()
+    assert all(
+        torch.equal(values, other[n]) and torch.equal(values, again[n]) for n, values in one.items()
+    )
 
-    def stop_in_the_second_epoch(*arguments):
-        once.append(arguments)
-        if len(once) == 2:
-            raise KeyboardInterrupt
-        return write(*arguments)
 
-    write = proxy.write_contents
-    monkeypatch.setattr(proxy, "write_contents", stop_in_the_second_epoch)
-    with pytest.raises(KeyboardInterrupt):
-        proxy.train(stopped, data)
-    monkeypatch.setattr(proxy, "write_contents", write)
-    proxy.train(stopped, data)
-    for name, values in weights_of(whole).items():
-        assert torch.equal(values, weights_of(stopped)[name]), name
+def test_a_run_of_another_process_is_waited_for(small, monkeypatch):
+    mine, theirs = (Run("SGD", 5e-3, seed, small) for seed in (0, 1))
+    measured, waits = [], []
+    lock = run_lock(theirs.model.with_suffix(".lock"))
+    lock.__enter__()
+
+    def measure(run, images, data_dir):
+        measured.append((run, images, len(waits)))
+        run.result(images).parent.mkdir(parents=True, exist_ok=True)
+        run.result(images).touch()
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:  # the other process has been stopped
+            lock.__exit__(None, None, None)
+
+    monkeypatch.setattr(proxy, "measure", measure)
+    monkeypatch.setattr(proxy.time, "sleep", sleep)
+    proxy.measure_all([theirs, mine], "test", small)
+    assert measured == [(mine, "test", 0), (theirs, "test", 2)]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +100,7 @@ def test_finished_runs_are_summed_up_without_training(
                 path.write_text(
                     json.dumps(known | {"accuracies": dict.fromkeys(proxy.SCOPES, rows)})
                 )
-    flags = f"--methods SGD --output_dir {tmp_path} --data_dir {tmp_path} --threads 1"
+    flags = f"--methods SGD --output_dir {tmp_path} --data_dir {tmp_path}"
     assert proxy.main([*flags.split(), "--tuned_for", column]) == 0
     folder = tmp_path / "saved_logs" / "proxy"
     table = (folder / f"{name}.md").read_text()
@@ -102,7 +110,7 @@ def test_finished_runs_are_summed_up_without_training(
     for scope in proxy.SCOPES:
         picture = folder / f"{name}_{scope}.png"
         assert picture.name in out
-        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert picture.is_file()
 
 
 def test_cram_plus_is_the_dense_gradient_plus_the_pruned_ones_on_what_is_kept(monkeypatch):
@@ -169,8 +177,3 @@ def test_pruned_steps_are_every_second_one_of_the_last_third_at_one_sparsity(mon
             assert torch.equal(model.get_parameter(name), w)
             expected = g * masks[name] if step in (9, 11) else d
             torch.testing.assert_close(gradients[name], expected)
-
-
-def test_sfw_init_is_left_out_where_weights_are_read_from_a_file(monkeypatch):
-    monkeypatch.setattr(methods, "sfw_init", None)
-    methods.METHODS["SFW-Init K-sparse 0.2"].optimizer(torch.nn.Linear(3, 3), 2.0, None)

@@ -7,7 +7,7 @@ import re
 import pytest
 from runs import ROOT
 
-from experiments import pictures, results, tables
+from experiments import results, tables
 from experiments.results import by_name, read_results
 from utils.process.errors import UserError
 
@@ -25,7 +25,7 @@ def test_a_page_says_what_the_files_say(name):
 @pytest.mark.parametrize("name", PAGES)
 def test_a_picture_shows_what_the_files_say(name):
     for picture in tables.pictures((ROOT / name).read_text()):
-        assert pictures.is_drawn(*picture), "run make results"
+        assert tables.is_drawn(*picture), "run make results"
 
 
 @pytest.mark.parametrize("name", PAGES[1:])
@@ -117,11 +117,11 @@ def test_a_mark_that_asks_for_what_is_not_there_is_refused(page, message):
         tables.filled(page)
 
 
-def test_a_picture_of_other_numbers_is_known(write, tmp_path):
+def test_a_picture_of_other_numbers_is_known(write, tmp_path, drawing):
     path = tmp_path / "picture.png"
     for accuracy in (90, 91):
         write("a", SGD, [(0, accuracy, 90), (0.9, 80, 85)])
         picture = path, by_name(read_results(["*/*"], tmp_path)), "title"
-        assert not pictures.is_drawn(*picture)
-        pictures.draw(*picture)
-        assert pictures.is_drawn(*picture)
+        assert not tables.is_drawn(*picture)
+        tables.draw(*picture)
+        assert tables.is_drawn(*picture)

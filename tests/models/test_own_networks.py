@@ -7,7 +7,8 @@ import torch
 from runs import assert_refused, files_in
 from torch import nn
 
-from models import build_model, dry_run, is_factory
+from models import build_model, is_factory
+from models.check import dry_run
 
 REFUSED = {
     "nets_nowhere:vit": "there is no module nets_nowhere in the current folder, and none is",
@@ -24,12 +25,11 @@ REFUSED = {
     "own_networks:other_classes": "returns an output of shape (2, 7) in evaluation mode, and must",
     "own_networks:pairs": "returns an output of type tuple in training mode, and must return",
     "own_networks:whole_numbers": "parameter count is int64 (3,): each must hold real numbers",
-    "own_networks:complex_buffer": "waves in its state dict is no dense tensor of real numbers",
     "own_networks:masked": "its layer 1 has a mask of torch.nn.utils.prune; make it final by",
     "own_networks:data_parallel": "its layer 0 comes from DataParallel; give the plain module",
     "own_networks:scripted": "its network comes from TorchScript; give the plain module",
     "own_networks:traced": "its network comes from TorchScript; give the plain module",
-    "own_networks:exported": "its network comes from torch.export; give the plain module",
+    "own_networks:exported": "returns ExportedProgram, which is no torch.nn.Module",
     "own_networks:module_of_export": "its network comes from torch.export; give the plain module",
     "own_networks:unflattened": "its network comes from torch.export; give the plain module",
     "own_networks:optimised": "its network comes from torch.compile; give the plain module",

@@ -1,12 +1,11 @@
 """Expected errors end a script with one line and an exit status."""
 
+import io
 import os
-import subprocess
 import sys
 
 import pytest
 import torch
-from runs import DIGITS, ROOT
 
 from utils.process.errors import RunError, UserError, exit_status
 
@@ -54,20 +53,28 @@ def test_an_unexpected_error_keeps_its_traceback():
 
 @pytest.fixture
 def broken_pipe():
-    """The end for writing of a pipe whose reader has gone."""
+    """A stream to a pipe whose reader has gone."""
     reader, writer = os.pipe()
     os.close(reader)
-    yield writer
-    os.close(writer)
+    return os.fdopen(writer, "w")
 
 
-def test_an_error_that_nobody_reads_keeps_its_status(broken_pipe):
-    command = [sys.executable, ROOT / "train_prune.py", "--lr", "7"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=broken_pipe, timeout=120)
-    assert (done.returncode, done.stdout) == (2, b"")
+def test_an_error_that_nobody_reads_keeps_its_status(broken_pipe, monkeypatch):
+    def fail():
+        raise UserError("--flag: what is wrong; what to do")
+
+    monkeypatch.setattr(sys, "stderr", broken_pipe)
+    assert exit_status(fail) == 2
 
 
-def test_a_result_that_nobody_reads_is_told(script, trained, broken_pipe):
-    flags = (*DIGITS, "--output_dir", trained)
-    done = script("test_weight_distribution.py", *flags, stdout=broken_pipe)
-    assert (done.returncode, done.stderr) == (1, "error: cannot write the output (Broken pipe)\n")
+def test_a_result_that_nobody_reads_is_told(broken_pipe, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", broken_pipe)
+    assert exit_status(lambda: print("result")) == 1
+    assert capsys.readouterr().err == "error: cannot write the output (Broken pipe)\n"
+
+
+def test_what_standard_output_cannot_show_is_escaped(monkeypatch):
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, "latin-1"))
+    assert exit_status(lambda: print("picture: ψη")) == 0
+    assert output.getvalue() == rb"picture: \u03c8\u03b7" + b"\n"

@@ -1,10 +1,9 @@
 """Locks of runs, between processes of one machine."""
 
-import subprocess
-import sys
+import os
+import signal
 
 import pytest
-from runs import ROOT
 
 from utils.process.errors import UserError
 from utils.process.locks import LockedError, run_lock
@@ -27,18 +26,16 @@ def test_a_second_owner_is_refused_until_the_first_is_done(tmp_path):
 
 def test_a_lock_ends_with_its_process(tmp_path):
     path = tmp_path / "run.lock"
-    code = "import sys\nfrom utils.process.locks import *\n"
-    code += "with run_lock(Path(sys.argv[1])): print(flush=True); input()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, path],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout.readline()
+    ready, told = os.pipe()
+    process = os.fork()
+    if process == 0:
+        with run_lock(path):
+            os.write(told, b"held")
+            signal.pause()
+    assert os.read(ready, 4) == b"held"
     assert_locked(path)
-    process.kill()  # which cleans up nothing
-    process.communicate()
+    os.kill(process, signal.SIGKILL)  # which cleans up nothing
+    os.waitpid(process, 0)
     assert path.exists()
     with run_lock(path):
         pass

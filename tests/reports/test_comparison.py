@@ -11,13 +11,10 @@ from utils.compute.measure import Accuracy
 from utils.prune.config import PruneConfig
 from utils.prune.weights.ranking import RATIOS
 from utils.reports.comparison import heading_of, labels_of, read_curves
-from utils.reports.figures import save_figure
 from utils.reports.report import Report, Result
-from utils.reports.tables import write_settings
 from utils.settings.config import Config
-from utils.settings.fields import identifying_settings
+from utils.settings.fields import OF_TEST, identifying_settings
 from utils.settings.names import RunFiles
-from utils.settings.stored import OF_TEST
 
 
 @pytest.fixture
@@ -43,25 +40,10 @@ def table(tmp_path):
         report = Report(trained, prune)
         measures = {"remaining": 1, "parameters": 2}
         report.results = [Result(r, measures, {"w": 1}, accuracies) for r in prune.ratios]
-        report.table, report.layer_table = files.prune_test(".csv"), files.layer_sparsity(".csv")
         report.write_tables({"w": 2})
-        write_settings(trained, prune, files.prune_test(".json"))
         return report.table
 
     return write
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The headings of the pictures that are saved."""
-    headings = []
-
-    def save(figure, path, heading, metadata=None):
-        headings.append(heading)
-        save_figure(figure, path, heading, metadata)
-
-    monkeypatch.setattr("utils.reports.plots.save_figure", save)
-    return headings
 
 
 def labels(*tables):
@@ -102,8 +84,10 @@ def test_tables_of_channels_are_left_out_of_a_comparison(table, quick, tmp_path)
         f"warning: {channels}: is of --granularity channels, and left out\n",
     )
     assert out.count("CIFAR-10, ResNet18") == 1
-    result = quick("test_prune.py", "--compare", channels, "--output_dir", tmp_path)
-    assert_refused(result, "b.csv: is no table of pruned weights")
+    status, _, err = quick("test_prune.py", "--compare", channels, "--output_dir", tmp_path)
+    assert status == 2 and err.endswith(
+        "\nerror: --compare: no table is of --granularity weights; name some that are\n"
+    )
 
 
 def test_a_comparison_is_headed_by_what_its_curves_have_in_common(table):
@@ -166,7 +150,7 @@ def test_one_picture_and_one_table_are_made(quick, table, tmp_path):
         ["| tau 5, as pruned", "85.50"],
         ["| tau 5, recalibrated", "88.00"],
     ]
-    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert path.with_suffix(".png").is_file()
     names = f"picture: {path.stem}.png, table: {path.name}, numbers: {path.stem}.csv"
     assert out.endswith(f"\nResults: {path.parent}/ ({names})\n")
     numbers = read_csv(path.with_suffix(".csv"))
@@ -174,20 +158,23 @@ def test_one_picture_and_one_table_are_made(quick, table, tmp_path):
     assert list(numbers[-1].values()) == ["tau 5", "recalibrated", "1", "0.99", "88.0", "0"]
 
 
-def test_labels_title_and_name_are_those_that_are_given(quick, table, tmp_path, drawn):
+def test_labels_title_and_name_are_those_that_are_given(quick, table, tmp_path, monkeypatch):
     tables = [table(f"run{i}", 80 + i, tau=i + 1.0) for i in range(3)]
+    drawn = []
+    monkeypatch.setattr("utils.reports.comparison.plot_accuracies", lambda *a: drawn.append(a))
     own = ("--labels", "old", "new", "old", "--title", "Old and new", "--name", "mine")
     own += ("--figure_format", "svg", "--output_dir", tmp_path)
     status, out, err = quick("test_prune.py", "--compare", *tables, *own)
     assert (status, err) == (0, "")
     folder = tmp_path / "saved_logs" / "comparison"
-    assert sorted(path.name for path in folder.iterdir()) == ["mine.csv", "mine.md", "mine.svg"]
+    assert sorted(path.name for path in folder.iterdir()) == ["mine.csv", "mine.md"]
     rows = [line for line in out.splitlines() if line.startswith(("| old", "| new"))]
     assert [row.split(" | ")[:2] for row in rows] == [
         ["| old, 2 runs", "81.00 (80.00 to 82.00)"],
         ["| new", "81.00"],
     ]
-    (heading,) = drawn
+    ((picture, _, heading),) = drawn
+    assert picture == folder / "mine.svg"
     assert heading.title == "Old and new" and "momentum" in heading.settings
 
 
@@ -232,9 +219,8 @@ def test_tables_of_one_name_in_several_folders_are_all_drawn(quick, table, tmp_p
         tables.append(tmp_path / folder / "x.csv")
         for suffix in (".csv", ".json"):
             path.with_suffix(suffix).rename(tables[-1].with_suffix(suffix))
-    for order in (tables, tables[::-1]):
-        status, out, _ = quick("test_prune.py", "--compare", *order, "--output_dir", tmp_path)
-        assert status == 0 and " 90.00 " in out and " 80.00 " in out
+    status, out, _ = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
+    assert status == 0 and " 90.00 " in out and " 80.00 " in out
 
 
 def test_tables_of_own_ratios_are_compared_at_those_that_all_have(quick, table, tmp_path):
@@ -246,23 +232,6 @@ def test_tables_of_own_ratios_are_compared_at_those_that_all_have(quick, table, 
     tables.append(table("other", prune=dict(ratios=(0.7,))))
     result = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path / "new")
     assert_refused(result, "--compare: the tables have no sparsity in common")
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        (".", "cannot be read (Is a directory)"),
-        ("/", "cannot be read (Is a directory)"),
-    ],
-)
-def test_a_folder_is_no_table(path, message, quick):
-    assert_refused(quick("test_prune.py", "--compare", path), message)
-
-
-def test_many_runs_are_compared(quick, table, tmp_path):
-    tables = [table(f"run{i}", 50 + i, tau=i + 1.0) for i in range(25)]
-    status, _, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
-    assert (status, err) == (0, "")
 
 
 def test_tables_that_test_prune_wrote_are_compared(quick, trained):
@@ -286,34 +255,18 @@ def change_settings(**changed):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: path.unlink(), "a.csv: cannot be read (No such file"),
-        (
-            lambda path: path.with_suffix(".json").unlink(),
-            "a.json: cannot be read (No such file or directory), and has the settings of a.csv",
-        ),
-        (lambda path: path.with_suffix(".json").write_text(""), "a.json: does not hold the"),
-        (lambda path: path.with_suffix(".json").write_text("[1]"), "a.json: does not hold the"),
-        (lambda path: path.with_suffix(".json").write_bytes(b"\xff"), "a.json: does not hold the"),
-        (
-            change_settings(training={"tau": -1}),
-            "a.json: does not hold the settings of a run (--tau -1",
-        ),
-        (change_settings(training={"other": 1}), "a.json: does not hold the settings of a run"),
-        (change_settings(training=3), "a.json: does not hold the settings of a run"),
-        (change_settings(training={"seed": 1}), "a.json: does not hold the settings of a run"),
-        (change_settings(pruned_before=3), "a.json: does not hold the settings of a run"),
-        (
-            change_settings(pruning={"repair": -1}),
-            "not hold the settings of a run (--repair -1",
-        ),
+        (lambda path: path.unlink(), "a.csv: is no table of pruned weights ([Errno 2] No such"),
         (lambda path: path.write_text(""), "a.csv: is no table of pruned weights"),
         (lambda path: path.write_text("threshold,above\n1,2\n"), "is no table of pruned weights"),
         (lambda path: path.write_bytes(b"\xff\xfe\0"), "is no table of pruned weights"),
-        (lambda path: path.write_text("x" * 200_000), "is no table of pruned weights"),
         (
-            lambda path: path.write_text(path.read_text().replace("90.0", "nan")),
-            "is no table of pruned weights",
+            lambda path: path.with_suffix(".json").unlink(),
+            "a.json: does not hold the settings of a.csv ([Errno 2] No such file or directory",
         ),
+        (lambda path: path.with_suffix(".json").write_text("[1]"), "a.json: does not hold the"),
+        (change_settings(training={"tau": -1}), "the settings of a.csv (--tau -1: must be"),
+        (change_settings(training={"other": 1}), "a.json: does not hold the settings of a.csv"),
+        (change_settings(pruning={"repair": -1}), "the settings of a.csv (--repair -1: must be"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(spoil, message, quick, table, tmp_path):

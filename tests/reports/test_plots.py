@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from utils.prune.weights.ranking import RATIOS as DEFAULT_RATIOS
-from utils.reports.figures import AS_PRUNED
 from utils.reports.headings import Heading
 from utils.reports.plots import (
+    AS_PRUNED,
     plot_accuracies,
     plot_distribution,
     plot_layer_sparsity,
@@ -20,6 +20,8 @@ from utils.reports.plots import (
     plot_slicing,
     plot_training,
 )
+
+pytestmark = pytest.mark.usefixtures("drawing")
 
 RUN = Heading("run")
 RATIOS = [0, 0.3, 0.6, 0.9, 0.95, 0.99]

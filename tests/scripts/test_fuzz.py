@@ -18,7 +18,7 @@ from utils.process.errors import UserError
 from utils.prune.config import DEFAULTS
 from utils.settings.config import FIELDS
 
-EXAMPLES = int(os.environ.get("EXAMPLES", 60))  # of each test; more by hand
+EXAMPLES = int(os.environ.get("EXAMPLES", 25))  # of each test; more by hand
 
 fuzz = settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -11,7 +11,8 @@ from runs import ROOT
 from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES
 from optim import LR_SCHEMES, RESCALES
-from utils.datasets import AUGMENTATIONS, DATASETS
+from utils.datasets import DATASETS
+from utils.datasets.augment import AUGMENTATIONS
 from utils.process.errors import UserError
 from utils.settings.config import Config, with_own_data
 from utils.settings.names import file_name, percent
@@ -84,9 +85,7 @@ def test_long_lists_of_ratios_have_short_and_distinct_names():
 
 def test_defaults_are_the_papers():
     config = Config()
-    assert config.run_name == (
-        "data=cifar10_model=ResNet18_optimizer=SFW_constraint=k_sparse_constraints"
-    )
+    assert config.run_name == "data=cifar10_model=ResNet18_optimizer=SFW"
     assert (config.lr, config.momentum, config.tau, config.k_frac) == (1.0, 0.9, 15.0, 0.05)
     assert (config.k_sparseness, config.epoch_num, config.train_batchsize) == (10, 180, 128)
     assert (config.lr_scheme, config.mode, config.rescale) == (
@@ -97,6 +96,12 @@ def test_defaults_are_the_papers():
     assert (config.weight_decay, config.sfw_init, config.gpu) == (0, 0, -1)
 
 
+def test_names_of_ordinary_runs_have_less_than_120_bytes():
+    settings = dict(epoch_num=20, lr_scheme="cosine", pruned_steps=0.33)
+    sgd = Config(optimizer="SGD", weight_decay=0.01, **settings)
+    assert len(sgd.files.prune_test(".csv").name) < 120
+
+
 def test_each_optimizer_has_its_own_default_learning_rate():
     assert Config(optimizer="SFW").lr == 1.0
     assert Config(optimizer="SGD").lr == 0.1
@@ -105,7 +110,7 @@ def test_each_optimizer_has_its_own_default_learning_rate():
 
 
 def test_a_name_leaves_out_the_default_learning_rate_of_each_optimizer_and_shows_others():
-    sgd = "data=cifar10_model=ResNet18_optimizer=SGD_constraint=unconstraints"
+    sgd = "data=cifar10_model=ResNet18_optimizer=SGD"
     assert Config(optimizer="SGD").run_name == Config(optimizer="SGD", lr=0.1).run_name == sgd
     assert Config(optimizer="SGD", lr=1.0).run_name == f"{sgd}_lr=1"
     assert Config(lr=1.0).run_name == Config().run_name

@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_work(quick, tmp_path):
 
 
 def test_a_missing_requirement_is_refused_with_what_to_install(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.process.requirements.find_spec", lambda name: None)
+    monkeypatch.setattr("utils.process.errors.find_spec", lambda name: None)
     result = train(quick, tmp_path)
     needs = "--tensorboard: needs tensorboard; pip install -r requirements-optional.txt"
     assert_refused(result, needs)

@@ -14,29 +14,23 @@ from utils.checkpoints.npz_file import pack
 from utils.checkpoints.onnx_file import InputImages, NormalisedInput, encode_onnx, load_onnx
 from utils.checkpoints.trained_model import build_network
 from utils.compute.device import placed
-from utils.process.errors import reason
-from utils.process.requirements import require
+from utils.process.errors import reason, require
 from utils.process.writing import atomic_write
 from utils.settings.config import Config
 
 TOLERANCE = 1e-4  # of logits, relative to the largest one if that is greater than 1
 
-# The bytes of a file of a network, whose images are described, with metadata: plain types by name.
-Encode = Callable[[nn.Module, InputImages, dict[str, Any]], bytes]
-# From such a file, a function from images in 0 ... 1 to logits, on the CPU.
-Load = Callable[[Path, InputImages, dict[str, Any]], Callable[[Tensor], Tensor]]
-
 
 @dataclass(frozen=True)
 class PrunedFormat:
-    """How pruned networks are saved: the end of the file's name, what writes and what reads it.
+    """The end of a file's name, what gives its bytes, and from it a network on images in 0 ... 1.
 
     `modules` are needed for that. The file is tried on batches of the two `sizes`.
     """
 
     suffix: str
-    encode: Encode
-    load: Load
+    encode: Callable[[nn.Module, InputImages, dict[str, Any]], bytes]
+    load: Callable[[Path, InputImages, dict[str, Any]], Callable[[Tensor], Tensor]]
     modules: tuple[str, ...] = ()
     sizes: tuple[int, int] = (2, 3)
 

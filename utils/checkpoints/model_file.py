@@ -74,10 +74,7 @@ def write_contents(path: Path, contents: dict[str, Any], keep_former: Path | Non
 
 
 def pruned_metadata(settings: Mapping[str, Any], pruning: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file of a pruned model states beside its tensors, in plain types.
-
-    `settings` are those of its TrainedModel; `pruning` is how it was pruned, and its accuracy.
-    """
+    """What a pruned model's file states beside its tensors; `pruning` has its accuracy, too."""
     return {"config": dict(settings), "pruning": dict(pruning), "versions": versions()}
 
 

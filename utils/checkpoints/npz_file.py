@@ -17,17 +17,11 @@ METADATA = "__metadata__"
 
 
 def pack(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
-    """The bytes of a file with the tensors of a state dict, and metadata of plain types.
-
-    Raises ValueError for a tensor called as a parameter of numpy.savez_compressed, such as `file`.
-    """
+    """The bytes of a file with the tensors of a state dict, and metadata of plain types."""
     arrays = {name: _array(values) for name, values in state.items()}
     arrays[METADATA] = np.array(json.dumps(metadata))
     content = io.BytesIO()
-    try:
-        np.savez_compressed(content, allow_pickle=False, **arrays)
-    except TypeError as error:
-        raise ValueError(f"NumPy stores no array of a tensor's name ({error})") from None
+    np.savez_compressed(content, allow_pickle=False, **arrays)
     return content.getvalue()
 
 
@@ -45,10 +39,7 @@ def _array(values: Tensor) -> np.ndarray:
 
 
 def unpack(content: bytes) -> dict[str, Any]:
-    """The metadata that `pack` stored, with the tensors as "state_dict".
-
-    Raises ValueError for a file that something else wrote.
-    """
+    """The metadata that `pack` stored, and "state_dict"; raises ValueError for another file."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = dict(file)

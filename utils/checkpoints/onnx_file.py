@@ -12,16 +12,13 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from utils.compute.measure import plain_kernels
 from utils.process.errors import reason
-
-if TYPE_CHECKING:
-    from torch.onnx import ONNXProgram
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def load_onnx(path: Path, images: InputImages, metadata: dict[str, Any]) -> Call
     return lambda batch: torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])
 
 
-def _exported(model: nn.Module, images: InputImages) -> "ONNXProgram":
+def _exported(model: nn.Module, images: InputImages) -> "torch.onnx.ONNXProgram":
     disabled, nowhere = logging.root.manager.disable, io.StringIO()
     logging.disable()  # before an error the exporter logs and prints graphs and tracebacks
     try:

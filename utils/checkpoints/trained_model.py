@@ -17,9 +17,8 @@ from utils.compute.device import placed
 from utils.process.errors import UserError
 from utils.settings.cli import Flags
 from utils.settings.config import FIELDS, Config, with_own_data
-from utils.settings.fields import identifying_settings
+from utils.settings.fields import OF_TEST, first_difference, identifying_settings, training_known
 from utils.settings.names import RunFiles, file_name
-from utils.settings.stored import OF_TEST, first_difference, training_known
 
 ADVICE = "give another --model_path, or train it again with --resume never"
 
@@ -57,24 +56,18 @@ def load_trained(config: Config) -> TrainedModel:
     Raises UserError when there is none, or when its file holds something else.
     """
     path = config.files.model
-    resumable = config.files.resume, config.files.previous_resume
-    unfinished = [file for file in resumable if file.is_file()]
-    if unfinished and not path.is_file():
-        raise UserError(
-            f"{path}: the training was stopped before its end; train_prune.py with the same flags"
-            f" goes on, and --model_path {unfinished[0]} tests what it has reached"
-        )
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such model; train it first, with train_prune.py and the same flags,"
-            " or give --model_path"
-        )
-    trained = load_model_file(path, vars(config))
-    if trained.files != config.files:
-        raise UserError(
-            f"{path}: was not written by train_prune.py; to test it, give it as --model_path"
-        )
-    return trained
+    if path.is_file():
+        return load_model_file(path, vars(config))
+    for unfinished in (config.files.resume, config.files.previous_resume):
+        if unfinished.is_file():
+            raise UserError(
+                f"{path}: the training was stopped before its end; train_prune.py with the same"
+                f" flags goes on, and --model_path {unfinished} tests what it has reached"
+            )
+    raise UserError(
+        f"{path}: no such model; train it first, with train_prune.py and the same flags, or give"
+        " --model_path"
+    )
 
 
 def load_model_file(path: Path, explicit: Mapping[str, Any]) -> TrainedModel:

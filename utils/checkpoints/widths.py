@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 # By layer, its attributes that state sizes, such as out_channels, where these are not as built.
@@ -12,7 +11,8 @@ Widths = dict[str, dict[str, int | list[int]]]
 def widths_of(model: nn.Module, built: nn.Module) -> Widths:
     """The widths of `model`; `built` is a network of the same code, as it is built."""
     layers, widths = dict(built.named_modules()), {}
-    if all(_shapes(layer) == _shapes(layers[name]) for name, layer in model.named_modules()):
+    shapes = [[t.shape for t in (*m.parameters(), *m.buffers())] for m in (model, built)]
+    if shapes[0] == shapes[1]:
         return {}  # it is not sliced: a number that differs is something that a layer counts
     for name, layer in model.named_modules():
         before = _sizes(layers[name])
@@ -39,12 +39,6 @@ def set_widths(model: nn.Module, widths: Widths, state: Mapping[str, Tensor]) ->
                     tensors[key] = values.new_empty(new.shape)
                     if isinstance(values, nn.Parameter):
                         tensors[key] = nn.Parameter(tensors[key], values.requires_grad)
-
-
-def _shapes(layer: nn.Module) -> list[torch.Size | None]:
-    """Those of its own parameters and buffers."""
-    tensors = (*layer._parameters.values(), *layer._buffers.values())
-    return [None if values is None else values.shape for values in tensors]
 
 
 def _sizes(layer: nn.Module) -> dict[str, int | list[int]]:

@@ -37,11 +37,7 @@ class Accuracy:
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "fp32"
 ) -> Accuracy:
-    """The accuracy of the model in evaluation mode.
-
-    `batches` yields (inputs, targets) on the model's device, at least one, each time it is iterated
-    over.
-    """
+    """The accuracy in evaluation mode; `batches` yields (inputs, targets) on the model's device."""
     counts = count_by_batch(model, batches, precision)
     correct, not_finite, count = counts.sum(0).tolist()
     if not not_finite:
@@ -55,10 +51,7 @@ def evaluate(
 def count_by_batch(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str
 ) -> Tensor:
-    """By batch: the inputs classified correctly, those with outputs that are not finite, and all.
-
-    The model is in evaluation mode. There may be no batch. On the CPU, (batches, 3).
-    """
+    """By batch, (batches, 3): inputs classified correctly, those not finite, all; on the CPU."""
     model.eval()
     device, counts = next(model.parameters()).device, []
     with autocast(device, precision):
@@ -122,12 +115,20 @@ def plain_kernels() -> Iterator[None]:
             library.enabled = was
 
 
-@torch.no_grad()
 def multiply_adds(model: nn.Module, inputs: Tensor) -> int:
     """The multiply-adds that convolutions and matrix products of a forward pass take per input."""
+    return multiply_adds_by_module(model, inputs)[""]
+
+
+@torch.no_grad()
+def multiply_adds_by_module(model: nn.Module, inputs: Tensor) -> dict[str, int]:
+    """The same for each module that takes any, by its name; "" is the whole network."""
     with plain_kernels(), FlopCounterMode(display=False) as counter:
         model(inputs)
-    return counter.get_total_flops() // (2 * len(inputs))
+    counts = {"": counter.get_total_flops()}
+    for name, by_operation in counter.get_flop_counts().items():
+        counts[name.partition(".")[2]] = sum(by_operation.values())
+    return {name: count // (2 * len(inputs)) for name, count in counts.items()}
 
 
 def channels_by_layer(model: nn.Module) -> dict[str, int]:
@@ -156,10 +157,7 @@ def count_above(model: nn.Module, thresholds: tuple[float, ...] = THRESHOLDS) ->
 
 
 def log_magnitudes(values: Tensor) -> Tensor:
-    """log10 of the magnitudes of the finite entries but zeros, in one dimension.
-
-    It is at least SMALLEST_DECADE, which stands for all smaller ones, too.
-    """
+    """log10 of the magnitudes of finite entries but zeros, (entries,), at least SMALLEST_DECADE."""
     magnitude = values.detach().float().abs()
     present = magnitude[(magnitude > 0) & magnitude.isfinite()]
     return present.log10().clamp(min=SMALLEST_DECADE)

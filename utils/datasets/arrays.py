@@ -7,18 +7,33 @@ from pathlib import Path
 import numpy as np
 
 from utils.process.errors import UserError
-from utils.process.memory import available_memory
 
 # x_train and x_test: uint8 (images, side, side, channels) or, grey, (images, side, side);
 # y_train and y_test: integers (images,).
 Arrays = dict[str, np.ndarray]
+CGROUP = Path("/sys/fs/cgroup")  # of a container, version 2
+
+
+def available_memory() -> int | None:
+    """The bytes that this process can still take, or None where the system does not say."""
+    found = []
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        found.append(1024 * _table(Path("/proc/meminfo"))["MemAvailable:"])
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        limit = int((CGROUP / "memory.max").read_text())  # "max" without one
+        taken = int((CGROUP / "memory.current").read_text())
+        # Pages of files count as taken, but give way.
+        found.append(limit - taken + _table(CGROUP / "memory.stat")["file"])
+    return min(found, default=None)
+
+
+def _table(path: Path) -> dict[str, int]:
+    """The first two words of each line."""
+    return {words[0]: int(words[1]) for words in map(str.split, path.read_text().splitlines())}
 
 
 def check_memory(size: int, source: Path) -> None:
-    """Raise UserError unless memory holds `size` bytes of images, and a half more to convert them.
-
-    `source` is named as what holds them.
-    """
+    """Raise UserError unless memory holds `size` bytes of images, and half as much again."""
     free = available_memory()
     if free is not None and 1.5 * size > free:
         raise UserError(
@@ -86,10 +101,7 @@ def check_own_arrays(arrays: Arrays, source: Path, known: Sequence[str]) -> list
     images, labels = arrays[f"x_{first}"], arrays[f"y_{first}"]
     shape = images.shape[1:] + (1,) * (images.ndim == 3)
     if len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
-        raise UserError(
-            f"{source}: x_{first} must be uint8 (images, height, width, 1 or 3) or (images,"
-            f" height, width), not {images.dtype} {images.shape}; replace the file"
-        )
+        shape = ("height", "width", "1 or 3")  # for the message: no array has this shape
     names = arrays.pop("classes", np.array(known) if first == "test" else None)
     count = int(labels.max()) + 1 if labels.dtype.kind in "iu" and labels.size else 1
     check_arrays(arrays, shape, count if first == "train" else names.size, source)

@@ -48,10 +48,7 @@ class Batches:
         self.taken = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The order of the round's images, how many batches are taken, and the generator's state.
-
-        The order is left out between two rounds.
-        """
+        """Where the round is, and its order; between two rounds there is none."""
         return {
             "taken": self.taken,
             "order": self._order.cpu() if self.taken else None,
@@ -69,7 +66,7 @@ class Batches:
         self.generator.set_state(state["generator"])
 
     def _new_order(self) -> Tensor:
-        """The images of a round by their index, int64 (images,), in the order of the batches."""
+        """The images of a round by their index, int64 (images,)."""
         count, device = len(self.images), self.images.device
         if self.generator is None:
             return torch.arange(count, device=device)

@@ -15,8 +15,7 @@ from utils.datasets.batches import Augmentation, Batches
 from utils.datasets.builtin import DATASETS, DatasetInfo
 from utils.datasets.images import central_square
 from utils.datasets.own import OwnData, info_of, read_own
-from utils.datasets.packed import find_packed
-from utils.datasets.splits import read_source
+from utils.datasets.packed import read_packed
 from utils.process.errors import UserError, warn
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's conversion to grey
@@ -98,9 +97,10 @@ def load_dataset(
 
 def _read(name: str, data_dir: Path) -> Arrays:
     """The checked arrays of a data set in DATASETS, images with channels last."""
-    info, packed, source = DATASETS[name], find_packed(name, data_dir), f"{name} in {data_dir}"
+    info, place = DATASETS[name], f"{name} in {data_dir}"
+    packed = read_packed(name, data_dir, test_fraction=0, alone=True)
     if packed is not None:
-        arrays, source = read_source(packed, test_fraction=0, test_alone=True), packed.place
+        arrays, place = packed
     elif name != "tiny" and any(path.is_dir() for path in data_dir.glob(f"{name}/train/*")):
         raise UserError(
             f"--data {name}: {data_dir / name} holds class folders, and {name} is another data set;"
@@ -108,7 +108,7 @@ def _read(name: str, data_dir: Path) -> Arrays:
         )
     else:
         arrays = info.read(name, data_dir)
-    check_arrays(arrays, (info.side, info.side, info.channels), info.classes, source)
+    check_arrays(arrays, (info.side, info.side, info.channels), info.classes, place)
     return arrays
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.datasets.arrays import Arrays
-from utils.datasets.images import Splits, decoded_once, fingerprint
-from utils.datasets.splits import ADVICE, Source, by_kind, listed, note_of_test
-from utils.process.errors import UserError
+from utils.datasets.images import Splits, decoded_once
+from utils.datasets.splits import ADVICE, by_kind, listed, used_splits
+from utils.process.errors import UserError, notify
 
 # Those of torchvision.datasets.folder.IMG_EXTENSIONS.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -20,75 +20,68 @@ FOLDER_SIDE = 32  # to which images are resized unless --image_size says otherwi
 LeftOut = list[tuple[str, str]]  # why a file or folder is not read, and its path
 
 
-def find_folder(root: Path, side: int, unsplit: bool = False) -> Source:
-    """The data set in the folder `root`, as `list_images` finds it, with images of this side."""
-    names, splits, notes = list_images(root, unsplit)
-    mark = fingerprint(root, splits, side)
-
-    def read() -> Arrays:
-        return decoded_once(root, splits, mark, side) | {"classes": np.array(names)}
-
-    return Source(root, mark, splits.keys(), read, notes)
+def read_folder(root: Path, side: int, test_fraction: float, alone: bool) -> Arrays:
+    """The images that `list_images` finds in the folder `root`, at this side, and their labels."""
+    names, splits = list_images(root, test_fraction, alone)
+    return decoded_once(root, splits, side) | {"classes": np.array(names)}
 
 
-def list_images(root: Path, unsplit: bool = False) -> tuple[list[str], Splits, list[str]]:
-    """The names of the classes in the order of their labels, the images, and notes for people.
+def list_images(root: Path, test_fraction: float, alone: bool = False) -> tuple[list[str], Splits]:
+    """The names of the classes in the order of their labels, and the images.
 
-    There are the images of "train", of "test", or of both; with `unsplit`, class folders without
-    these are of "train". Raises UserError where folders are of the wrong form, and OSError where
-    one is not readable.
+    There are the images of "train", of "test", or of both; with `test_fraction`, class folders
+    without these are of "train". Raises UserError as `used_splits`, and where folders are of the
+    wrong form, and OSError where one is not readable.
     """
     left_out: LeftOut = []
-    used, notes = _used_splits(root, unsplit, left_out)
     splits: Splits = {}
-    for kind, folder in used.items():
-        classes = folders_in(folder, left_out)
-        names = sorted(classes)
+    for kind, folder in _find_splits(root, test_fraction, alone, left_out).items():
+        classes = sorted(folders_in(folder, left_out).items())
         splits[kind] = [
             (path, label)
-            for label, name in enumerate(names)
-            for path in images_in(classes[name], left_out)
+            for label, (_, inner) in enumerate(classes)
+            for path in images_in(inner, left_out)
         ]
-    return names, splits, notes + _summary(root, left_out)
+    if left_out:
+        notify(_summary(root, left_out))
+    return [name for name, _ in classes], splits
 
 
-def _used_splits(root: Path, unsplit: bool, left_out: LeftOut) -> tuple[dict[str, Path], list[str]]:
-    """The folders of "train" and "test", as far as they are there, and notes for people.
-
-    With test/ and val/, test/ is taken if it has the classes of train/, and val/ otherwise. What
-    lies beside these folders is added to `left_out`.
-    """
+def _find_splits(
+    root: Path, test_fraction: float, alone: bool, left_out: LeftOut
+) -> dict[str, Path]:
+    """The folders of "train" and "test": of test/ and val/ the first with the classes of train/."""
     beside: LeftOut = []
-    inner = folders_in(root, beside)
-    names = by_kind(inner, root)
-    found = {kind: inner[name] for kind, name in names.items()}
+    inner = {f"{name}/": folder for name, folder in folders_in(root, beside).items()}
+    found = by_kind({name: name[:-1] for name in inner}, root)
     if found:
-        others = sorted(inner.keys() - set(names.values()))
+        others = sorted(inner.keys() - set(found.values()))
         left_out += beside + [("no split", str(inner[name])) for name in others]
-    elif unsplit:
-        found = {"train": root}
-    if not found:
+    elif test_fraction:
+        inner, found = {"": root}, {"train": ""}
+    else:
         raise UserError(
-            f"{root}: has {listed(inner)} where train/ and test/ are to be; put the images of each"
-            f" class into {root}/train/CLASS/ and {root}/test/CLASS/, or give {ADVICE}"
+            f"{root}: has {listed([name[:-1] for name in inner])} where train/ and test/ are to be;"
+            f" put the images of each class into {root}/train/CLASS/ and {root}/test/CLASS/, or"
+            f" give {ADVICE}"
         )
-    classes = {kind: folders_in(folder, []) for kind, folder in found.items()}
-    first, *tests = found  # "train" is first, unless there are test images alone
+    classes = {kind: folders_in(inner[name], []).keys() for kind, name in found.items()}
+    first = next(iter(found))  # "train", unless there are test images alone
     if len(classes[first]) < 2:
+        place = inner[found[first]]
         raise UserError(
-            f"{found[first]}: has {listed(classes[first])}, and two are needed; put the images of"
-            f" each class into a folder {found[first]}/CLASS/"
+            f"{place}: has {listed(classes[first])}, and two are needed; put the images of each"
+            f" class into a folder {place}/CLASS/"
         )
-    tests = tests if first == "train" else list(found)
-    names = {kind: f"{found[kind].name}/" for kind in tests}
-    taken = next((kind for kind in tests if classes[kind].keys() == classes[first].keys()), None)
+    tests = [kind for kind in found if kind != "train"]
+    taken = next((kind for kind in tests if classes[kind] == classes[first]), None)
     if tests and taken is None:
-        train, test = classes["train"].keys(), classes[tests[0]].keys()
-        only = {"train/": sorted(train - test), names[tests[0]]: sorted(test - train)}
-        text = " and ".join(f"only {k} has {listed(v)}" for k, v in only.items() if v)
+        train, test = classes["train"], classes[tests[0]]
+        only = {found["train"]: train - test, found[tests[0]]: test - train}
+        text = " and ".join(f"only {k} has {listed(sorted(v))}" for k, v in only.items() if v)
         raise UserError(f"{root}: {text}; give both the same class folders")
-    used = {"train": found.get("train"), "test": found.get(taken)}
-    return {k: v for k, v in used.items() if v}, note_of_test(root, names, taken)
+    used = used_splits(found, taken, root, test_fraction, alone)
+    return {kind: inner[name] for kind, name in used.items()}
 
 
 def _is_hidden(name: str) -> bool:
@@ -127,16 +120,16 @@ def images_in(folder: Path, left_out: LeftOut) -> list[Path]:
         raise error
 
     images: list[tuple[str, str]] = []
-    seen = {os.path.realpath(folder)}
+    start = os.path.realpath(folder)
+    seen = {start, *map(str, Path(start).parents)}
     for inner, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        here = os.path.realpath(inner)
         entered = []
         for name in sorted(folders + files):
             path = os.path.join(inner, name)
             real = os.path.realpath(path) if name in folders else ""
             if _is_hidden(name):
                 left_out.append(("hidden", path))
-            elif real in seen or (real and here.startswith(os.path.join(real, ""))):
+            elif real in seen:
                 left_out.append(("linked again", path))
             elif real:
                 seen.add(real)
@@ -152,13 +145,9 @@ def images_in(folder: Path, left_out: LeftOut) -> list[Path]:
     return [Path(inner, name) for inner, name in sorted(images)]
 
 
-def _summary(root: Path, left_out: LeftOut) -> list[str]:
-    """One line that says how many files and folders are left out, why, and names one for each."""
-    if not left_out:
-        return []
+def _summary(root: Path, left_out: LeftOut) -> str:
+    """How many files and folders are left out, why, and the name of one for each reason."""
     reasons = Counter(reason for reason, _ in left_out).most_common()
     first = {reason: os.path.relpath(path, root) for reason, path in reversed(left_out)}
-    shown = [f"{count:,} {reason} ({first[reason]})" for reason, count in reasons[:5]]
-    if others := sum(count for _, count in reasons[5:]):
-        shown.append(f"{others:,} others")
-    return [f"{root}: {len(left_out):,} files or folders left out: {', '.join(shown)}"]
+    shown = [f"{count:,} {reason} ({first[reason]})" for reason, count in reasons]
+    return f"{root}: {len(left_out):,} files or folders left out: {', '.join(shown)}"

@@ -4,20 +4,14 @@ import contextlib
 import hashlib
 import os
 import warnings
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from utils.datasets.arrays import Arrays, check_memory, read_array
 from utils.process.errors import RunError, UserError, notify, warn
 from utils.process.writing import atomic_write
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 # For "train" and "test", as far as they are there, the image files and their labels.
 Splits = dict[str, list[tuple[Path, int]]]
@@ -27,11 +21,8 @@ ORIENTATION = 0x0112
 TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
 
-def fingerprint(root: Path, splits: Splits, side: int) -> str:
-    """Changes with the name, label, size and time of any image, and with the side.
-
-    Raises OSError for an image that is not there.
-    """
+def _fingerprint(root: Path, splits: Splits, side: int) -> str:
+    """Changes with the name, label, size and time of any image, and with the side."""
     digest = hashlib.sha256(f"{side}".encode())
     for split, items in splits.items():
         for path, label in items:
@@ -40,14 +31,15 @@ def fingerprint(root: Path, splits: Splits, side: int) -> str:
     return digest.hexdigest()
 
 
-def decoded_once(root: Path, splits: Splits, mark: str, side: int, exact: bool = False) -> Arrays:
+def decoded_once(root: Path, splits: Splits, side: int, exact: bool = False) -> Arrays:
     """The images of `splits`, uint8 (images, side, side, 3), and their labels.
 
-    They come from a cache beside the folder `root`, if that holds those of the same `mark`, their
-    fingerprint. Otherwise they are decoded, and the cache is written. Raises UserError for an image
-    that cannot be decoded or, if they are to be `exact`, has another size, and for more than memory
-    holds.
+    They come from a cache beside the folder `root`, unless files have changed. Otherwise they are
+    decoded, and the cache is written. Raises UserError for an image that cannot be decoded or, if
+    they are to be `exact`, has another size, and for more than memory holds, and OSError for an
+    image that is not there.
     """
+    mark = _fingerprint(root, splits, side)
     cache = root.with_name(f"{root.name}.{side}x{side}.cache.npz")
     if cache.exists():
         with contextlib.suppress(UserError):  # a damaged cache is made anew
@@ -77,15 +69,12 @@ def decoded_once(root: Path, splits: Splits, mark: str, side: int, exact: bool =
 def _decode(paths: list[Path], side: int, exact: bool, title: str) -> np.ndarray:
     """All images, uint8 (images, side, side, 3)."""
     images = np.empty((len(paths), side, side, 3), np.uint8)
-    # Pillow warns of odd metadata, which do not concern the pixels.
-    with (
-        warnings.catch_warnings(action="ignore"),
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        decoded = pool.map(decode, paths, repeat(side), repeat(exact))
-        bar = tqdm(decoded, title, len(paths), leave=False, unit="image", disable=None)
-        for place, image in enumerate(bar):
-            images[place] = image
+
+    def put(place: int) -> None:
+        images[place] = decode(paths[place], side, exact)
+
+    with warnings.catch_warnings(action="ignore"):  # Pillow's, of odd metadata
+        thread_map(put, range(len(paths)), desc=title, unit="image", leave=False, disable=None)
     return images
 
 
@@ -103,7 +92,12 @@ def decode(path: Path, side: int, exact: bool = False) -> np.ndarray:
             if exact and image.size != (side, side):
                 raise ValueError(f"it is {image.size}, not {side}x{side}")
             image.draft(None, (2 * side, 2 * side))  # a JPEG, at a fraction of a large size
-            upright = _upright(image)
+            image.load()  # which turns a TIFF
+            turn = None
+            # ImageOps.exif_transpose fails where it cannot write the other metadata again.
+            with contextlib.suppress(Exception):  # there is none, or damaged bytes raise any error
+                turn = TURNS[image.getexif()[ORIENTATION]]
+            upright = image if turn is None else image.transpose(turn)
             if upright.mode.startswith("I;16") or (upright.mode, image.format) == ("I", "PPM"):
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))  # 16 bits
             elif upright.mode in ("I", "F"):
@@ -117,19 +111,6 @@ def decode(path: Path, side: int, exact: bool = False) -> np.ndarray:
             f"{path}: cannot be read as an image ({error}); replace or delete it"
         ) from None
     return np.asarray(resized)[top : top + side, left : left + side]
-
-
-def _upright(image: "Image.Image") -> "Image.Image":
-    """The image, turned as its metadata say; damaged ones count as none.
-
-    `ImageOps.exif_transpose` fails where it cannot write the other metadata again.
-    """
-    image.load()  # which turns a TIFF
-    try:
-        turn = TURNS[image.getexif()[ORIENTATION]]
-    except Exception:  # there is none, or damaged bytes raise any error
-        return image
-    return image.transpose(turn)
 
 
 def central_square(height: int, width: int, side: int) -> tuple[int, int, int, int]:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 
 from utils.datasets.arrays import Arrays, check_own_arrays
 from utils.datasets.builtin import DATASETS, DatasetInfo
-from utils.datasets.folders import FOLDER_SIDE, find_folder
-from utils.datasets.packed import find_packed
-from utils.datasets.splits import listed, read_source, split_off
+from utils.datasets.folders import FOLDER_SIDE, read_folder
+from utils.datasets.packed import read_packed
+from utils.datasets.splits import listed, split_off
 from utils.process.errors import UserError
 
 
@@ -35,14 +35,11 @@ class OwnData:
         """From the plain types of a file; raises UserError for what `plain` did not make."""
         try:
             own = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
-            training, test = own.images
             if (
-                "".join(own.classes)
-                and own.channels in (1, 3)
+                own.channels in (1, 3)
                 and len(own.mean) == len(own.std) == own.channels
-                and all(0 <= value <= 1 for value in own.mean + own.std)
                 and (own.side is None or own.side > 0)
-                and min(*own.std, len(own.classes) - 1, training + 1, test + 1) > 0
+                and min(*own.std, len(own.classes) - 1) > 0
             ):
                 return own
         except (AttributeError, TypeError, ValueError):
@@ -67,19 +64,11 @@ class OwnData:
         return "its pixels or labels are others" if self.sha256 != other.sha256 else None
 
 
-# What was read last, where it is kept: it is read for a run's settings, which need the number of
-# classes, and then for the run itself.
-_held: dict[Hashable, tuple[Arrays, OwnData]] = {}
-
-
 def describe_own(
     name: str, data_dir: Path, image_size: int | None, test_fraction: float = 0
 ) -> OwnData:
-    """What is known of the data set of one's own called `name`; raises UserError as `read_own`.
-
-    Its images are kept in memory for the next `read_own`.
-    """
-    _, found = read_own(name, Path(data_dir).absolute(), image_size, test_fraction, keep=True)
+    """What is known of the data set of one's own called `name`; raises UserError as `read_own`."""
+    _, found = read_own(name, Path(data_dir).absolute(), image_size, test_fraction)
     if found.side is None and image_size is None:
         raise UserError(f"--data {name}: its images are not square; give --image_size")
     return found
@@ -91,7 +80,6 @@ def read_own(
     image_size: int | None = None,
     test_fraction: float = 0,
     known: OwnData | None = None,
-    keep: bool = False,
 ) -> tuple[Arrays, OwnData]:
     """The arrays of a data set, images with channels last, and what is known of it.
 
@@ -101,38 +89,36 @@ def read_own(
     UserError for a name that is none, and for data that are missing or of the wrong form.
     """
     check_name(name)
+    folder, wanted = data_dir / name, (test_fraction, known is not None)
     try:
-        source = find_packed(name, data_dir)
-        if source is None and os.path.lexists(data_dir / name):
-            source = find_folder(data_dir / name, image_size or FOLDER_SIDE, test_fraction > 0)
+        found = read_packed(name, data_dir, *wanted)
+        if found is None and os.path.lexists(folder):
+            found = read_folder(folder, image_size or FOLDER_SIDE, *wanted), folder
     except OSError as error:
         reason = f"{error.filename} cannot be read ({error.strerror})"
         raise UserError(f"--data {name}: {reason}") from None
-    if source is None:
+    if found is None:
         raise UserError(
             f"--data {name}: choose one of {', '.join(DATASETS)}, or put {name}.npz or {name}/ with"
             f" train/ and test/ into --data_dir {data_dir}"
         )
-    key = source.place, source.mark, test_fraction
-    if key not in _held:
-        _held.clear()
-        arrays = read_source(source, test_fraction, test_alone=known is not None)
-        _held[key] = arrays, _describe(arrays, source.place, test_fraction, known)
-    return _held[key] if keep else _held.pop(key)
-
-
-def _describe(arrays: Arrays, place: Path, test_fraction: float, known: OwnData | None) -> OwnData:
-    """Check the arrays, split off test images where there are none, and measure them."""
+    arrays, place = found
     classes = check_own_arrays(arrays, place, known.classes if known else ())
     if "x_test" not in arrays:
         split_off(arrays, test_fraction, classes, place)
+    return arrays, _describe(arrays, classes, place, known)
+
+
+def _describe(
+    arrays: Arrays, classes: Sequence[str], place: Path, known: OwnData | None
+) -> OwnData:
     count, test = len(arrays["x_train"]), arrays["x_test"]
+    mean, std = (known.mean, known.std) if known else measure(arrays["x_train"])
     side = test.shape[1] if test.shape[1] == test.shape[2] else None
-    if count:
-        mean, std = measure(arrays["x_train"])
-        side = FOLDER_SIDE if place.is_dir() else side
-    else:
-        mean, std, side = known.mean, known.std, known.side
+    if not count:
+        side = known.side
+    elif place.is_dir():
+        side = FOLDER_SIDE
     digest = hashlib.sha256("\n".join(classes).encode(errors="replace"))
     for key in ("x_train", "y_train", "x_test", "y_test"):
         digest.update(f"{key} {arrays[key].shape}".encode())

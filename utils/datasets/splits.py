@@ -1,7 +1,6 @@
 """Which images of a data set are for training and which for testing, by the names people give."""
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,30 +14,14 @@ KINDS = {"train": "train", "training": "train", "test": "test", "testing": "test
 KINDS |= dict.fromkeys(("val", "valid", "validation"), "val")
 
 
-@dataclass(frozen=True)
-class Source:
-    """A data set that was found and not yet read.
+def by_kind(words: Mapping[str, str], place: Path) -> dict[str, str]:
+    """By "train", "test" and "val", in this order, the name of that split if there is one.
 
-    `place` is named in messages, and `mark` changes with the data. `kinds` has "train" and "test"
-    as far as they are there; `read` gives their arrays and, where classes have names, the array
-    `classes`. `notes` are lines for people.
-    """
-
-    place: Path
-    mark: Hashable
-    kinds: Collection[str]
-    read: Callable[[], Arrays]
-    notes: Collection[str]
-
-
-def by_kind(names: Iterable[str], place: Path) -> dict[str, str]:
-    """Those of `names` that are of "train", "test" and "val", in this order, by that kind.
-
-    Raises UserError, which names `place`, where a kind of split is there twice.
+    `words` has, by name, the word for its kind. Raises UserError where a kind is there twice.
     """
     found: dict[str, str] = {}
-    for name in sorted(names):
-        kind = KINDS.get(name.lower())
+    for name, word in sorted(words.items()):
+        kind = KINDS.get(word.lower())
         if kind in found:
             raise UserError(f"{place}: has both {found[kind]} and {name}; keep one of them")
         if kind:
@@ -46,41 +29,34 @@ def by_kind(names: Iterable[str], place: Path) -> dict[str, str]:
     return {kind: found[kind] for kind in ("train", "test", "val") if kind in found}
 
 
-def note_of_test(place: Path, tests: Mapping[str, str], taken: str | None) -> list[str]:
-    """A note that says which split is taken for testing, where it is not simply the test split.
+def used_splits(
+    found: Mapping[str, str], taken: str | None, place: Path, test_fraction: float, alone: bool
+) -> dict[str, str]:
+    """The names of the splits for "train" and "test", as far as they are there.
 
-    `tests` has the names of "test" and "val" as far as they are there; `taken` is one of them.
+    `found` is what `by_kind` found, and `taken` the kind of split that is for testing. Raises
+    UserError unless there are images for training and for testing. Those for testing are a split,
+    or will be `test_fraction` of those for training; if they may stand `alone`, they are enough.
     """
-    if taken is None or list(tests) == ["test"]:
-        return []
-    rest = "".join(f"; {name} is left out" for kind, name in tests.items() if kind != taken)
-    return [f"{place}: the test images are those of {tests[taken]}{rest}"]
-
-
-def read_source(source: Source, test_fraction: float, test_alone: bool) -> Arrays:
-    """The arrays of a data set, after its notes.
-
-    Raises UserError unless there are images for training and for testing. Those for testing are a
-    split, or will be `test_fraction` of those for training; with `test_alone` they are enough.
-    """
-    if "test" not in source.kinds and not test_fraction:
-        way = "" if test_alone else f", or give {ADVICE}"
+    tests = [kind for kind in found if kind != "train"]
+    if not tests and not test_fraction:
+        way = "" if alone else f", or give {ADVICE}"
         files = "add x_test and y_test or, in folders, test/CLASS/"
-        raise UserError(f"{source.place}: has no test images; {files}{way}")
-    if "train" not in source.kinds and not test_alone:
+        raise UserError(f"{place}: has no test images; {files}{way}")
+    if "train" not in found and not alone:
         raise UserError(
-            f"{source.place}: has no training images; add some, or test a model that was trained on"
-            " the same classes, with test_prune.py --model_path"
+            f"{place}: has no training images; add some, or test a model that was trained on the"
+            " same classes, with test_prune.py --model_path"
         )
-    if "test" in source.kinds and test_fraction and not test_alone:
-        raise UserError(
-            f"--test_fraction {test_fraction:g}: {source.place} has test images; leave it out"
-        )
-    for note in source.notes:
-        notify(note)
-    if "train" not in source.kinds:
-        notify(f"{source.place}: has test images and none for training")
-    return source.read()
+    if tests and test_fraction and not alone:
+        raise UserError(f"--test_fraction {test_fraction:g}: {place} has test images; leave it out")
+    if tests and tests != ["test"]:
+        rest = "".join(f"; {found[kind]} is left out" for kind in tests if kind != taken)
+        notify(f"{place}: the test images are those of {found[taken]}{rest}")
+    if "train" not in found:
+        notify(f"{place}: has test images and none for training")
+    used = {"train": found.get("train"), "test": found.get(taken)}
+    return {kind: name for kind, name in used.items() if name is not None}
 
 
 def split_off(arrays: Arrays, fraction: float, classes: Collection[str], place: Path) -> None:

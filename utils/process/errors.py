@@ -1,11 +1,13 @@
 """Errors that end a script with one line and an exit status, and lines for people."""
 
 import contextlib
+import functools
 import io
 import os
 import sys
 import textwrap
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from traceback import extract_tb
 
@@ -58,8 +60,9 @@ def warn(message: str) -> None:
     _print_error(f"warning: {message}")
 
 
+@functools.cache
 def notify(message: str) -> None:
-    """Tell people in one line what takes time or room; results go to standard output."""
+    """Tell people in one line, once, what takes time or room; results go to standard output."""
     _print_error(f"note: {message}")
 
 
@@ -102,6 +105,14 @@ def exit_status(main: Callable[[], None]) -> int:
         message, status = "out of memory; choose a smaller batch size or network", 1
     _print_error(f"error: {message}")
     return status
+
+
+def require(flag: str, *modules: str) -> None:
+    """Raise UserError, which names `flag`, unless these modules are installed; imports none."""
+    if missing := [name for name in modules if find_spec(name) is None]:
+        raise UserError(
+            f"{flag}: needs {', '.join(missing)}; pip install -r requirements-optional.txt"
+        )
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -10,6 +10,7 @@ from utils.process.errors import UserError
 from utils.prune.channels.scores import SCORES
 from utils.prune.weights.allocation import ALLOCATIONS, SCOPES
 from utils.prune.weights.ranking import RATIOS
+from utils.settings.config import PRECISIONS
 from utils.settings.fields import (
     COUNT,
     LARGEST_INT,
@@ -62,6 +63,13 @@ class PruneConfig:
         " each layer's outputs on N training images, for example 1000, and test each pruned network"
         " also with these; 0 is off",
         type=int, allowed=Range(0, LARGEST_INT))
+    corrected_only: bool = setting(
+        False, "pruning", "with --bn_recalibrate or --repair: leave out the test of each network as"
+        " pruned, which takes as long as that of the corrected one", choices=(False, True))
+    test_precision: str | None = setting(
+        None, "pruning", "arithmetic of tests and corrections: bf16 takes less time on a machine"
+        " made for it, and may change the class of a few images (default: that of the training)",
+        choices=PRECISIONS)
     ratios: tuple[float, ...] | None = setting(
         None, "pruning", "ratios X, 0 <= X < 1: prune at these fractions of all entries (default:"
         " 0 0.1 ... 0.9 0.91 ... 0.99) or, with --granularity channels, of all multiply-adds"
@@ -84,6 +92,8 @@ class PruneConfig:
             object.__setattr__(self, "ratios", GRANULARITIES[self.granularity])
         if self.bn_recalibrate == 1:
             raise UserError("--bn_recalibrate 1: an image has no variance; 1000 are enough")
+        if self.corrected_only and self.correction is None:
+            raise UserError("--corrected_only: nothing is corrected; add --bn_recalibrate 1000")
         if self.granularity == "channels":
             self._check_channels()
         else:

@@ -1,6 +1,8 @@
 """Several runs' curves of accuracy against sparsity, in one picture and one table."""
 
+import csv
 import hashlib
+import json
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -10,19 +12,19 @@ from utils.compute.measure import Accuracy
 from utils.process.errors import UserError, warn
 from utils.process.writing import atomic_write, check_writable
 from utils.prune.config import CORRECTIONS, DEFAULTS, PruneConfig
-from utils.reports.figures import AS_PRUNED
 from utils.reports.headings import Heading, heading, phrase
 from utils.reports.logs import write_csv
-from utils.reports.plots import plot_accuracies
-from utils.reports.tables import is_of_channels, read_accuracies, read_settings
-from utils.settings.config import FIELDS, NAMED_ALWAYS, Config, defaults_beside
-from utils.settings.fields import differing, identifying_settings
+from utils.reports.plots import AS_PRUNED, plot_accuracies
+from utils.reports.report import NOT_FINITE
+from utils.settings.config import FIELDS, METHOD, Config, defaults_beside
+from utils.settings.fields import differing, identifying_settings, training_known
 from utils.settings.names import RunFiles, file_name, percent, plain, results_line
 
 # The ratios that a comparison prints if all of its tables have them.
 SHOWN = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
 PRUNED_BEFORE = "pruned_before"  # the sparsity of a model that was already pruned, or "None"
-OF_PRUNING = (*identifying_settings(PruneConfig()), PRUNED_BEFORE)
+PRUNING = tuple(identifying_settings(PruneConfig()))
+OF_PRUNING = (*PRUNING, PRUNED_BEFORE)
 # By method and column, the accuracies of each run, by ratio.
 Runs = dict[tuple[str, str], list[dict[float, Accuracy]]]
 
@@ -37,7 +39,7 @@ class Curve(NamedTuple):
     table: int  # its number, from 1
     column: str  # AS_PRUNED, or what corrected it
     settings: dict[str, str]
-    notable: frozenset[str]
+    notable: list[str]
     model_file: str | None
     accuracies: dict[float, Accuracy]
 
@@ -85,11 +87,9 @@ def read_runs(tables: Sequence[Path], labels: Sequence[str]) -> tuple[list[Curve
     if labels and len(labels) != len(tables):
         raise UserError(f"--labels: there are {len(labels)} for {len(tables)} tables; give as many")
     own = dict(zip_longest((path.resolve() for path in tables), labels))
-    of_channels = [path for path in own if is_of_channels(path)]
-    for path in of_channels if len(of_channels) < len(own) else ():
-        warn(f"{path}: is of --granularity channels, and left out")
-        del own[path]
     read = [curve for i, path in enumerate(own, 1) for curve in read_curves(path, i)]
+    if not read:
+        raise UserError("--compare: no table is of --granularity weights; name some that are")
     # Tables with and without a correction share the uncorrected network.
     curves = list({str(curve._replace(table=0)): curve for curve in reversed(read)}.values())[::-1]
     given = list(own.values())
@@ -100,31 +100,65 @@ def read_runs(tables: Sequence[Path], labels: Sequence[str]) -> tuple[list[Curve
     return curves, runs
 
 
-def heading_of(curves: Sequence[Curve]) -> Heading:
-    """The heading of a picture of these curves: the settings that they have in common."""
-    first, *others = curves
-    common = {
-        n: v for n, v in first.settings.items() if all(o.settings.get(n) == v for o in others)
-    }
-    training = {name: value for name, value in common.items() if name not in OF_PRUNING}
-    pruning = {n: v for n, v in common.items() if n in OF_PRUNING and n in first.notable}
-    return heading(training, pruning)
-
-
 def read_curves(table: Path, number: int = 1) -> list[Curve]:
-    """The curves in a table: the pruned networks and, in another column, the corrected ones."""
-    columns, run = read_accuracies(table), read_settings(table)
-    known = run.training | run.pruning | {PRUNED_BEFORE: run.pruned_before}
-    known.pop("own_data", None)
-    defaults = defaults_beside(run.training) | DEFAULTS | {PRUNED_BEFORE: None}
+    """The curves in a table: the pruned networks and, in another column, the corrected ones.
+
+    None of a table of --granularity channels, which gets a warning. Raises UserError for a file
+    that is no table, or has no settings beside it.
+    """
+    columns, path = read_accuracies(table), table.with_suffix(".json")
+    if not columns:
+        warn(f"{table}: is of --granularity channels, and left out")
+        return []
+    try:
+        stored = json.loads(path.read_text())
+        training = identifying_settings(Config(**stored["training"], from_file=True))
+        model_file = None if training_known(stored["training"]) else stored["model_file"]
+        if model_file is not None:
+            training = {name: training[name] for name in stored["training"]}
+        known = training | identifying_settings(PruneConfig(**stored["pruning"]))
+        known[PRUNED_BEFORE] = (stored["pruned_before"] or {}).get("sparsity")
+    except (OSError, UserError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path}: does not hold the settings of {table.name} ({error}); run test_prune.py again"
+            " with the flags of that run"
+        ) from None
+    defaults = defaults_beside(training) | DEFAULTS | {PRUNED_BEFORE: None}
     curves = []
     for column, accuracies in columns.items():
-        others = {flag for flag, its_column in CORRECTIONS.items() if its_column != column}
-        settings = {n: plain(v) for n, v in known.items() if n not in others}
-        notable = frozenset(differing(settings, defaults))
+        others = [flag for flag, its_column in CORRECTIONS.items() if its_column != column]
+        settings = {n: plain(v) for n, v in known.items() if n not in (*others, "own_data")}
+        notable = list(differing(settings, defaults))
         title = AS_PRUNED if column == "accuracy" else column
-        curves.append(Curve(number, title, settings, notable, run.model_file, accuracies))
+        curves.append(Curve(number, title, settings, notable, model_file, accuracies))
     return curves
+
+
+def read_accuracies(table: Path) -> dict[str, dict[float, Accuracy]]:
+    """The accuracies in a table of test_prune.py, by column and sparsity; none of channels.
+
+    Raises UserError for a file that is not such a table.
+    """
+    try:
+        rows = list(csv.DictReader(table.read_text().splitlines()))
+        if "multiply_adds" in rows[0]:
+            return {}
+        columns = [n for n in ("accuracy", *CORRECTIONS.values()) if n in rows[0]] or ["accuracy"]
+        return {
+            name: {
+                float(row["sparsity"]): Accuracy(
+                    float(row[name]) if row[name] else None,
+                    int(row.get(name + NOT_FINITE, 0)),
+                )
+                for row in rows
+            }
+            for name in columns
+        }
+    except (OSError, ValueError, TypeError, KeyError, IndexError, csv.Error) as error:
+        raise UserError(
+            f"{table}: is no table of pruned weights ({error}); name one that test_prune.py wrote"
+            " to saved_logs/SFW_prune_test/"
+        ) from None
 
 
 def comparison_table(runs: Runs) -> str:
@@ -156,6 +190,17 @@ def _cell(runs: Sequence[Accuracy]) -> str:
     return f"{sum(percents) / len(runs):.2f}{spread}{mark}"
 
 
+def heading_of(curves: Sequence[Curve]) -> Heading:
+    """The heading of a picture of these curves: the settings that they have in common."""
+    first, *others = curves
+    common = {
+        n: v for n, v in first.settings.items() if all(o.settings.get(n) == v for o in others)
+    }
+    training = {name: value for name, value in common.items() if name not in OF_PRUNING}
+    pruning = {n: v for n, v in common.items() if n in OF_PRUNING and n in first.notable}
+    return heading(training, pruning)
+
+
 def labels_of(curves: Sequence[Curve]) -> list[str]:
     """A label for each curve, in words, from the settings that differ between the curves.
 
@@ -178,17 +223,13 @@ def labels_of(curves: Sequence[Curve]) -> list[str]:
 def _label(curve: Curve, differ: Sequence[str]) -> str:
     """The settings of a curve that differ from those of others and from their defaults, in words.
 
-    Where all are defaults, they are shown, and where none differs, how the network is pruned. A
+    Where all are defaults, they are shown, and where none differs, network, method and pruning. A
     curve whose training settings are unknown has the name of its model file instead of these.
     """
-    own = curve.settings
-    shown = [n for n in differ if n in own and (curve.model_file is None or n in OF_PRUNING)]
-    words = [phrase(n, own[n]) for n in shown if n in NAMED_ALWAYS or n in curve.notable]
-    if curve.model_file is not None:
-        return ", ".join([Path(curve.model_file).stem, *words])
-    pruning = [
-        n for n in OF_PRUNING if n in curve.notable and n not in (*CORRECTIONS, PRUNED_BEFORE)
-    ]
-    defaults = [n for n in shown if n not in (*CORRECTIONS, PRUNED_BEFORE)]
-    names = defaults or [*NAMED_ALWAYS, *pruning]
-    return ", ".join(words or [phrase(name, own[name]) for name in names])
+    known = curve.model_file is None
+    shown = [n for n in differ if n in curve.settings and (known or n in OF_PRUNING)]
+    notable = [n for n in shown if n in METHOD or n in curve.notable]
+    pruning = [n for n in PRUNING if n in curve.notable and n not in CORRECTIONS]
+    others = [n for n in shown if n != PRUNED_BEFORE] or [*METHOD, *pruning]
+    words = [phrase(n, curve.settings[n]) for n in notable or (others if known else ())]
+    return ", ".join(words if known else [Path(curve.model_file).stem, *words])

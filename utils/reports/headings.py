@@ -1,12 +1,11 @@
 """What stands above a picture, for people to read, and in small letters below it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.checkpoints.trained_model import TrainedModel
-from utils.settings.config import NAMED_ALWAYS, defaults_beside
+from utils.settings.config import METHOD, defaults_beside
 from utils.settings.fields import differing
 from utils.settings.names import percent, plain
 
@@ -33,8 +32,7 @@ PHRASES = {
 NAMES = {"sfw_init": "SFW-Init", "k_sparseness": "K at least", "k_frac": "K fraction"}
 
 
-@dataclass(frozen=True)
-class Heading:
+class Heading(NamedTuple):
     """The title of a picture, and all settings behind it."""
 
     title: str
@@ -54,7 +52,7 @@ def heading(
     """
     parts = [_words(training[name]) for name in ("optimizer", "constraint") if name in training]
     shown = differing(training, defaults_beside(training)) | dict(further)
-    parts += [phrase(name, value) for name, value in shown.items() if name not in NAMED_ALWAYS]
+    parts += [phrase(name, value) for name, value in shown.items() if name not in METHOD]
     parts += remarks
     arch = training.get("arch", "several networks")
     subject = f"{arch} on {_words(training.get('data', 'several data sets'))}"
@@ -81,7 +79,7 @@ def _words(value: Any) -> str:
 def phrase(name: str, value: Any) -> str:
     """A setting in words; what is off is "without" it."""
     words, text = NAMES.get(name, name.replace("_", " ")), plain(value)
-    if name in NAMED_ALWAYS:
+    if name in METHOD:
         return _words(text)
     if text in ("0", "False", "None"):
         return f"without {words}"

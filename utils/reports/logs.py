@@ -12,8 +12,8 @@ from utils.compute.measure import Accuracy
 from utils.process.errors import warn
 from utils.process.writing import append, atomic_write
 from utils.settings.config import FIELDS, LABELS, Config
+from utils.settings.fields import OF_TEST
 from utils.settings.names import plain
-from utils.settings.stored import OF_TEST
 
 
 class TextLog:

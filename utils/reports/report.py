@@ -1,5 +1,6 @@
 """What test_prune.py prints, logs, writes and draws of a network pruned at many ratios."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -7,14 +8,24 @@ from typing import NamedTuple
 from utils.checkpoints.trained_model import TrainedModel
 from utils.compute.measure import Accuracy, channels_by_layer, zeros_by_parameter
 from utils.process.errors import warn
+from utils.process.writing import atomic_write
 from utils.prune.channels.measure import BATCHES
 from utils.prune.config import PruneConfig
-from utils.reports.figures import AS_PRUNED, Curves
 from utils.reports.headings import heading_of
 from utils.reports.logs import TextLog, configuration_line, prune_line, pruning_line, write_csv
-from utils.reports.plots import plot_accuracies, plot_layer_sparsity, plot_slicing
-from utils.reports.tables import tested_columns, write_settings
+from utils.reports.plots import (
+    AS_PRUNED,
+    Curves,
+    plot_accuracies,
+    plot_layer_sparsity,
+    plot_slicing,
+)
+from utils.settings.fields import identifying_settings
 from utils.settings.names import percent, plain
+
+# Ends the name of a column: how many of the images behind an accuracy have outputs that are not
+# finite.
+NOT_FINITE = "_not_finite"
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,11 @@ class Result:
     accuracies: dict[str, Accuracy]  # by column: as pruned and, if there is one, corrected
     sizes: dict[str, int] = field(default_factory=dict)  # of its files, in bytes, by format
 
+    @property
+    def removed(self) -> float:
+        """The fraction of the entries or, of channels, of the multiply-adds."""
+        return self.measures.get("removed", self.ratio)
+
 
 class Layout(NamedTuple):
     """In what the reports of the granularities differ."""
@@ -37,6 +53,7 @@ class Layout(NamedTuple):
     layers: tuple[str, str, str]  # columns: part of the network, its size, its zeros or channels
 
 
+TIMES = "{{milliseconds_{0}:.2f}} ({{dense_milliseconds_{0}:.2f}})"
 LAYOUTS = {
     "weights": Layout(
         "sparsity",
@@ -52,10 +69,7 @@ LAYOUTS = {
             "multiply-adds": "{multiply_adds:,}",
             "channels": "{channels:,}",
             "parameters": "{parameters:,}",
-        }
-        | {
-            f"ms, batch {n} (dense)": f"{{milliseconds_{n}:.2f}} ({{dense_milliseconds_{n}:.2f}})"
-            for n in BATCHES
+            **{f"ms, batch {n} (dense)": TIMES.format(n) for n in BATCHES},
         },
         ("layer", "dense_channels", "channels"),
     ),
@@ -73,9 +87,8 @@ class Report:
         self.layout, self.of_channels = LAYOUTS[prune.granularity], prune.granularity == "channels"
         self.results: list[Result] = []
         files = prune.files(trained.files)
-        self.log = TextLog(files.prune_test(".log"))
+        self.log, self.settings = TextLog(files.prune_test(".log")), files.prune_test(".json")
         self.table, self.picture = files.prune_test(".csv"), files.prune_test(files.figures)
-        self.settings = files.prune_test(".json")
         of_layers = files.layer_widths if self.of_channels else files.layer_sparsity
         self.layer_table, self.heat_map = of_layers(".csv"), of_layers(files.figures)
 
@@ -100,7 +113,7 @@ class Report:
             zeros = sum(zeros_by_parameter(model).values())
             print(f"It is pruned already: {count - zeros:,} of its parameters are left")
         heads = [f"{self.layout.ratio:>8}", *(f"{head:>12}" for head in self.layout.printed)]
-        heads.append(f"{'accuracy':>8}")
+        heads += [] if prune.corrected_only else [f"{'accuracy':>8}"]
         heads += [f"{prune.correction_column:>12}"] if prune.correction else []
         print("\n" + "  ".join([*heads, *(["file"] if prune.save_pruned else [])]))
 
@@ -133,16 +146,8 @@ class Report:
         whole = {name: p.numel() for name, p in model.named_parameters()}
         emptied = {} if self.of_channels else first_emptied(whole, self.results)
         self._write_log(emptied)
-        write_settings(self.trained, self.prune, self.settings)
         self.write_tables(channels_by_layer(model) if self.of_channels else whole)
-        above = heading_of(self.trained, self.prune.in_name(ratios=False))
-        if self.of_channels:
-            plot_slicing(self.picture, self._curves(), [r.measures for r in self.results], above)
-        else:
-            plot_accuracies(self.picture, self._curves(), above)
-            ratios = [r.ratio for r in self.results]
-            left = {n: [1 - r.layers[n] / size for r in self.results] for n, size in whole.items()}
-            plot_layer_sparsity(self.heat_map, ratios, left, above)
+        self._draw(whole)
         if emptied:
             names = ", ".join(f"{name} (from {percent(ratio)}%)" for name, ratio in emptied.items())
             warn(f"pruning removes all weights of {names}")
@@ -167,12 +172,21 @@ class Report:
         log.save()
 
     def write_tables(self, whole: dict[str, int]) -> None:
-        """Two CSV files: what was measured by ratio, and by ratio and part of the network."""
-        column = self.layout.ratio
-        rows = [
-            {column: r.ratio} | r.measures | tested_columns(self.prune, r.accuracies, r.sizes)
-            for r in self.results
-        ]
+        """What was measured by ratio, and by ratio and part of the network, as CSV files.
+
+        `whole` has the sizes of the dense network's parts. The settings beside the tables are what
+        comparison.py labels them by.
+        """
+        column, trained, prune = self.layout.ratio, self.trained, self.prune
+        rows = []
+        for result in self.results:
+            row = {column: result.ratio} | result.measures
+            for name, accuracy in result.accuracies.items():
+                row[name] = None if accuracy.percent is None else round(accuracy.percent, 4)
+                row[name + NOT_FINITE] = accuracy.not_finite
+            if prune.save_pruned:
+                row |= {f"{name}_bytes": result.sizes.get(name) for name in prune.pruned_format}
+            rows.append(row)
         write_csv(self.table, list(rows[0]), [list(row.values()) for row in rows])
         layers = [
             (r.ratio, name, size, r.layers[name], r.layers[name] / size)
@@ -180,17 +194,31 @@ class Report:
             for name, size in whole.items()
         ]
         write_csv(self.layer_table, (column, *self.layout.layers, "fraction"), layers)
-
-    def _removed(self, result: Result) -> float:
-        return result.measures.get("removed", result.ratio)
-
-    def _curves(self) -> Curves:
-        return {
-            ("", AS_PRUNED if column == "accuracy" else column): [
-                {self._removed(r): r.accuracies[column].percent for r in self.results}
-            ]
-            for column in self.results[0].accuracies
+        settings = {
+            "model_file": trained.source,
+            "training": trained.settings,
+            "pruned_before": trained.pruned_before,
+            "pruning": identifying_settings(prune),
+            "ratios": prune.ratios,
         }
+        with atomic_write(self.settings) as file:
+            file.write(json.dumps(settings, indent=1) + "\n")
+
+    def _draw(self, whole: dict[str, int]) -> None:
+        """Accuracy against what is removed and, of weights, how much each of `whole` keeps."""
+        results, above = self.results, heading_of(self.trained, self.prune.in_name(ratios=False))
+        curves: Curves = {
+            ("", AS_PRUNED if column == "accuracy" else column): [
+                {r.removed: r.accuracies[column].percent for r in results}
+            ]
+            for column in results[0].accuracies
+        }
+        if self.of_channels:
+            plot_slicing(self.picture, curves, [r.measures for r in results], above)
+            return
+        plot_accuracies(self.picture, curves, above)
+        left = {n: [1 - r.layers[n] / size for r in results] for n, size in whole.items()}
+        plot_layer_sparsity(self.heat_map, [r.ratio for r in results], left, above)
 
 
 def first_emptied(entries: dict[str, int], results: list[Result]) -> dict[str, float]:

@@ -9,16 +9,9 @@ from typing import Any
 from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES, architecture, is_factory
 from optim import LR_SCHEMES, RESCALES
-from utils.datasets import (
-    AUGMENTATIONS,
-    DATASETS,
-    Dataset,
-    OwnData,
-    check_name,
-    describe_own,
-    info_of,
-    load_dataset,
-)
+from utils.datasets import DATASETS, Dataset, OwnData, load_dataset
+from utils.datasets.augment import AUGMENTATIONS
+from utils.datasets.own import check_name, describe_own, info_of
 from utils.process.errors import UserError
 from utils.settings.fields import (
     COUNT,
@@ -36,13 +29,14 @@ from utils.settings.fields import (
 from utils.settings.names import RunFiles, file_name, plain
 
 LABELS = {"arch": "model"}  # settings whose label in names and logs is not the flag's name
-NAMED_ALWAYS = ("data", "arch", "optimizer", "constraint")  # in names even at their defaults
+METHOD = ("data", "arch", "optimizer", "constraint")  # what labels and titles begin with
 NO_REGION = "unconstraints"
 # The defaults that depend on the optimizer.
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "SFW": {"lr": 1.0, "constraint": "k_sparse_constraints"},
     "SGD": {"lr": 0.1, "constraint": NO_REGION},
 }
+PRECISIONS = ("fp32", "bf16")
 LARGEST_SIDE = 4096  # of images, in pixels
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"  # wherever the scripts are started
 
@@ -133,7 +127,7 @@ class Config:
         allowed=Range(-1, LARGEST_INT), identifies_run=False)
     precision: str = setting(
         "fp32", "machine", "arithmetic of the network; bf16 is automatic mixed precision",
-        choices=("fp32", "bf16"))
+        choices=PRECISIONS)
     compile: bool = setting(
         False, "machine", "compile the network: the start takes longer, and steps are faster",
         choices=(False, True), identifies_run=False)
@@ -218,12 +212,12 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        """A file name for the run; runs that train different weights have different names.
+        """Data set, network, optimizer, and what is not at its default.
 
-        It spells out what is not at its default, so that a setting added later changes no name.
+        A setting that is added later thus changes no name.
         """
         settings = identifying_settings(self)
-        named = {*NAMED_ALWAYS, *differing(settings, defaults_beside(settings))}
+        named = {*METHOD[:3], *differing(settings, defaults_beside(settings))}
         return file_name({LABELS.get(n, n): v for n, v in settings.items() if n in named})
 
     @property

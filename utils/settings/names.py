@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,7 @@ def percent(fraction: float) -> str:
 
 
 def results_line(**files: Path) -> str:
-    """The line that ends a script's output: the folder of these files, and their names.
-
-    `results_line(picture=Path("logs/a.png"))` is "Results: logs/ (picture: a.png)".
-    """
+    """The line that ends a script's output, such as "Results: logs/ (picture: a.png)"."""
     names = ", ".join(f"{what}: {path.name}" for what, path in files.items())
     return f"Results: {next(iter(files.values())).parent}/ ({names})"
 
@@ -68,66 +66,30 @@ class RunFiles:
     run: str
     figures: str = ".png"
 
-    @property
-    def model(self) -> Path:
-        return self.output_dir / "saved_models" / f"{self.run}.pt"
-
-    @property
-    def resume(self) -> Path:
-        return self.output_dir / "saved_models" / f"{self.run}.resume.pt"
-
-    @property
-    def previous_resume(self) -> Path:
-        return self.resume.with_suffix(".previous.pt")
-
-    @property
-    def lock(self) -> Path:
-        return self.output_dir / "saved_models" / f".{self.run}.lock"
-
-    @property
-    def job_lock(self) -> Path:
-        """Of training and testing together, as a comparison does them."""
-        return self.lock.with_suffix(".job.lock")
-
-    @property
-    def train_log(self) -> Path:
-        return self._log("SFW_one_shot_prune", ".log")
-
-    @property
-    def train_table(self) -> Path:
-        return self._log("SFW_one_shot_prune", ".csv")
-
-    @property
-    def train_plot(self) -> Path:
-        return self._log("SFW_one_shot_prune", self.figures)
-
-    @property
-    def scales_plot(self) -> Path:
-        return self._log("SFW_one_shot_prune", f".scales{self.figures}")
-
-    @property
-    def tensorboard(self) -> Path:
-        """The folder of what TensorBoard reads."""
-        return self._log("tensorboard", "")
-
-    def prune_test(self, suffix: str) -> Path:
-        return self._log("SFW_prune_test", suffix)
-
-    def layer_sparsity(self, suffix: str) -> Path:
-        return self._log("layer_sparsity", suffix)
-
-    def layer_widths(self, suffix: str) -> Path:
-        return self._log("layer_widths", suffix)
-
-    def pruned(self, sparsity: str, suffix: str) -> Path:
-        """The model pruned to `sparsity`, in the format whose files end in `suffix`."""
-        return self.output_dir / "saved_models" / f"{self.run}_sparsity={sparsity}{suffix}"
-
-    def weight_distribution(self, suffix: str) -> Path:
-        return self._log("weight_distribution", suffix)
-
-    def comparison(self, suffix: str) -> Path:
-        return self._log("comparison", suffix)
+    def _saved(self, suffix: str, start: str = "") -> Path:
+        return self.output_dir / "saved_models" / f"{start}{self.run}{suffix}"
 
     def _log(self, folder: str, suffix: str) -> Path:
         return self.output_dir / "saved_logs" / folder / f"{self.run}{suffix}"
+
+    model = property(lambda files: files._saved(".pt"))
+    resume = property(lambda files: files._saved(".resume.pt"))
+    previous_resume = property(lambda files: files._saved(".resume.previous.pt"))
+    lock = property(lambda files: files._saved(".lock", "."))
+    # Of training and testing together, as a comparison does them.
+    job_lock = property(lambda files: files._saved(".job.lock", "."))
+    train_log = property(lambda files: files._log("SFW_one_shot_prune", ".log"))
+    train_table = property(lambda files: files._log("SFW_one_shot_prune", ".csv"))
+    train_plot = property(lambda files: files._log("SFW_one_shot_prune", files.figures))
+    scales_plot = property(lambda f: f._log("SFW_one_shot_prune", f".scales{f.figures}"))
+    tensorboard = property(lambda files: files._log("tensorboard", ""))  # a folder
+    # These take the suffix of the file.
+    prune_test = partialmethod(_log, "SFW_prune_test")
+    layer_sparsity = partialmethod(_log, "layer_sparsity")
+    layer_widths = partialmethod(_log, "layer_widths")
+    weight_distribution = partialmethod(_log, "weight_distribution")
+    comparison = partialmethod(_log, "comparison")
+
+    def pruned(self, sparsity: str, suffix: str) -> Path:
+        """The model pruned to `sparsity`, in the format whose files end in `suffix`."""
+        return self._saved(f"_sparsity={sparsity}{suffix}")

@@ -21,14 +21,12 @@ from utils.checkpoints.model_file import (
     write_contents,
 )
 from utils.datasets.batches import Batches
-from utils.process.errors import RunError, UserError, notify, say, warn
+from utils.process.errors import RunError, UserError, notify, require, say, warn
 from utils.process.locks import run_lock
-from utils.process.requirements import require
 from utils.process.signals import Stopped, StopSignals
 from utils.process.writing import check_writable, remove_leftovers
 from utils.settings.config import Config
-from utils.settings.fields import identifying_settings
-from utils.settings.stored import first_difference
+from utils.settings.fields import first_difference, identifying_settings
 from utils.train.distributed import World, check_processes, is_lost_process
 from utils.train.recording import Recorder
 

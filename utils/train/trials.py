@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from constraints import Region, build_constraints
-from models import describe_error, dry_run
+from models.check import describe_error, dry_run
 from optim import LR_SCHEMES, warm_up
 from utils.datasets.batches import Batches
 from utils.process.errors import RunError, ScriptError, UserError

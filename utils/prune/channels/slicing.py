@@ -1,14 +1,16 @@
 """Slicing: channels are cut out of a network, which leaves a smaller dense one."""
 
 import copy
+import itertools
 from bisect import bisect_left
+from collections import Counter, defaultdict
 from math import gcd
 
 from torch import Tensor, nn
 
-from utils.compute.measure import multiply_adds
+from utils.compute.measure import multiply_adds, multiply_adds_by_module
 from utils.process.errors import UserError, reason
-from utils.prune.channels.graph import Unit, cut_out, refusal
+from utils.prune.channels.graph import Dimension, Unit, cut_out, refusal
 from utils.prune.channels.scores import SCORES, squared_norms
 from utils.prune.channels.trial import groups_that_can_be_cut
 from utils.prune.weights.allocation import ALLOCATIONS
@@ -50,8 +52,10 @@ class ChannelRanking:
             group[:] = [*others, *(units[i] for i in sorted(kept))]
         self.order = [number for _, number in sorted(ranked)]
         self.steps = [_step(group, round_to) for group in self.groups]
-        self.dense_multiply_adds = multiply_adds(copy.deepcopy(self.model), images)
-        self.fractions: dict[int, float] = {}  # those that are known
+        by_module = multiply_adds_by_module(copy.deepcopy(self.model), images)
+        self.dense_multiply_adds = by_module[""]
+        self.estimates = self._estimates(by_module)
+        self.fractions = {0: 0.0}  # those that are known
         try:
             self.fraction(len(self.order))
         except Exception as error:
@@ -84,9 +88,45 @@ class ChannelRanking:
 
         It loses as few units as possible, or all that can be lost where that is not enough.
         """
-        counts = range(len(self.order) + 1)
-        count = min(bisect_left(counts, ratio, key=self.fraction), len(self.order))
-        return self.cut(count), self.fraction(count)
+        below = [count for count, fraction in self.fractions.items() if fraction < ratio]
+        reached = [count for count, fraction in self.fractions.items() if fraction >= ratio]
+        few, enough = max(below, default=-1), min(reached, default=len(self.order))
+        for probe in itertools.count():
+            if enough - few <= 1:
+                return self.cut(enough), self.fraction(enough)
+            middle = (few + enough) // 2
+            if probe % 3 < 2:  # with bad estimates, too, a third of the probes halve the rest
+                middle = self._interpolated(few, enough, ratio)
+            if self.fraction(middle) < ratio:
+                few = middle
+            else:
+                enough = middle
+
+    def _interpolated(self, few: int, enough: int, ratio: float) -> int:
+        """Where between these counts the multiply-adds lost may be this fraction."""
+        share = (ratio - self.fractions[few]) / (self.fractions[enough] - self.fractions[few])
+        lost = self.estimates[few] + share * (self.estimates[enough] - self.estimates[few])
+        return bisect_left(self.estimates, lost, few + 1, enough - 1)
+
+    def _estimates(self, layers: dict[str, int]) -> list[float]:
+        """About how many multiply-adds the network loses, by the number of units that it loses.
+
+        Each of `layers` loses them in proportion to the channels in each of its dimensions.
+        """
+        left, lost = defaultdict(float, layers), [0.0]
+        sizes: Counter[Dimension] = Counter()
+        for unit in itertools.chain.from_iterable(self.groups):
+            sizes.update({dimension: len(channels) for dimension, channels in unit.items()})
+        units = [iter(group) for group in self.groups]
+        for number in self.order:
+            lost_here = 0.0
+            for dimension, channels in next(units[number]).items():
+                part = left[dimension.layer] * len(channels) / sizes[dimension]
+                left[dimension.layer] -= part
+                sizes[dimension] -= len(channels)
+                lost_here += part
+            lost.append(lost[-1] + lost_here)
+        return lost
 
 
 def _step(group: list[Unit], round_to: int) -> int:

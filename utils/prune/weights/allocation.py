@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from models import refuse_masks
+from models.check import refuse_masks
 
 # Which parameters of a model are pruned. "Weights" are tensors of at least two dimensions.
 SCOPES: dict[str, Callable[[Tensor], bool]] = {
