@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Time SFW's step as a ratio to that of torch.optim.SGD(momentum=0.9), in one run.
+"""Time SFW's step as a ratio to those of torch.optim.SGD(momentum=0.9) and AdamW, in one run.
 
 First for whole networks, then for tensors of 10^4 to 10^8 entries. Steps of the optimizers take
-turns, and medians are compared. On the CPU, and also on CUDA when there is a device.
+turns, and medians are compared. On the CPU with one thread and with all, and also on CUDA when
+there is a device; what a step launches and moves there is shown, too. With --against, another checkout and this one run in turns, for networks only.
 """
 
 import argparse
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -14,8 +17,11 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+# --against runs this file with the code of another checkout.
+sys.path.insert(0, os.environ.get("CHECKOUT", str(Path(__file__).parents[1])))
 
 from machine import describe, row, table
 
@@ -37,26 +43,54 @@ SIZES = [10**power for power in range(4, 9)]
 # were small in total, they would stay in the caches from one step to the next.
 ENTRIES_PER_ROW = 1 << 26
 SPARSITY = 0.05  # K as a fraction of the entries, as in the paper
+# Their places among the steps, and the bytes an entry that they move: see optim/cuda/step.py; SGD
+# reads theta, g and m, and writes two of them. Those of the plain step are not known.
+MOVED = {"SGD, fused": (0, 20), "SFW": (3, 40), "plain SFW": (6, 0)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4, help="for each row (default: 4)")
     parser.add_argument("--largest", type=float, default=1e8, help="entries (default: 1e8)")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
+    devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    parser.add_argument("--devices", nargs="+", choices=devices, default=devices)
+    parser.add_argument("--against", type=Path, help="another checkout, to be timed in turns")
     arguments = parser.parse_args()
+    if arguments.against:
+        sys.exit(against(arguments))
     torch.manual_seed(0)
-    for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+    threads = torch.get_num_threads()
+    for device, count in [("cpu", 1), ("cpu", threads), ("cuda", threads)][threads == 1 :]:
+        if device not in arguments.devices:
+            continue
+        torch.set_num_threads(count)
         print(f"\n{describe(device)}\n")
-        networks(device, arguments.seconds)
-        print()
-        sizes(device, arguments.seconds, arguments.largest)
+        networks(device, arguments.seconds, arguments.networks)
+        if arguments.largest and count == threads:
+            print()
+            sizes(device, arguments.seconds, arguments.largest)
 
 
-def networks(device: str, seconds: float) -> None:
-    columns = "SFW / SGD", "SFW, L2 ball / SGD", "projected SGD / SGD", "plain SFW / SGD"
-    table(["network", "parameters", "SGD, ms", *columns])
-    for name, build in NETWORKS.items():
-        model = build().to(device)
+def against(arguments: argparse.Namespace) -> int:
+    """Time networks with the other checkout and with this one, three times in turns."""
+    flags = ["--seconds", str(arguments.seconds), "--largest", "0", "--networks"]
+    for checkout in [arguments.against.resolve(), Path(__file__).resolve().parents[1]] * 3:
+        print(f"\n{checkout}", flush=True)
+        command = [sys.executable, __file__, *flags, *arguments.networks]
+        done = subprocess.run(command, env=os.environ | {"CHECKOUT": str(checkout)})
+        if done.returncode:
+            return done.returncode
+    return 0
+
+
+def networks(device: str, seconds: float, names: list[str]) -> None:
+    others = "SGD", "AdamW, fused", "SFW", "SFW, L2 ball", "projected SGD", "plain SFW"
+    ratios = [f"{name} / SGD, fused" for name in others]
+    heads = [f"{name}: launches, ms, GB/s" for name in MOVED] * (device == "cuda")
+    table(["network", "parameters", "SGD, fused, ms", *ratios, "SFW / SGD", *heads])
+    for name in names:
+        model = NETWORKS[name]().to(device)
         regions, balls = (
             build_constraints(model, kind, k_frac=SPARSITY, tau=30.0, mode="diameter")
             for kind in ("k_sparse_constraints", "l2_constraints")
@@ -67,19 +101,38 @@ def networks(device: str, seconds: float) -> None:
             p.grad = torch.randn_like(p)
         # A tiny rate keeps the weights where they are while all work is done.
         steps = [
+            torch.optim.SGD(parameters, lr=1e-9, momentum=0.9, fused=True).step,
             torch.optim.SGD(parameters, lr=1e-9, momentum=0.9).step,
+            torch.optim.AdamW(parameters, lr=1e-9, fused=True).step,
             SFW(parameters, regions, lr=1e-6).step,
             SFW(parameters, balls, lr=1e-6).step,
             ProjectedSGD(parameters, regions, lr=1e-9).step,
             SFW(parameters, regions, lr=1e-6, fused=False).step,
         ]
-        sgd, *others = time_in_turns(steps, seconds, device)
-        count = sum(p.numel() for p in parameters)
-        row(name, f"{count:,}", f"{sgd * 1e3:.2f}", *(f"{other / sgd:.2f}" for other in others))
+        fused, *times = time_in_turns(steps, seconds, device)
+        count, numbers = sum(p.numel() for p in parameters), [t / fused for t in times]
+        numbers.append(times[2] / times[0])
+        cells = [f"{number:.2f}" for number in numbers]
+        if device == "cuda":
+            cells += [launches(steps[i], count * moved) for i, moved in MOVED.values()]
+        row(name, f"{count:,}", f"{fused * 1e3:.2f}", *cells)
+
+
+def launches(step: Callable[[], object], moved: int) -> str:
+    """Kernels and copies of a step on CUDA, their time, and with the bytes that they move, GB/s."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        step()
+        torch.cuda.synchronize()
+    events = [event for event in profiler.events() if event.device_type == DeviceType.CUDA]
+    seconds = sum(event.time_range.elapsed_us() for event in events) / 1e6
+    if not seconds:
+        return "not seen by the profiler"
+    rate = f", {moved / seconds / 1e9:.0f}" if moved else ""
+    return f"{len(events)}, {1e3 * seconds:.3f}{rate}"
 
 
 def sizes(device: str, seconds: float, largest: float) -> None:
-    table(["entries", "SGD, ns an entry", "SFW, ns an entry", "SFW / SGD"])
+    table(["entries", "SGD, fused, ns an entry", "SFW, ns an entry", "SFW / SGD, fused"])
     for n in (size for size in SIZES if size <= largest):
         count = max(1, ENTRIES_PER_ROW // n)
         tensors = [nn.Parameter(torch.zeros(n, device=device)) for _ in range(count)]
@@ -87,7 +140,7 @@ def sizes(device: str, seconds: float, largest: float) -> None:
             p.grad = torch.randn(n, device=device)
         region = KSparsePolytope(n, max(1, int(SPARSITY * n)), radius=1.0)
         steps = [
-            torch.optim.SGD(tensors, lr=1e-9, momentum=0.9).step,
+            torch.optim.SGD(tensors, lr=1e-9, momentum=0.9, fused=True).step,
             SFW(tensors, [region] * len(tensors), lr=1e-6).step,
         ]
         sgd, ours = (t / (n * len(tensors)) * 1e9 for t in time_in_turns(steps, seconds, device))

@@ -82,13 +82,17 @@ class SFW(ConstrainedOptimizer):
         for s in steps:
             if s.group["fused"]:
                 self._require_fused(s.theta, s.region, s.tensors)
-        on_gpu, plain = [], []
+        on_gpu, on_cpu, plain = [], [], []
         for s in steps:
             fused, theta = s.group["fused"] is not False, s.theta
             if fused and theta.is_cuda and not cuda.obstacle(theta.device, s.region, s.tensors):
                 on_gpu.append(s)
-            elif not (fused and theta.is_cpu and self._cpu_step and self._cpu_step(s)):
+            elif fused and theta.is_cpu and self._cpu_step:
+                on_cpu.append(s)
+            else:
                 plain.append(s)
+        if on_cpu:
+            plain += self._cpu_step(on_cpu)
         if on_gpu:
             self._cuda_step(on_gpu)
         plain_step(plain)

@@ -5,217 +5,319 @@ Numba would check each access, and the loop would not be vectorised. Scalars hav
 """
 
 import functools
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
-from numba.core.caching import NullCache
+from llvmlite import ir
+from numba import carray, cfunc, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-# Entries that a thread works on at a time, and entries that are summed in the tensors' own
-# precision before the sum is added to a float64 total.
-CHUNK, BLOCK = 1 << 15, 1 << 10
-# A chunk has room for one candidate in every ROOM entries.
-ROOM = 4
+# Entries of a large tensor that a thread works on at a time, of which so many may be candidates,
+# and entries that are summed in the tensors' own precision before the sum is added to a float64.
+CHUNK, ROOM, BLOCK = 1 << 15, 1 << 12, 1 << 10
 # A sample consists of runs of RUN neighbours, which fill a cache line, and which start at multiples
 # of the golden ratio, modulo 1 and times the size: these are spread evenly.
 RUN, GOLDEN = 16, 0.6180339887498949
+# Where v is a multiple of m, ||theta - v||^2 is a difference of sums of float32 numbers. They are
+# trusted if ||m||^2 is more than SMALLEST, and the difference more than LEAST_LEFT times
+# ||theta||^2 + ||v||^2.
+SMALLEST, LEAST_LEFT = 1e-25, 1e-2
+
+# A tensor's part in a step: what Python gives, and from "low" on what the phases leave.
+TENSOR = np.dtype(
+    [(name, "i8") for name in ("theta", "m", "g")]  # addresses
+    # `k` entries of v are not 0 (0: v is along m). The tensor's chunks follow `first` others; one
+    # taken whole has one. `most` and `fewest` of `sample` entries exceed the bracket's two ends.
+    + [(name, "i8") for name in ("n", "k", "first", "chunks", "sample", "most", "fewest")]
+    + [(name, "f8") for name in ("momentum", "decay", "radius", "lr", "gamma")]  # NaN: a ratio
+    # v is -unit sign(m), or -unit m, where |m| exceeds `threshold`. alpha is NaN if unknown.
+    + [(name, "f8") for name in ("low", "high", "threshold", "unit", "alpha")]
+)
+# What threads share: the next item of a phase and their number; addresses; the chunks of all
+# tensors and of the large ones, which come first.
+CALL = np.dtype(
+    [
+        (name, "i8")
+        for name in ("next", "items", "phase", "tensors", "rows", "chunks", "sums", "candidates")
+    ]
+)
+BRACKET, ADVANCE, SELECT, MOVE = range(4)
 
 # Sums may be reordered into vector lanes; infinities and NaN keep their meaning.
-OPTIONS = dict(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-
-KERNELS: list[Any] = []  # what Numba compiles at its first call
+compiled = njit(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
-def compiled(function: Callable[..., Any], **options: Any) -> Any:
-    """A kernel, whose compiled code is kept on the disk."""
-    kernel = njit(**OPTIONS, **options)(function)
-    KERNELS.append(kernel)
-    try:
-        kernel.enable_caching()
-    except Exception as error:  # no folder can be written to
-        compile_in_memory(error)
-    return kernel
+@intrinsic
+def pointer(context, address):
+    """What `carray` takes, from an integer."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), generate
 
 
-def compile_in_memory(error: Exception) -> None:
-    """Neither load nor keep compiled code from now on; warn, once, with what went wrong."""
-    warnings.warn(
-        "SFW's step is compiled anew in this run, which takes some seconds: compiled code cannot be"
-        f" loaded or kept ({type(error).__name__}: {error}). Remove the folder"
-        " optim/cpu/__pycache__, or set NUMBA_CACHE_DIR to another folder, with space",
-        stacklevel=1,  # so that Python shows it once
-    )
-    for kernel in KERNELS:
-        kernel._cache = NullCache()
+@intrinsic
+def fetch_and_add(context, address):
+    """The int64 at the address, which then is greater by 1: each thread gets another one."""
 
+    def generate(context, builder, signature, arguments):
+        number = ir.IntType(64)
+        place = builder.inttoptr(arguments[0], number.as_pointer())
+        return builder.atomic_rmw("add", place, number(1), "seq_cst")
 
-compiled_parallel = functools.partial(compiled, parallel=True)
-
-
-def run(kernel: Any, *arguments: Any) -> Any:
-    """Call a kernel; if its compiled code can be neither loaded nor kept, compile it in memory."""
-    try:
-        return kernel(*arguments)
-    except Exception as error:  # while it was loaded, before it has changed anything
-        if isinstance(KERNELS[0]._cache, NullCache):
-            raise
-        compile_in_memory(error)
-        return kernel(*arguments)
+    return types.int64(address), generate
 
 
 @compiled
-def sample(theta, m, g, momentum, gain, decay, magnitudes):
-    """Fill `magnitudes` with magnitudes that m will have after `advance`, from all parts of m."""
-    for r in range(magnitudes.size // RUN):
-        a = int((r * GOLDEN) % 1.0 * (theta.size - RUN))
-        theta_, m_, g_ = theta[a : a + RUN], m[a : a + RUN], g[a : a + RUN]
-        run = magnitudes[r * RUN : (r + 1) * RUN]
-        for i in range(run.size):
-            run[i] = abs(momentum * m_[i] + gain * (g_[i] + decay * theta_[i]))
+def advance(t, theta, m, g, theta_found, m_found):
+    """Advance m, sum it up, and copy theta and m of the candidates to `theta_found`, `m_found`.
 
-
-@compiled
-def advance(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
-    """Advance m, sum it up, and copy m and theta of the candidates to the rows of `candidates`.
-
-    m <- momentum m + gain (g + decay theta). Candidates have magnitudes low ... high; what has no
-    room overwrites the last column. Returns ||m||^2; ||theta - v||^2 without the candidates, for
-    v = -radius sign(m) above `high`; the numbers of entries above `high` and of candidates.
+    m <- momentum m + (1 - momentum) (g + decay theta). Candidates have magnitudes above `low` and
+    up to `high`; what has no room overwrites the last one. Returns ||m||^2; ||theta - v||^2
+    without the candidates, for v = -radius sign(m) above `high`; <theta, m>; the numbers of entries
+    above `high` and of candidates.
     """
     one, zero = theta.dtype.type(1), theta.dtype.type(0)
+    momentum, gain = theta.dtype.type(t.momentum), theta.dtype.type(1 - t.momentum)
+    decay, low = theta.dtype.type(t.decay), theta.dtype.type(t.low)
+    high = theta.dtype.type(t.high)
+    radius = theta.dtype.type(t.radius if t.k else 0.0)
     words = np.empty(BLOCK // 8, np.uint64)  # eight flags each
     flags = words.view(np.uint8)
     hits = np.empty(BLOCK // 8, np.int64)
-    square, distance, above, found = 0.0, 0.0, 0, 0
+    square, distance, product, above, found = 0.0, 0.0, 0.0, 0, 0
     for j in range(0, m.size, BLOCK):
         theta_, m_, g_ = theta[j : j + BLOCK], m[j : j + BLOCK], g[j : j + BLOCK]
-        block_square, block_distance, block_above = zero, zero, zero
+        block_square, block_distance, block_product, block_above = zero, zero, zero, zero
         for i in range(m_.size):
             weight = theta_[i]
             x = momentum * m_[i] + gain * (g_[i] + decay * weight)
             m_[i] = x
             block_square += x * x
+            block_product += x * weight
             magnitude = abs(x)
             minus_v = radius if x > zero else -radius
             difference = weight + (minus_v if magnitude > high else zero)
-            inside = (magnitude >= low) & (magnitude <= high) & (magnitude > zero)
+            inside = (magnitude > low) & (magnitude <= high)
             block_distance += zero if inside else difference * difference
             block_above += one if magnitude > high else zero
             flags[i] = np.uint8(1) if inside else np.uint8(0)
         square += block_square
         distance += block_distance
+        product += block_product
         above += int(block_above)
         count = 0
         for w in range((m_.size + 7) // 8):
             hits[count] = w  # without a branch: if it does not count, the next one overwrites it
             count += words[w] != 0
-        for w in hits[:count]:
+        for w in hits[: count if low < high else 0]:
             for i in range(8 * w, min(8 * w + 8, m_.size)):
-                place = min(found, candidates.shape[1] - 1)
-                candidates[0, place], candidates[1, place] = m_[i], theta_[i]
+                place = min(found, m_found.size - 1)
+                theta_found[place], m_found[place] = theta_[i], m_[i]
                 found += flags[i]
-    return square, distance, above, found
-
-
-@compiled_parallel
-def advance_chunks(theta, m, g, momentum, gain, decay, radius, low, high, candidates):
-    """`advance` with chunks on several threads; sums do not depend on the number of threads.
-
-    Returns -1 as the number of candidates if a chunk had no room for its candidates.
-    """
-    chunks = (m.size + CHUNK - 1) // CHUNK
-    sums, counts = np.empty((chunks, 2)), np.empty((chunks, 2), np.int64)
-    for c in prange(chunks):
-        a, b = c * CHUNK, min(m.size, (c + 1) * CHUNK)
-        own = candidates[:, a // ROOM : (b + ROOM - 1) // ROOM]
-        sums[c, 0], sums[c, 1], counts[c, 0], counts[c, 1] = advance(
-            theta[a:b], m[a:b], g[a:b], momentum, gain, decay, radius, low, high, own
-        )
-    square, distance, above, found = 0.0, 0.0, 0, 0
-    for c in range(chunks):
-        square += sums[c, 0]
-        distance += sums[c, 1]
-        above += counts[c, 0]
-        start = c * CHUNK // ROOM
-        if counts[c, 1] >= (min(m.size - c * CHUNK, CHUNK) + ROOM - 1) // ROOM:
-            return square, distance, above, -1
-        for i in range(start, start + counts[c, 1]):
-            candidates[0, found], candidates[1, found] = candidates[0, i], candidates[1, i]
-            found += 1
-    return square, distance, above, found
+    return square, distance, product, above, found
 
 
 @compiled
-def advance_products(theta, m, g, momentum, gain, decay):
-    """Advance m as `advance` does; returns ||m||^2, ||theta||^2 and <theta, m>."""
-    zero = theta.dtype.type(0)
-    m_square, theta_square, product = 0.0, 0.0, 0.0
-    for j in range(0, m.size, BLOCK):
-        theta_, m_, g_ = theta[j : j + BLOCK], m[j : j + BLOCK], g[j : j + BLOCK]
-        block_m, block_theta, block_product = zero, zero, zero
+def exceeding(m, threshold):
+    """How many magnitudes exceed the threshold."""
+    one, zero, count = m.dtype.type(1), m.dtype.type(0), 0
+    for j in range(0, m.size, 16 * BLOCK):
+        m_, block = m[j : j + 16 * BLOCK], zero
         for i in range(m_.size):
-            weight = theta_[i]
-            x = momentum * m_[i] + gain * (g_[i] + decay * weight)
-            m_[i] = x
-            block_m += x * x
-            block_theta += weight * weight
-            block_product += x * weight
-        m_square += block_m
-        theta_square += block_theta
-        product += block_product
-    return m_square, theta_square, product
-
-
-@compiled_parallel
-def advance_products_chunks(theta, m, g, momentum, gain, decay):
-    """`advance_products` with chunks on several threads; sums do not depend on their number."""
-    chunks = (m.size + CHUNK - 1) // CHUNK
-    sums = np.empty((chunks, 3))
-    for c in prange(chunks):
-        a, b = c * CHUNK, min(m.size, (c + 1) * CHUNK)
-        sums[c, 0], sums[c, 1], sums[c, 2] = advance_products(
-            theta[a:b], m[a:b], g[a:b], momentum, gain, decay
-        )
-    m_square, theta_square, product = 0.0, 0.0, 0.0
-    for c in range(chunks):
-        m_square += sums[c, 0]
-        theta_square += sums[c, 1]
-        product += sums[c, 2]
-    return m_square, theta_square, product
+            block += one if abs(m_[i]) > threshold else zero
+        count += int(block)
+    return count
 
 
 @compiled
-def candidates_distance(candidates, count, threshold, radius):
-    """||theta - v||^2 over the candidates; v is not 0 where |m| is at least the threshold."""
+def select(m, k, above, low, high):
+    """A threshold that the k largest magnitudes exceed, twice; where several tie, those next to it.
+
+    `above` counts magnitudes that are not in `m`; fewer than k exceed `high`. If no more than k
+    exceed `low`, that is the threshold.
+    """
+    number = m.dtype.type
+    at_low, at_high, trial = above + exceeding(m, number(low)), above, 0
+    while at_low > k:
+        if low == 0:
+            middle = float(number(high / 4))
+        else:  # the logarithm of the count is about linear
+            part = math.log(at_low / k) / math.log(at_low / max(at_high, 0.5))
+            middle = float(number(low + (high - low) * part))
+        if (trial % 3 == 2 and low > 0) or not low < middle < high:
+            middle = float(number(math.sqrt(low) * math.sqrt(high)))
+        if not low < middle < high:
+            return low, high
+        count = above + exceeding(m, number(middle))
+        if count > k:
+            low, at_low = middle, count
+        elif count < k:
+            high, at_high = middle, count
+        else:
+            low, at_low = middle, k
+        trial += 1
+    return low, low
+
+
+@compiled
+def bound(square, k):
+    """What fewer than k magnitudes exceed, from the sum of all squares."""
+    return math.sqrt(square / k) * 1.001 if square > SMALLEST else 1e38
+
+
+@compiled
+def bracket(t, theta, m, g):
+    """Set `low` and `high` around the K-th magnitude that m will have, very likely, by a sample."""
+    number = m.dtype.type
+    momentum, gain, decay = number(t.momentum), number(1 - t.momentum), number(t.decay)
+    if t.sample == 0:
+        return
+    magnitudes, square = np.empty(t.sample, m.dtype), 0.0
+    for r in range(t.sample // RUN):
+        a = int((r * GOLDEN) % 1.0 * (t.n - RUN))
+        theta_, m_, g_ = theta[a : a + RUN], m[a : a + RUN], g[a : a + RUN]
+        run, part = magnitudes[r * RUN : (r + 1) * RUN], number(0)
+        for i in range(run.size):
+            run[i] = abs(momentum * m_[i] + gain * (g_[i] + decay * theta_[i]))
+            part += run[i] * run[i]
+        square += part
+    t.high = math.inf
+    if t.fewest:
+        t.high = select(magnitudes, t.fewest, 0, 0.0, bound(square, t.fewest))[1]
+    t.low = select(magnitudes, t.most, 0, 0.0, bound(square, t.most))[0]
+
+
+@compiled
+def distance_to_vertex(theta, m, threshold, radius):
+    """||theta - v||^2, where v is -radius sign(m) where |m| exceeds the threshold."""
     distance = 0.0
-    m, theta = candidates[0, :count], candidates[1, :count]
     for i in range(m.size):
         minus_v = radius if m[i] > 0 else -radius
-        difference = float(theta[i]) + (minus_v if abs(m[i]) >= threshold else 0.0)
+        difference = float(theta[i]) + (minus_v if abs(m[i]) > threshold else 0.0)
         distance += difference * difference
     return distance
 
 
 @compiled
-def move(theta, m, threshold, stay, step, along):
-    """theta <- stay theta - step sign(m) where |m| is at least the threshold, else stay theta.
+def settle(t, theta, m, sums, theta_found, m_found):
+    """Set `threshold`, `unit` and `alpha`, from sums and candidates of each chunk.
 
-    If `along`, step m takes the place of step sign(m).
+    alpha is NaN, for the plain step, if an entry of m is not finite, if more entries tie than v has
+    room for, or if sums are not accurate enough. Where the bracket has failed, and in small
+    tensors, the threshold is selected from all entries.
     """
-    zero = theta.dtype.type(0)
+    square, distance, product, above, found, fits = 0.0, 0.0, 0.0, 0, 0, t.low < t.high
+    for c in range(t.chunks):
+        square += sums[c, 0]
+        distance += sums[c, 1]
+        product += sums[c, 2]
+        above += int(sums[c, 3])
+        count = int(sums[c, 4])
+        fits &= count < ROOM
+        for i in range(c * ROOM, c * ROOM + (count if fits else 0)):  # gather them at the front
+            theta_found[found], m_found[found] = theta_found[i], m_found[i]
+            found += 1
+    t.alpha, t.threshold, t.unit, gamma = math.nan, 0.0, t.radius, t.gamma
+    if not math.isfinite(square) or (t.k == 0 and square <= SMALLEST):
+        return
+    if t.k == 0:
+        t.unit, squares = t.radius / math.sqrt(square), distance + t.radius**2
+        distance = squares + 2 * t.unit * product
+        if distance <= LEAST_LEFT * squares:
+            return
+    elif t.k < t.n:
+        low, high = t.low, min(t.high, bound(square, t.k))
+        if fits and above < t.k and (above + found >= t.k or low == 0):
+            theta, m = theta_found[:found], m_found[:found]
+        else:
+            low, high, above, distance = 0.0, bound(square, t.k), 0, 0.0
+        t.threshold, other = select(m, t.k, above, low, high)
+        if t.threshold != other:
+            return
+        distance += distance_to_vertex(theta, m, t.threshold, t.radius)
+    if math.isnan(gamma):
+        gamma = math.inf if distance <= 0 else math.sqrt(square / distance)
+        gamma = 0.0 if square == 0 else gamma
+    # A product of 0 and infinity, at a vertex, is 0.
+    t.alpha = 0.0 if t.lr <= 0 or gamma == 0 else min(t.lr * gamma, 1.0)
+
+
+@compiled
+def move(t, theta, m):
+    """theta <- (1 - alpha) theta + alpha v."""
+    if math.isnan(t.alpha):
+        return
+    number, along = theta.dtype.type, t.k == 0
+    zero, threshold, stay = number(0), number(t.threshold), number(1 - t.alpha)
+    step = number(t.alpha) * number(t.unit)
     for i in range(m.size):
         x = m[i]
         towards = -step * x if along else (-step if x > zero else (step if x < zero else zero))
-        theta[i] = stay * theta[i] + (towards if abs(x) >= threshold else zero)
+        theta[i] = stay * theta[i] + (towards if abs(x) > threshold else zero)
 
 
-@compiled_parallel
-def move_chunks(theta, m, threshold, stay, step, along):
-    """`move` with chunks on several threads, the last first: `advance` left it in the caches."""
-    chunks = (m.size + CHUNK - 1) // CHUNK
-    for c in prange(chunks):
-        a = (chunks - 1 - c) * CHUNK
-        b = min(m.size, a + CHUNK)
-        move(theta[a:b], m[a:b], threshold, stay, step, along)
+def compiled_callback(function: Callable[[int], None]) -> Any:
+    """The function as C code can call it. Its compiled code is kept on the disk, if it can be."""
+    signature = types.void(types.int64)
+    try:
+        return cfunc(signature, cache=True)(function)
+    except Exception as error:  # the file is damaged, or no folder can be written to
+        warnings.warn(
+            "SFW's step is compiled anew in this run, which takes some seconds: compiled code"
+            f" cannot be loaded or kept ({type(error).__name__}: {error}). Remove the folder"
+            " optim/cpu/__pycache__, or set NUMBA_CACHE_DIR to another folder, with space",
+            stacklevel=1,  # so that Python shows it once
+        )
+        return cfunc(signature)(function)
+
+
+@functools.cache
+def phase(number: type[np.floating]) -> Any:
+    """Works on the items of a phase until none is left: what each thread calls.
+
+    It takes the address of a CALL. Items are the large tensors, or chunks: of all tensors when
+    buffers advance, which finishes the small ones, and of the large ones when these are moved.
+    """
+
+    def work(address):
+        call = carray(pointer(address), 1, CALL)[0]
+        tensors = carray(pointer(call.tensors), call.rows, TENSOR)
+        sums = carray(pointer(call.sums), (call.rows, 5), np.float64)
+        found = carray(pointer(call.candidates), 2 * call.chunks * ROOM, number)
+        theta_found, m_found = found[: call.chunks * ROOM], found[call.chunks * ROOM :]
+        item = fetch_and_add(address)
+        while item < call.items:
+            i, c = item, item
+            if call.phase == MOVE:
+                c = call.items - 1 - item  # what was advanced last is in the caches
+            if call.phase == ADVANCE or call.phase == MOVE:
+                i = 0
+                while tensors[i].first + tensors[i].chunks <= c:
+                    i += 1
+            t = tensors[i]
+            first, end, whole = t.first, t.first + t.chunks, c >= call.chunks
+            a, b = (0, t.n) if whole else ((c - first) * CHUNK, min(t.n, (c - first + 1) * CHUNK))
+            theta = carray(pointer(t.theta), t.n, number)
+            m = carray(pointer(t.m), t.n, number)
+            g = carray(pointer(t.g), t.n, number)
+            if call.phase == BRACKET:
+                bracket(t, theta, m, g)
+            elif call.phase == ADVANCE:
+                r, s = (0, 0) if whole else (c * ROOM, (c + 1) * ROOM)
+                sums[c, 0], sums[c, 1], sums[c, 2], sums[c, 3], sums[c, 4] = advance(
+                    t, theta[a:b], m[a:b], g[a:b], theta_found[r:s], m_found[r:s]
+                )
+            if call.phase == SELECT or (call.phase == ADVANCE and whole):
+                r, s = (0, 0) if whole else (first * ROOM, end * ROOM)
+                settle(t, theta, m, sums[first:end], theta_found[r:s], m_found[r:s])
+            if call.phase == MOVE or (call.phase == ADVANCE and whole):
+                move(t, theta[a:b], m[a:b])
+            item = fetch_and_add(address)
+
+    return compiled_callback(work)

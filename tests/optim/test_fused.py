@@ -6,7 +6,7 @@ from torch import nn
 
 from constraints import KSparsePolytope, LpBall
 from optim import SFW
-from optim.cpu import kernels
+from optim.cpu.step import CpuStep
 
 
 @pytest.mark.parametrize(
@@ -15,8 +15,8 @@ from optim.cpu import kernels
     ids=repr,
 )
 def test_the_fused_step_is_taken_by_itself_where_it_can_be(region, monkeypatch):
-    calls, move = [], kernels.move
-    monkeypatch.setattr(kernels, "move", lambda *a: calls.append(1) or move(*a))
+    calls, take = [], CpuStep._take
+    monkeypatch.setattr(CpuStep, "_take", lambda *a: calls.append(1) or take(*a))
     for fused in (None, True, False):
         p = nn.Parameter(torch.zeros(5000))
         p.grad = torch.linspace(0, 1, 5000)

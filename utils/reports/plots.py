@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from utils.compute.measure import BINS_PER_DECADE, log_magnitudes, zeros_by_parameter
+from utils.process.errors import RunError
 from utils.process.writing import atomic_write
 from utils.prune.channels.measure import BATCHES
 from utils.reports.headings import Heading
@@ -34,10 +35,12 @@ REMOVED = (0, 30, 50, 70, 80, 90, 95, 97, 98, 99, 99.5, 99.9, 99.99, 99.999)  # 
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of this size in inches."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
+    """An empty figure of this size in inches; raises RunError without matplotlib."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise RunError(f"pictures need matplotlib ({error}); install requirements.txt") from None
     style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     matplotlib.rcParams.update(style)
     return Figure(figsize=(width, height), layout="constrained")
