@@ -3,7 +3,8 @@
 
 First for whole networks, then for tensors of 10^4 to 10^8 entries. Steps of the optimizers take
 turns, and medians are compared. On the CPU with one thread and with all, and also on CUDA when
-there is a device; what a step launches and moves there is shown, too. With --against, another checkout and this one run in turns, for networks only.
+there is a device; what a step launches and moves there is shown, too. With --against, another
+checkout and this one run in turns, for networks only.
 """
 
 import argparse
