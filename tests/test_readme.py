@@ -128,6 +128,7 @@ def test_commands_stand_in_blocks_that_are_tested():
 def test_the_flags_exist(parse):
     ours = ("reproduce", "proxy", "gpu_check", "runtimes")
     scripts = (*SCRIPTS, *(f"experiments/{name}.py" for name in ours))
+    scripts += ("benchmarks/optimizer_step.py",)
     parsers = [torchrun_parser(), *(parse(script)[0] for script in scripts)]
     known = {"--help", *SBATCH, *TENSORBOARD} | {
         f for p in parsers for a in p._actions for f in a.option_strings
