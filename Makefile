@@ -30,7 +30,6 @@ test: $(VENV)/installed-dev  ## lint, then run the tests
 bench: $(VENV)/installed-dev  ## time steps and training against their peers, about ten minutes
 	@$(BIN)/python benchmarks/optimizer_step.py
 	@$(BIN)/python benchmarks/training.py --gpu $(GPU)
-	@$(BIN)/python benchmarks/sliced.py
 
 # The command shares its runs when it is started twice. Two of one thread each take less time than
 # one of two.

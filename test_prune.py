@@ -4,13 +4,15 @@
 Takes the flags that the model was trained with, or --model_path. Writes a text log, a table and a
 picture of accuracy against sparsity to saved_logs/SFW_prune_test/, and of where the zeros are to
 saved_logs/layer_sparsity/. With --granularity channels it cuts channels out, and writes accuracy
-against multiply-adds and time. With --compare it shows tables of several runs together.
+against multiply-adds and time; with N:M it prunes to patterns. With --compare it shows tables of
+several runs together.
 """
 
 import copy
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from utils.process.errors import (
     UserError,
     exit_status,
     is_out_of_memory,
+    notify,
     reason,
     require,
     warn,
@@ -40,7 +43,9 @@ from utils.prune.channels.slicing import ChannelRanking
 from utils.prune.config import PruneConfig
 from utils.prune.corrections.correction import Correction, build_correction
 from utils.prune.corrections.recalibrate import note_stale_statistics
+from utils.prune.weights.patterns import DENSE, PatternRanking
 from utils.prune.weights.ranking import MagnitudeRanking
+from utils.prune.weights.saved import check_pattern
 from utils.reports.comparison import compare
 from utils.reports.report import Report, Result
 from utils.settings.cli import Flags, Parser
@@ -48,8 +53,10 @@ from utils.settings.config import Config
 from utils.settings.fields import identifying_settings, path
 from utils.settings.names import results_line
 
+# At what a network is pruned: a ratio, or a pattern N:M.
+Ratio = float | str
 # Gives a pruned network's accuracies by column, and the sizes of its files, saved at some ratios.
-Tester = Callable[[nn.Module, float], tuple[dict[str, Accuracy], dict[str, int]]]
+Tester = Callable[[nn.Module, Ratio], tuple[dict[str, Accuracy], dict[str, int]]]
 # Flags that go with --compare alone, and their help.
 OF_COMPARISON = {
     "labels": "a label for each table, in their order; tables with the same one are runs of one"
@@ -81,7 +88,7 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
     report.begin()
     for result in tests:
         report.add(result)
-        if result.ratio == 0 and prune.correction is None:
+        if result.ratio in (0, DENSE) and prune.correction is None:
             accuracy = result.accuracies["accuracy"].percent
             note_stale_statistics(config, model, dataset, trained.train_accuracy, accuracy)
     report.save()
@@ -96,19 +103,48 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
 def prune_weights(
     model: nn.Module, prune: PruneConfig, dataset: Dataset, config: Config, tested: Tester
 ) -> Iterator[Result]:
-    """Prune `model` in place at each ratio, and test it."""
-    ranking = MagnitudeRanking(model, prune.allocation, prune.prune_scope)
-    count = len(ranking.weights)
+    """Prune `model` in place at each ratio or pattern, and test it."""
+    if of_patterns := prune.granularity == "N:M":
+        ranking = PatternRanking(model)
+        tell_left_dense(ranking, prune.all_ratios[1:])
+    else:
+        ranking = MagnitudeRanking(model, prune.allocation, prune.prune_scope)
+    count = sum(p.numel() for p in ranking.parameters)
     dense = None if prune.correction is None else copy.deepcopy(model.state_dict())
 
-    def pruned_at(ratio: float) -> Result:
+    def pruned_at(ratio: Ratio) -> Result:
         if dense is not None:
             model.load_state_dict(dense)
-        measures = {"remaining": count - ranking.prune(ratio), "parameters": count}
+        removed = ranking.prune(ratio)
+        measures = {"removed": round(removed / count, 6)} if of_patterns else {}
+        measures |= {"remaining": count - removed, "parameters": count}
         results = tested(model, ratio)
         return Result(ratio, measures, zeros_by_parameter(model), *results)
 
     return map(pruned_at, prune.all_ratios)
+
+
+def tell_left_dense(ranking: PatternRanking, patterns: list[str]) -> None:
+    """Name the weights that patterns leave as they are, once for patterns that leave the same.
+
+    Raises UserError for a pattern that leaves all so.
+    """
+    told: dict[tuple[str, ...], list[str]] = {}
+    for pattern in patterns:
+        names = tuple(ranking.left_dense(pattern))
+        if len(names) == len(ranking.parameters):
+            m = pattern.partition(":")[2]
+            raise UserError(
+                f"--patterns {pattern}: no linear layer or convolution has a number of inputs that"
+                f" is a multiple of {m}; choose another pattern"
+            )
+        told.setdefault(names, []).append(pattern)
+    for names, its_patterns in told.items():
+        if names:
+            notify(
+                f"{', '.join(its_patterns)}: these weights do not fit and stay dense:"
+                f" {', '.join(names)}"
+            )
 
 
 def slice_channels(
@@ -148,7 +184,7 @@ def tester(
     batches = dataset.test_batches(config.test_batchsize)
     built = new_model(config) if prune.save_pruned else None
 
-    def tested(pruned: nn.Module, ratio: float) -> tuple[dict[str, Accuracy], dict[str, int]]:
+    def tested(pruned: nn.Module, ratio: Ratio) -> tuple[dict[str, Accuracy], dict[str, int]]:
         accuracies = {}
         if not prune.corrected_only:
             accuracies["accuracy"] = evaluate(pruned, batches, config.precision)
@@ -179,10 +215,13 @@ def save(
     A format that cannot be written gets a warning, and has no size.
     """
     images = InputImages(dataset.color_channel, dataset.image_size, dataset.mean, dataset.std)
-    sizes = {}
+    sizes, checks = {}, ()
+    pruning = metadata["pruning"]
+    if pruning["granularity"] == "N:M":
+        checks = (partial(check_pattern, model=model, pattern=pruning["sparsity"]),)
     for name, file in paths.items():
         try:
-            write_pruned(file, name, model, images, metadata)
+            write_pruned(file, name, model, images, metadata, *checks)
             sizes[name] = file.stat().st_size
         except ValueError as error:
             warn(f"--pruned_format {name}: {error}; choose another format")

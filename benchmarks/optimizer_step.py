@@ -3,7 +3,8 @@
 
 First for whole networks, then for tensors of 10^4 to 10^8 entries. Steps of the optimizers take
 turns, and medians are compared. On the CPU with one thread and with all, and also on CUDA when
-there is a device. With --against, another checkout and this one run in turns, for networks only.
+there is a device; what a step launches and moves there is shown, too. With --against, another
+checkout and this one run in turns, for networks only.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 # --against runs this file with the code of another checkout.
 sys.path.insert(0, os.environ.get("CHECKOUT", str(Path(__file__).parents[1])))
@@ -41,6 +44,9 @@ SIZES = [10**power for power in range(4, 9)]
 # were small in total, they would stay in the caches from one step to the next.
 ENTRIES_PER_ROW = 1 << 26
 SPARSITY = 0.05  # K as a fraction of the entries, as in the paper
+# Their places among the steps, and the bytes an entry that they move: see optim/cuda/step.py; SGD
+# reads theta, g and m, and writes two of them. Those of the plain step are not known.
+MOVED = {"SGD, fused": (0, 20), "SFW": (3, 40), "plain SFW": (6, 0)}
 
 
 def main() -> None:
@@ -48,6 +54,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4, help="for each row (default: 4)")
     parser.add_argument("--largest", type=float, default=1e8, help="entries (default: 1e8)")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
+    devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    parser.add_argument("--devices", nargs="+", choices=devices, default=devices)
     parser.add_argument("--against", type=Path, help="another checkout, to be timed in turns")
     arguments = parser.parse_args()
     if arguments.against:
@@ -55,7 +63,7 @@ def main() -> None:
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     for device, count in [("cpu", 1), ("cpu", threads), ("cuda", threads)][threads == 1 :]:
-        if device == "cuda" and not torch.cuda.is_available():
+        if device not in arguments.devices:
             continue
         torch.set_num_threads(count)
         print(f"\n{describe(device)}\n")
@@ -80,7 +88,8 @@ def against(arguments: argparse.Namespace) -> int:
 def networks(device: str, seconds: float, names: list[str]) -> None:
     others = "SGD", "AdamW, fused", "SFW", "SFW, L2 ball", "projected SGD", "plain SFW"
     ratios = [f"{name} / SGD, fused" for name in others]
-    table(["network", "parameters", "SGD, fused, ms", *ratios, "SFW / SGD"])
+    heads = [f"{name}: launches, ms, GB/s" for name in MOVED] * (device == "cuda")
+    table(["network", "parameters", "SGD, fused, ms", *ratios, "SFW / SGD", *heads])
     for name in names:
         model = NETWORKS[name]().to(device)
         regions, balls = (
@@ -104,7 +113,23 @@ def networks(device: str, seconds: float, names: list[str]) -> None:
         fused, *times = time_in_turns(steps, seconds, device)
         count, numbers = sum(p.numel() for p in parameters), [t / fused for t in times]
         numbers.append(times[2] / times[0])
-        row(name, f"{count:,}", f"{fused * 1e3:.2f}", *(f"{number:.2f}" for number in numbers))
+        cells = [f"{number:.2f}" for number in numbers]
+        if device == "cuda":
+            cells += [launches(steps[i], count * moved) for i, moved in MOVED.values()]
+        row(name, f"{count:,}", f"{fused * 1e3:.2f}", *cells)
+
+
+def launches(step: Callable[[], object], moved: int) -> str:
+    """Kernels and copies of a step on CUDA, their time, and with the bytes that they move, GB/s."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        step()
+        torch.cuda.synchronize()
+    events = [event for event in profiler.events() if event.device_type == DeviceType.CUDA]
+    seconds = sum(event.time_range.elapsed_us() for event in events) / 1e6
+    if not seconds:
+        return "not seen by the profiler"
+    rate = f", {moved / seconds / 1e9:.0f}" if moved else ""
+    return f"{len(events)}, {1e3 * seconds:.3f}{rate}"
 
 
 def sizes(device: str, seconds: float, largest: float) -> None:

@@ -35,7 +35,7 @@ from utils.compute.timing import synchronise, time_in_turns
 from utils.datasets import DATASETS
 from utils.datasets.augment import crop_and_flip
 from utils.datasets.batches import Batches
-from utils.process.errors import exit_status
+from utils.process.errors import exit_status, reason
 from utils.train.captured_step import CapturedStep
 
 CIFAR10 = DATASETS["cifar10"]
@@ -43,11 +43,14 @@ BATCH_SIZE = 128
 BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
 PRECISIONS = ("fp32", "bf16")
 INIT_ITERATIONS = 4
+PRUNED_TO = 0.9  # the sparsity of pruned steps
+VARIANTS = ("captured", "captured, plain SFW", "pruned steps", "eager", "captured and compiled")
 
 
-def measure(device: torch.device, steps: int) -> None:
+def measure(device: torch.device, steps: int, arch: str | None) -> None:
     print(f"\n{describe(device.type)}\n")
-    for measured in (throughput, batch_sizes, initialisation):
+    of_arch = [partial(variants, arch)] if arch else []
+    for measured in of_arch or (throughput, batch_sizes, initialisation):
         measured(device, steps)
         print()
 
@@ -67,6 +70,18 @@ def throughput(device: torch.device, steps: int) -> None:
             rates.setdefault(f"{precision} {kind}".strip(), []).append(found)
     for name, found in rates.items():
         row(name, f"{median(found):.0f}", f"{median(found) / median(rates['plain loop']):.2f}")
+
+
+def variants(arch: str, device: torch.device, steps: int) -> None:
+    """One that fails is named, and the others are measured."""
+    table([f"{arch}, batch {BATCH_SIZE}", "images/s"])
+    kinds = VARIANTS if device.type == "cuda" else ("eager", "pruned steps")
+    for kind, precision in product(kinds, reversed(PRECISIONS)):
+        try:
+            cell = f"{our_throughput(device, precision, BATCH_SIZE, steps, kind, arch):.0f}"
+        except Exception as error:  # of any type: of the compiler, the driver
+            cell = reason(error)
+        row(f"{precision} {kind}", cell)
 
 
 def one_by_one(images: list[np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -99,22 +114,31 @@ def plain_throughput(device: torch.device, steps: int) -> float:
 
 
 def our_throughput(
-    device: torch.device, precision: str, batch_size: int, steps: int, kind: str = ""
+    device: torch.device,
+    precision: str,
+    batch_size: int,
+    steps: int,
+    kind: str = "",
+    arch: str = "ResNet18",
 ) -> float:
-    """Images a second of train_prune.py's steps, once the first ones are taken."""
-    model, regions = prepared(device)
-    optimizer = SFW(model.parameters(), regions)
+    """Images a second of train_prune.py's steps, once the first ones are taken.
+
+    `kind` is one of VARIANTS, or "" for a run's own steps.
+    """
+    model, regions = prepared(device, arch)
+    optimizer = SFW(model.parameters(), regions, fused=False if "plain SFW" in kind else None)
     network = compiled(model, batch_size) if "compiled" in kind else model
     first, steps = (20, max(steps, 200)) if device.type == "cuda" else (2, steps)
     batches = our_batches(device, batch_size, first + steps)
     step = partial(train_step, model, network, optimizer, precision)
+    sparsity = PRUNED_TO if kind == "pruned steps" else 0.0
     if device.type == "cuda" and kind != "eager":
         step = CapturedStep(step, optimizer, batch_size, device)
     for taken, (inputs, targets) in enumerate(batches):
         if taken == first:
             synchronise(device.type)
             start = time.perf_counter()
-        step(inputs, targets, 1.0)
+        step(inputs, targets, 1.0, sparsity)
     synchronise(device.type)
     return steps * batch_size / (time.perf_counter() - start)
 
@@ -169,5 +193,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpu", type=int, default=-1, help="CUDA device (default: -1, the CPU)")
     parser.add_argument("--steps", type=int, default=4, help="steps that count (default: 4)")
-    options = parser.parse_args()
-    sys.exit(exit_status(lambda: measure(pick_device(options.gpu), options.steps)))
+    text = "only images/s of this network, with all kinds of steps"
+    parser.add_argument("--variants", choices=ARCHITECTURES, metavar="NAME", help=text)
+    o = parser.parse_args()
+    sys.exit(exit_status(lambda: measure(pick_device(o.gpu), o.steps, o.variants)))

@@ -45,6 +45,7 @@ from utils.process.errors import exit_status
 from utils.process.locks import LockedError, run_lock
 from utils.process.writing import atomic_write
 from utils.prune.corrections.recalibrate import calibration_batches, recalibrate
+from utils.prune.weights.patterns import DENSE, PatternRanking
 from utils.prune.weights.ranking import MagnitudeRanking
 from utils.settings.config import Config
 from utils.settings.fields import path
@@ -54,6 +55,7 @@ WIDTH, EPOCHS, BATCH_SIZE, PRECISION = 16, 12, 128, "bf16"
 TRAIN_IMAGES, HELD_OUT_IMAGES, CALIBRATION_IMAGES = 15_000, 5_000, 2_000
 # The ratios at which a strength is judged on held-out images, and those that the tables show.
 JUDGED, SHOWN = (0.0, 0.8, 0.9, 0.95, 0.98), (0.0, 0.8, 0.9, 0.95, 0.97, 0.98)
+PATTERNS = (DENSE, "2:4", "4:8", "1:4")
 SEEDS = (0, 1, 2)
 TITLE = f"{WIDTH}-wide ResNet18, {TRAIN_IMAGES:,} images of CIFAR-10, {EPOCHS} epochs"
 POLL_SECONDS = 0.2
@@ -78,7 +80,7 @@ class Run:
         return self.folder / "saved_models" / "proxy" / f"{self.name}.pt"
 
     def result(self, images: str) -> Path:
-        """Where the accuracies on these images, "held_out" or "test", are kept."""
+        """Where the accuracies on "held_out" or "test" images, or of "patterns", are kept."""
         return self.folder / "saved_logs" / "proxy" / f"{self.name}_{images}.json"
 
 
@@ -137,13 +139,13 @@ def train_epoch(
 
 
 def accuracies(
-    model: nn.Module, data: Dataset, ratios: Iterable[float], scope: str
+    model: nn.Module, data: Dataset, ratios: Iterable[float | str], scope: str
 ) -> dict[str, tuple[float, float]]:
-    """By ratio, the accuracies on `data`'s test images that COLUMNS names."""
+    """By ratio or, with a scope "N:M", by pattern: accuracies that COLUMNS names on test images."""
     calibration = calibration_batches(data, CALIBRATION_IMAGES, "the proxy")
     batches = data.test_batches(BATCH_SIZE)
     dense = {name: values.clone() for name, values in model.state_dict().items()}
-    ranking = MagnitudeRanking(model, scope=scope)
+    ranking = PatternRanking(model) if scope == "N:M" else MagnitudeRanking(model, scope=scope)
     found = {}
     for ratio in ratios:
         model.load_state_dict(dense)
@@ -166,18 +168,20 @@ def measure_all(runs: Sequence[Run], images: str, data_dir: Path) -> None:
 
 
 def measure(run: Run, images: str, data_dir: Path) -> None:
-    """Train where need be, and write the accuracies on "held_out" or "test" images."""
+    """Train where need be, and write the accuracies of `Run.result(images)`."""
     held_out, tested = load_data(data_dir)
     model = train(run, tested)
     if images == "held_out":
         found = {"all": accuracies(model, held_out, JUDGED, "all")}
+    elif images == "patterns":
+        found = {"N:M": accuracies(model, tested, PATTERNS, "N:M")}
     else:
         found = {scope: accuracies(model, tested, SHOWN, scope) for scope in SCOPES}
     contents = {
         "method": run.method,
         "strength": run.strength,
         "seed": run.seed,
-        "images": images,
+        "images": "held_out" if images == "held_out" else "test",
         "precision": PRECISION,
         "threads": torch.get_num_threads(),
         "versions": versions(),
@@ -185,7 +189,7 @@ def measure(run: Run, images: str, data_dir: Path) -> None:
     }
     with atomic_write(run.result(images)) as file:
         json.dump(contents, file, indent=1)
-    print(f"{run.name}: measured on {images} images", flush=True)
+    print(f"{run.name}: measured, {images}", flush=True)
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -202,15 +206,18 @@ def compare(options: argparse.Namespace) -> None:
     parts = [tuning_table(judged, column)]
     print("\n" + parts[0], flush=True)
     runs = [Run(*pair, seed, folder) for pair in best_of(judged).items() for seed in SEEDS]
-    measure_all(runs, "test", options.data_dir)
+    for images in ("test", "patterns"):
+        measure_all(runs, images, options.data_dir)
     name, pictures = "proxy" if column == RECALIBRATED else f"proxy_{column.replace(' ', '_')}", {}
-    for scope, text in SCOPES.items():
-        rows = by_name(tuned(read_results(patterns, results, prune_scope=scope), judged))
+    kinds = [(scope, f"removed from {text}", SHOWN) for scope, text in SCOPES.items()]
+    for scope, text, ratios in (*kinds, ("N:M", "pruned to patterns", PATTERNS)):
+        asked = {"granularity": scope} if scope == "N:M" else {"prune_scope": scope}
+        rows = by_name(tuned(read_results(patterns, results, **asked), judged))
         for shown in COLUMNS:
-            parts.append(f"Removed from {text}, {shown}:")
-            parts.append(accuracy_table(rows, [shown], SHOWN))
-        pictures[text] = results / f"{name}_{scope}.png"
-        draw(pictures[text], rows, f"{TITLE}, removed from {text}")
+            parts.append(f"{text.capitalize()}, {shown}:")
+            parts.append(accuracy_table(rows, [shown], ratios))
+        pictures[text] = results / f"{name}_{scope.replace(':', '-')}.png"
+        draw(pictures[text], rows, f"{TITLE}, {text}")
     table = results / f"{name}.md"
     with atomic_write(table) as file:
         file.write("\n\n".join(parts) + "\n")

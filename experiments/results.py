@@ -29,7 +29,7 @@ VARIED = {
 
 @dataclass(frozen=True)
 class Result:
-    """The accuracies of one network, in percent, by COLUMNS and then by ratio.
+    """The accuracies of one network, in percent, by COLUMNS and then by ratio or pattern.
 
     `sizes` maps ratios to the numbers of parameters of networks that are sliced.
     """
@@ -39,7 +39,7 @@ class Result:
     strength: float
     seed: int
     settings: dict[str, Any]
-    accuracies: dict[str, dict[float, float]]
+    accuracies: dict[str, dict[float | str, float]]
     sizes: dict[float, float] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
 
@@ -120,8 +120,10 @@ def _read(path: Path, folder: Path) -> list[Result]:
         return [_of_the_proxy(path, contents, scope, origin) for scope in contents["accuracies"]]
     settings = contents["training"] | contents["pruning"]
     with path.with_suffix(".csv").open() as file:
-        rows = [{n: float(v) for n, v in row.items() if v} for row in csv.DictReader(file)]
-    first = "sparsity" if "sparsity" in rows[0] else "ratio"
+        texts = list(csv.DictReader(file))
+    first = next(iter(texts[0]))  # sparsity, ratio or pattern
+    kinds = {"pattern": str}
+    rows = [{n: kinds.get(n, float)(v) for n, v in row.items() if v} for row in texts]
     sizes = {r[first]: r["parameters"] for r in rows if first == "ratio"}
     accuracies = {
         name: {row[first]: row[column] for row in rows if column in row}
@@ -138,11 +140,14 @@ def _read(path: Path, folder: Path) -> list[Result]:
 
 
 def _of_the_proxy(path: Path, contents: dict, scope: str, origin: dict[str, str]) -> Result:
-    settings = USUAL | {"images": contents["images"], "prune_scope": scope}
-    accuracies: dict[str, dict[float, float]] = {column: {} for column in COLUMNS}
+    kind, pruning = (float, {"prune_scope": scope})
+    if scope == "N:M":
+        kind, pruning = (str, {"granularity": scope})
+    settings = USUAL | {"images": contents["images"]} | pruning
+    accuracies: dict[str, dict[float | str, float]] = {column: {} for column in COLUMNS}
     for ratio, pair in contents["accuracies"][scope].items():
         for column, accuracy in zip(COLUMNS, pair, strict=True):
-            accuracies[column][float(ratio)] = accuracy
+            accuracies[column][kind(ratio)] = accuracy
     method, strength, seed = (contents[name] for name in ("method", "strength", "seed"))
     return Result(path, method, strength, seed, settings, accuracies, {}, origin)
 

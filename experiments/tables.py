@@ -38,6 +38,7 @@ OPTIONS = {"column", "tuned", "title", "digits", "file", "ratio", *USUAL}
 RATIOS = {
     "weights": (0.0, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99),
     "channels": (0.0, 0.3, 0.5, 0.75, 0.85),
+    "N:M": ("dense", "2:4", "4:8", "1:4"),
 }
 Rows = Mapping[str, Sequence[Result]]
 
@@ -58,7 +59,7 @@ def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def accuracy_table(
-    rows: Rows, columns: Sequence[str], ratios: Sequence[float], digits: int = 1
+    rows: Rows, columns: Sequence[str], ratios: Sequence[float | str], digits: int = 1
 ) -> str:
     """Accuracies in percent: means of each row over its results, and ranges.
 
@@ -78,7 +79,8 @@ def accuracy_table(
             text = " / ".join(cell(of_column, digits) for of_column in values if of_column)
             cells.append(text + (f" ({fmean(sizes) / 1e6:.1f} M)" if sizes else ""))
         lines.append([name, *cells, _said(results, "repeatable", "yes")])
-    return markdown(["removed", *(f"{100 * r:g} %" for r in ratios), "repeatable"], lines)
+    heads = [ratio if isinstance(ratio, str) else f"{100 * ratio:g} %" for ratio in ratios]
+    return markdown(["removed", *heads, "repeatable"], lines)
 
 
 def tuning_table(judged: Mapping[str, Mapping[float, float]], column: str = RECALIBRATED) -> str:
@@ -112,7 +114,7 @@ class Block:
     def __init__(self, kind: str, text: str) -> None:
         self.kind, self.mark, words = kind, f"<!-- {kind} {text} -->", text.split()
         self.patterns = [word for word in words if ":" not in word]
-        self.options = dict(word.split(":") for word in words if ":" in word)
+        self.options = dict(word.split(":", 1) for word in words if ":" in word)
         if unknown := self.options.keys() - OPTIONS:
             raise UserError(f"{self.mark}: there is no option {min(unknown)}")
         for name in self.options.keys() & {"column", "tuned", "title"}:
@@ -138,7 +140,8 @@ class Block:
                 raise UserError(f"{self.mark}: is of {1 + len(others)} rows")
             if self.kind == "seeds":
                 return str(len(results))
-            ratio = float(self.options["ratio"])
+            ratio = self.options["ratio"]
+            ratio = ratio if self.options.get("granularity") == "N:M" else float(ratio)
             return number(fmean(r.accuracies[self.columns[0]][ratio] for r in results), digits)
         if self.kind == "tuning":
             text = tuning_table(self.judged(*self.columns), *self.columns)

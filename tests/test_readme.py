@@ -126,7 +126,8 @@ def test_commands_stand_in_blocks_that_are_tested():
 
 
 def test_the_flags_exist(parse):
-    scripts = (*SCRIPTS, scripts_of(["reproduce"])[0][0], "experiments/proxy.py")
+    ours = ("reproduce", "proxy", "gpu_check", "runtimes")
+    scripts = (*SCRIPTS, *(f"experiments/{name}.py" for name in ours))
     parsers = [torchrun_parser(), *(parse(script)[0] for script in scripts)]
     known = {"--help", *SBATCH, *TENSORBOARD} | {
         f for p in parsers for a in p._actions for f in a.option_strings

@@ -16,7 +16,7 @@ from utils.datasets import DATASETS, describe_own
 (ADDITIONS,) = blocks(PAGES["docs/own_regions.md"], "python")
 (PRUNING_LOOP,) = blocks(PAGES["docs/own_loops.md"], "python")
 (TRAINING_LOOP,) = blocks(PAGES["README.md"], "python")
-(LOADING,) = blocks(PAGES["docs/pruning.md"], "python")
+PATTERNS, LOADING = blocks(PAGES["docs/pruning.md"], "python")
 (FORMATS,) = blocks(PAGES["docs/deployment.md"], "python")
 (SHARDED,) = blocks(PAGES["docs/sharded.md"], "python")
 
@@ -31,6 +31,7 @@ def test_the_npz_of_ones_own_is_a_data_set(tmp_path, monkeypatch):
 
 def test_every_snippet_is_run_by_a_test():
     run = {NPZ, NETWORK, ADDITIONS, TRAINING_LOOP, PRUNING_LOOP, LOADING, FORMATS, SHARDED}
+    run.add(PATTERNS)
     assert {block for page in PAGES.values() for block in blocks(page, "python")} == run
 
 
@@ -135,3 +136,12 @@ def test_a_pruned_network_is_loaded(quick, trained, monkeypatch):
     assert all(torch.equal(names["state"][name], p) for name, p in parameters.items())
     zeros = sum(int((p == 0).sum()) for p in parameters.values())
     assert zeros == int(0.9 * sum(p.numel() for p in parameters.values()))
+
+
+def test_the_pattern_of_a_file_is_proven(quick, trained, monkeypatch, capsys):
+    flags = (*DIGITS, "--granularity", "N:M", "--save_pruned", "2:4", "--output_dir", trained)
+    status, _, err = quick("test_prune.py", *flags)
+    assert status == 0, err
+    monkeypatch.chdir(trained)
+    exec(PATTERNS, {})
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["True"] * 3

@@ -90,24 +90,27 @@ def test_finished_runs_are_summed_up_without_training(
     column, best, name, judged, tested, tmp_path, capsys
 ):
     for strength in proxy.METHODS["SGD"].strengths:
-        for images, seeds in (("held_out", [0]), ("test", proxy.SEEDS if strength == best else [])):
+        of_best = proxy.SEEDS if strength == best else []
+        for images, seeds in (("held_out", [0]), ("test", of_best), ("patterns", of_best)):
             for seed in seeds:
                 row = {2e-3: [20, 50 + seed], 1e-2: [30 + seed, 40]}.get(strength, [10, 40])
-                rows = {str(ratio): row for ratio in proxy.SHOWN}
+                of_patterns = images == "patterns"
+                scopes = ["N:M"] if of_patterns else proxy.SCOPES
+                rows = dict.fromkeys(map(str, proxy.PATTERNS if of_patterns else proxy.SHOWN), row)
                 path = Run("SGD", strength, seed, tmp_path).result(images)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                known = {"method": "SGD", "strength": strength, "seed": seed, "images": images}
-                path.write_text(
-                    json.dumps(known | {"accuracies": dict.fromkeys(proxy.SCOPES, rows)})
-                )
+                known = {"method": "SGD", "strength": strength, "seed": seed}
+                known["images"] = "test" if of_patterns else images
+                path.write_text(json.dumps(known | {"accuracies": dict.fromkeys(scopes, rows)}))
     flags = f"--methods SGD --output_dir {tmp_path} --data_dir {tmp_path}"
     assert proxy.main([*flags.split(), "--tuned_for", column]) == 0
     folder = tmp_path / "saved_logs" / "proxy"
     table = (folder / f"{name}.md").read_text()
     assert f"**{best:g}: {judged}**" in table
-    assert table.count(f"| SGD, weight decay {best:g} | {tested} |") == 2
+    assert table.count(f"| SGD, weight decay {best:g} | {tested} |") == 3
+    assert "| removed | dense | 2:4 | 4:8 | 1:4 | repeatable |" in table
     out = capsys.readouterr().out
-    for scope in proxy.SCOPES:
+    for scope in (*proxy.SCOPES, "N-M"):
         picture = folder / f"{name}_{scope}.png"
         assert picture.name in out
         assert picture.is_file()

@@ -196,8 +196,10 @@ def test_a_recalibrated_network_is_saved(quick, write_npz, tmp_path, monkeypatch
 
 BAD_FLAGS = {
     "--allocation lamp": "--allocation lamp: is for single weights; for channels, choose global or",
-    "--prune_scope weights": "--prune_scope: is for single weights; leave out --granularity",
-    "--repair 9": "--repair: is for single weights; leave out --granularity channels",
+    "--prune_scope weights": "--prune_scope: is for --granularity weights; give that, or leave out",
+    "--repair 9": "--repair: is for --granularity weights or N:M; give that, or leave out --repair",
+    "--patterns 2:4": "--patterns: is for --granularity N:M; give that, or leave out --patterns",
+    "--save_pruned 2:4": "--save_pruned 2:4: does not go with --granularity channels; give ratios",
     "--round_to 0": "--round_to 0: must be at least 1",
     "--channel_score l1": "--channel_score l1: choose one of relative, l2",
 }
@@ -212,7 +214,7 @@ def test_flags_that_do_not_fit_channels_are_refused(flags, quick, tmp_path):
 @pytest.mark.parametrize("flags", ["--round_to 8", "--channel_score l2"])
 def test_flags_of_channels_are_refused_for_weights(flags, quick, tmp_path):
     result = quick("test_prune.py", *DIGITS, *flags.split(), "--output_dir", tmp_path)
-    assert_refused(result, f"{flags.split()[0]}: is for channels; add --granularity channels")
+    assert_refused(result, f"{flags.split()[0]}: is for --granularity channels; give that")
 
 
 def test_recalibrating_slices_without_batch_norm_is_not_referred_to_repair(quick, trained):

@@ -39,7 +39,7 @@ def table(tmp_path):
         }
         report = Report(trained, prune)
         measures = {"remaining": 1, "parameters": 2}
-        report.results = [Result(r, measures, {"w": 1}, accuracies) for r in prune.ratios]
+        report.results = [Result(r, measures, {"w": 1}, accuracies) for r in prune.all_ratios]
         report.write_tables({"w": 2})
         return report.table
 

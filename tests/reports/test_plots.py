@@ -1,12 +1,14 @@
 """Pictures: what they show, their limits, ticks and headings."""
 
 import math
+import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from runs import DIGITS
 from torch import nn
 
 from utils.prune.weights.ranking import RATIOS as DEFAULT_RATIOS
@@ -213,3 +215,12 @@ def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path):
     path = tmp_path / "a.png"
     plot_accuracies(path, {(name, AS_PRUNED): [{0.0: 90.0, 0.9: 50.0}]}, Heading(name, name))
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_the_tables_are_written_and_one_line_says_so(
+    quick, trained, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, _, err = quick("test_prune.py", *DIGITS, "--output_dir", trained)
+    assert status == 1 and "error: pictures need matplotlib" in err
+    assert "Traceback" not in err and list(trained.glob("saved_logs/SFW_prune_test/*.csv"))

@@ -275,7 +275,7 @@ BAD_FLAGS = {
     "--bn_recalibrate -1": "--bn_recalibrate -1: must be at least 0",
     "--repair 9999": "--repair 9999: there are 1437 training images; choose fewer",
     "--save_pruned 1": "--save_pruned 1: must be at least 0 and less than 1",
-    "--save_pruned half": "--save_pruned: invalid float value: 'half'",
+    "--save_pruned half": "--save_pruned: invalid ratio value: 'half'",
     "--ratios 0.5 90": "--ratios 90: must be at least 0 and less than 1",
     "--ratios nan": "--ratios nan: must be at least 0",
     "--ratios": "--ratios: expected at least one argument",

@@ -70,13 +70,19 @@ def check_formats(names: tuple[str, ...]) -> None:
 
 
 def write_pruned(
-    path: Path, name: str, model: nn.Module, images: InputImages, metadata: dict[str, Any]
+    path: Path,
+    name: str,
+    model: nn.Module,
+    images: InputImages,
+    metadata: dict[str, Any],
+    check: Callable[[Path], None] = lambda path: None,
 ) -> None:
     """Write a network in the format `name`, read the file again, and compare their logits.
 
-    `metadata` is that of `pruned_metadata`. Afterwards the model is in evaluation mode. Raises
-    ValueError where the format cannot hold the network or the logits differ, and RunError where the
-    file cannot be written; then there is no new file.
+    `metadata` is that of `pruned_metadata`; `check` raises ValueError for a file that is not to be
+    kept. Afterwards the model is in evaluation mode. Raises ValueError where the format cannot hold
+    the network or the logits differ, and RunError where the file cannot be written; then there is
+    no new file.
     """
     form, generator = FORMATS[name], torch.Generator().manual_seed(0)
     shape = images.channels, images.side, images.side
@@ -93,6 +99,7 @@ def write_pruned(
         except Exception as error:  # onnxruntime's errors have no common type
             raise ValueError(f"the file cannot be used ({reason(error)})") from None
         _compare(expected, found)
+        check(Path(file.name))
 
 
 @torch.no_grad()

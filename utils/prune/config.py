@@ -1,6 +1,7 @@
 """How test_prune.py prunes: a frozen dataclass of settings."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from utils.checkpoints.formats import FORMATS
 from utils.process.errors import UserError
 from utils.prune.channels.scores import SCORES
 from utils.prune.weights.allocation import ALLOCATIONS, SCOPES
+from utils.prune.weights.patterns import DENSE, is_pattern, removed_share
 from utils.prune.weights.ranking import RATIOS
 from utils.settings.config import PRECISIONS
 from utils.settings.fields import (
@@ -22,13 +24,28 @@ from utils.settings.fields import (
 )
 from utils.settings.names import RunFiles, file_name, plain
 
-# What pruning removes, and the ratios at which it does unless --ratios gives others: of all entries
-# of the weights, or of the multiply-adds that a network takes.
-GRANULARITIES = {"weights": RATIOS, "channels": RATIOS[:10]}
+# What pruning removes, and how much of it unless --ratios or --patterns gives others: a fraction of
+# all entries of the weights, or of the multiply-adds that a network takes, or patterns N:M.
+GRANULARITIES = {"weights": RATIOS, "channels": RATIOS[:10], "N:M": ("2:4",)}
+# The granularities that a setting is for; others are for all.
+OF_GRANULARITIES = {
+    "round_to": ("channels",),
+    "channel_score": ("channels",),
+    "allocation": ("weights", "channels"),
+    "prune_scope": ("weights",),
+    "repair": ("weights", "N:M"),
+    "ratios": ("weights", "channels"),
+    "patterns": ("N:M",),
+}
 CHANNEL_ALLOCATIONS = ("global", "uniform")
 # The corrections of a pruned model, by their flags. The word is the column of the accuracy after
 # the correction, in tables and logs.
 CORRECTIONS = {"bn_recalibrate": "recalibrated", "repair": "repaired"}
+
+
+def ratio(text: str) -> float | str:
+    """A ratio, or a pattern N:M."""
+    return text if is_pattern(text) else float(text)
 
 
 @dataclass(frozen=True)
@@ -39,7 +56,8 @@ class PruneConfig:
     granularity: str = setting(
         "weights", "pruning", "what is removed. weights: single weights become 0; channels: whole"
         " channels are cut out, which makes the network smaller and faster, and a ratio is the"
-        " fraction of multiply-adds removed", choices=GRANULARITIES)
+        " fraction of multiply-adds removed; N:M: of each M weights along the inputs of a layer, N"
+        " stay, as sparse tensor cores want it", choices=GRANULARITIES)
     round_to: int = setting(
         1, "pruning", "with --granularity channels: layers keep a number of channels that is a"
         " multiple of N, or all", type=int, allowed=COUNT)
@@ -75,10 +93,15 @@ class PruneConfig:
         " 0 0.1 ... 0.9 0.91 ... 0.99) or, with --granularity channels, of all multiply-adds"
         " (default: 0 0.1 ... 0.9)",
         type=float, allowed=Range(0, 1, excluded=(1,)), several=True, identifies_run=False)
-    save_pruned: tuple[float, ...] = setting(
-        (), "pruning", "ratios X, 0 <= X < 1: save the network pruned at each of them, after"
-        " --bn_recalibrate or --repair if set, in saved_models/",
-        type=float, allowed=Range(0, 1, excluded=(1,)), several=True, identifies_run=False)
+    patterns: tuple[str, ...] | None = setting(
+        None, "pruning", "with --granularity N:M: the patterns, where N is less than M (default:"
+        " 2:4)", type=str, choices=("2:4", "1:4", "4:8", "2:8"), also=("N:M", is_pattern),
+        several=True, identifies_run=False)
+    save_pruned: tuple[float | str, ...] = setting(
+        (), "pruning", "ratios X, 0 <= X < 1, or patterns N:M: save the network pruned at each of"
+        " them, after --bn_recalibrate or --repair if set, in saved_models/", type=ratio,
+        allowed=Range(0, 1, excluded=(1,)), also=("X or N:M", is_pattern), several=True,
+        identifies_run=False)
     pruned_format: tuple[str, ...] = setting(
         ("npz",), "pruning", "formats of --save_pruned, one or several. npz, the default: NumPy's"
         " compressed arrays, small since zeros take no room, with the settings; state_dict: an"
@@ -88,42 +111,53 @@ class PruneConfig:
 
     def __post_init__(self) -> None:
         check_values(self)
-        if self.ratios is None:
-            object.__setattr__(self, "ratios", GRANULARITIES[self.granularity])
+        self._check_granularity()
+        if getattr(self, self.listed) is None:
+            object.__setattr__(self, self.listed, GRANULARITIES[self.granularity])
         if self.bn_recalibrate == 1:
             raise UserError("--bn_recalibrate 1: an image has no variance; 1000 are enough")
         if self.corrected_only and self.correction is None:
             raise UserError("--corrected_only: nothing is corrected; add --bn_recalibrate 1000")
-        if self.granularity == "channels":
-            self._check_channels()
-        else:
-            self._refuse("round_to", "channel_score", reason="is for channels; add {}")
-        for name in ("ratios", "save_pruned"):
-            ratios = {abs(float(ratio)) for ratio in getattr(self, name)}  # -0 is 0
-            object.__setattr__(self, name, tuple(sorted(ratios)))
+        for name in (self.listed, "save_pruned"):
+            object.__setattr__(self, name, _sorted(getattr(self, name)))
         if self.pruned_format != DEFAULTS["pruned_format"] and not self.save_pruned:
             raise UserError("--pruned_format: nothing is saved without --save_pruned; give ratios")
         object.__setattr__(self, "pruned_format", tuple(dict.fromkeys(self.pruned_format)))
 
-    def _check_channels(self) -> None:
-        """Raise UserError for a setting that is of single weights alone."""
-        if self.allocation not in CHANNEL_ALLOCATIONS:
+    def _check_granularity(self) -> None:
+        """Raise UserError for a setting that is of another granularity."""
+        for name, granularities in OF_GRANULARITIES.items():
+            if self.granularity not in granularities and getattr(self, name) != DEFAULTS[name]:
+                raise UserError(
+                    f"--{name}: is for --granularity {' or '.join(granularities)}; give that, or"
+                    f" leave out --{name}"
+                )
+        if self.granularity == "channels" and self.allocation not in CHANNEL_ALLOCATIONS:
             raise UserError(
                 f"--allocation {self.allocation}: is for single weights; for channels, choose"
                 f" {' or '.join(CHANNEL_ALLOCATIONS)}"
             )
-        self._refuse("prune_scope", "repair", reason="is for single weights; leave out {}")
-
-    def _refuse(self, *names: str, reason: str) -> None:
-        """Raise UserError unless these settings are at their defaults."""
-        for name in names:
-            if getattr(self, name) != DEFAULTS[name]:
-                raise UserError(f"--{name}: {reason.format('--granularity channels')}")
+        for value in self.save_pruned:
+            if isinstance(value, str) != (self.granularity == "N:M"):
+                way = "give ratios" if isinstance(value, str) else "give patterns, as 2:4"
+                raise UserError(
+                    f"--save_pruned {plain(value)}: does not go with --granularity"
+                    f" {self.granularity}; {way}"
+                )
 
     @property
-    def all_ratios(self) -> list[float]:
-        """The ratios to prune at, ascending: those of --ratios and of --save_pruned."""
-        return sorted({*self.ratios, *self.save_pruned})
+    def listed(self) -> str:
+        """The setting that lists at what to prune."""
+        return "patterns" if self.granularity == "N:M" else "ratios"
+
+    @property
+    def all_ratios(self) -> list[float] | list[str]:
+        """At what to prune, ascending in what is removed: --ratios or --patterns, --save_pruned.
+
+        Patterns come after DENSE.
+        """
+        dense = (DENSE,) if self.granularity == "N:M" else ()
+        return list(_sorted((*dense, *getattr(self, self.listed), *self.save_pruned)))
 
     @property
     def correction(self) -> str | None:
@@ -140,20 +174,28 @@ class PruneConfig:
 
         Without `ratios`, they are those alone that affect a network pruned at a given ratio.
         """
-        defaults = DEFAULTS | {"ratios": GRANULARITIES[self.granularity]}
-        settings = identifying_settings(self) | ({"ratios": self.ratios} if ratios else {})
+        defaults = DEFAULTS | {self.listed: GRANULARITIES[self.granularity]}
+        listed = {self.listed: getattr(self, self.listed)} if ratios else {}
+        settings = identifying_settings(self) | listed
         return differing(settings, defaults)
 
     def files(self, unpruned: RunFiles) -> RunFiles:
         """The paths of results: `unpruned`, with the settings of `in_name` added to the name."""
         return dataclasses.replace(unpruned, run=file_name(self.in_name(), unpruned.run))
 
-    def pruned_files(self, unpruned: RunFiles, ratio: float) -> dict[str, Path]:
+    def pruned_files(self, unpruned: RunFiles, ratio: float | str) -> dict[str, Path]:
         """By format, the path of the network pruned at `ratio`; other ratios do not change it."""
         name = file_name(self.in_name(ratios=False), unpruned.run)
         files = dataclasses.replace(unpruned, run=name)
         suffixes = {name: FORMATS[name].suffix for name in self.pruned_format}
         return {name: files.pruned(plain(ratio), suffix) for name, suffix in suffixes.items()}
+
+
+def _sorted(ratios: Sequence[float | str]) -> tuple[float | str, ...]:
+    """Ratios or patterns, each once, ascending in what they remove; of -0 and 0, 0."""
+    if any(isinstance(ratio, str) for ratio in ratios):
+        return tuple(sorted(set(ratios), key=lambda p: (removed_share(p), len(p), p)))
+    return tuple(sorted({abs(float(ratio)) for ratio in ratios}))
 
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(PruneConfig)}

@@ -18,7 +18,7 @@ from utils.reports.plots import AS_PRUNED, plot_accuracies
 from utils.reports.report import NOT_FINITE
 from utils.settings.config import FIELDS, METHOD, Config, defaults_beside
 from utils.settings.fields import differing, identifying_settings, training_known
-from utils.settings.names import RunFiles, file_name, percent, plain, results_line
+from utils.settings.names import RunFiles, file_name, plain, results_line, shown
 
 # The ratios that a comparison prints if all of its tables have them.
 SHOWN = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
@@ -134,8 +134,8 @@ def read_curves(table: Path, number: int = 1) -> list[Curve]:
     return curves
 
 
-def read_accuracies(table: Path) -> dict[str, dict[float, Accuracy]]:
-    """The accuracies in a table of test_prune.py, by column and sparsity; none of channels.
+def read_accuracies(table: Path) -> dict[str, dict[float | str, Accuracy]]:
+    """The accuracies in a table, by column and sparsity or pattern N:M; none of channels.
 
     Raises UserError for a file that is not such a table.
     """
@@ -143,10 +143,11 @@ def read_accuracies(table: Path) -> dict[str, dict[float, Accuracy]]:
         rows = list(csv.DictReader(table.read_text().splitlines()))
         if "multiply_adds" in rows[0]:
             return {}
+        key, kind = ("pattern", str) if "pattern" in rows[0] else ("sparsity", float)
         columns = [n for n in ("accuracy", *CORRECTIONS.values()) if n in rows[0]] or ["accuracy"]
         return {
             name: {
-                float(row["sparsity"]): Accuracy(
+                kind(row[key]): Accuracy(
                     float(row[name]) if row[name] else None,
                     int(row.get(name + NOT_FINITE, 0)),
                 )
@@ -169,8 +170,9 @@ def comparison_table(runs: Runs) -> str:
     common = set.intersection(*(set(run) for of_runs in runs.values() for run in of_runs))
     if not common:
         raise UserError("--compare: the tables have no sparsity in common; test both at the same")
-    ratios = SHOWN if common.issuperset(SHOWN) else sorted(common)
-    lines = ["| weights removed | " + " | ".join(f"{percent(ratio)}%" for ratio in ratios) + " |"]
+    (first, *_), *_ = runs.values()
+    ratios = SHOWN if common.issuperset(SHOWN) else [ratio for ratio in first if ratio in common]
+    lines = ["| weights removed | " + " | ".join(map(shown, ratios)) + " |"]
     lines.append("| --- |" + " --- |" * len(ratios))
     several = len({column for _, column in runs}) > 1
     for (label, column), of_runs in runs.items():

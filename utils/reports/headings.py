@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from utils.checkpoints.trained_model import TrainedModel
 from utils.settings.config import METHOD, defaults_beside
 from utils.settings.fields import differing
-from utils.settings.names import percent, plain
+from utils.settings.names import plain, shown
 
 # Values and settings in words; others stand as the command line has them.
 WORDS = {
@@ -66,7 +66,7 @@ def heading_of(trained: TrainedModel, pruning: Mapping[str, Any] = MappingProxyT
     """The heading of a picture of the model, pruned with these settings if there are some."""
     remarks = []
     if trained.pruned_before is not None and "sparsity" in trained.pruned_before:
-        remarks.append(f"pruned before to {percent(trained.pruned_before['sparsity'])} %")
+        remarks.append(f"pruned before to {shown(trained.pruned_before['sparsity'])}")
     if not trained.training_known:
         remarks.append(f"{trained.source}, whose training settings are unknown")
     return heading(trained.settings, pruning, remarks)

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from utils.compute.measure import BINS_PER_DECADE, log_magnitudes, zeros_by_parameter
+from utils.process.errors import RunError
 from utils.process.writing import atomic_write
 from utils.prune.channels.measure import BATCHES
 from utils.reports.headings import Heading
-from utils.settings.names import percent
+from utils.settings.names import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,18 +27,20 @@ if TYPE_CHECKING:
 
 AS_PRUNED = "as pruned"
 # By method and column (AS_PRUNED or what corrected it), the accuracies in percent of each run, by
-# the fraction removed; None where outputs are not finite.
-Curves = Mapping[tuple[str, str], Sequence[Mapping[float, float | None]]]
+# the fraction removed or the pattern N:M; None where outputs are not finite.
+Curves = Mapping[tuple[str, str], Sequence[Mapping[float | str, float | None]]]
 
 MARKERS = "os^Dv<>"  # as many as are coprime to the ten colours: 70 methods look different
 REMOVED = (0, 30, 50, 70, 80, 90, 95, 97, 98, 99, 99.5, 99.9, 99.99, 99.999)  # ticks, in percent
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of this size in inches."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
+    """An empty figure of this size in inches; raises RunError without matplotlib."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise RunError(f"pictures need matplotlib ({error}); install requirements.txt") from None
     style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     matplotlib.rcParams.update(style)
     return Figure(figsize=(width, height), layout="constrained")
@@ -95,16 +98,18 @@ def _draw_accuracies(axes: "Axes", curves: Curves, removed: str) -> None:
     """Test accuracy against how much is `removed`: means over runs, in bands of their range.
 
     A method has one colour and marker; it is dashed as pruned, and solid when it is corrected. The
-    scale is logarithmic in what is left, so that it spreads 90 to 99 %.
+    scale is logarithmic in what is left, so that it spreads 90 to 99 %; patterns have a place each.
     """
     from matplotlib import rcParams
 
     methods = list(dict.fromkeys(method for method, _ in curves))
     looks = zip(cycle(rcParams["axes.prop_cycle"].by_key()["color"]), cycle(MARKERS))
     of_method = dict(zip(methods, looks))  # noqa: B905 - the looks have no end
+    drawn = [ratio for runs in curves.values() for run in runs for ratio in run]
+    of_patterns = isinstance(drawn[0], str)
     for (method, column), runs in curves.items():
-        ratios = sorted(set.intersection(*map(set, runs)))
-        left = [100 * (1 - ratio) for ratio in ratios]
+        ratios = [ratio for ratio in runs[0] if all(ratio in run for run in runs)]
+        left = ratios if of_patterns else [100 * (1 - ratio) for ratio in ratios]
         values = np.array([[run[ratio] for ratio in ratios] for run in runs], dtype=float)
         colour, marker = of_method[method]
         style = "--" if column == AS_PRUNED else "-"
@@ -115,8 +120,10 @@ def _draw_accuracies(axes: "Axes", curves: Curves, removed: str) -> None:
             axes.axhline(dense, color="0.6", linestyle=":", label=f"at 0 %: {dense:.2f} %")
     low, high = axes.get_ylim()  # tenths of a point are not to fill the picture
     axes.set_ylim(low - 0.5, high + 0.5)
-    _set_removed(axes, [ratio for runs in curves.values() for run in runs for ratio in run])
-    axes.set(xlabel=f"{removed} removed, %", ylabel="test accuracy, %")
+    if not of_patterns:
+        _set_removed(axes, drawn)
+    axes.set(xlabel="pattern" if of_patterns else f"{removed} removed, %")
+    axes.set(ylabel="test accuracy, %")
     axes.grid(alpha=0.3)
     _add_legend(axes, curves, of_method)
 
@@ -190,9 +197,9 @@ def plot_layer_sparsity(
     mesh = axes.pcolormesh(values, cmap="viridis", norm=LogNorm(least, 1))
     rows, columns = np.nonzero(values == 0)
     axes.plot(columns + 0.5, rows + 0.5, "x", color="black", markersize=4)
-    ticks = [percent(ratio) for ratio in ratios]
+    ticks = [shown(ratio) for ratio in ratios]
     axes.set_xticks(np.arange(len(ratios)) + 0.5, ticks, fontsize=7, rotation=90)
-    axes.set_xlabel("sparsity of the network: weights removed, %")
+    axes.set_xlabel("weights removed from the network")
     _name_rows(axes, list(left))
     figure.colorbar(mesh, ax=axes, label="fraction left (cross: none)", pad=0.01)
     save_figure(figure, path, heading)

@@ -21,7 +21,7 @@ from utils.reports.plots import (
     plot_slicing,
 )
 from utils.settings.fields import identifying_settings
-from utils.settings.names import percent, plain
+from utils.settings.names import plain, shown
 
 # Ends the name of a column: how many of the images behind an accuracy have outputs that are not
 # finite.
@@ -30,18 +30,18 @@ NOT_FINITE = "_not_finite"
 
 @dataclass(frozen=True)
 class Result:
-    """A network pruned at one ratio."""
+    """A network pruned at one ratio, or to one pattern N:M."""
 
-    ratio: float
+    ratio: float | str
     measures: dict[str, float]  # what its table has of it, by column
     layers: dict[str, int]  # zeros by parameter, or channels by layer
     accuracies: dict[str, Accuracy]  # by column: as pruned and, if there is one, corrected
     sizes: dict[str, int] = field(default_factory=dict)  # of its files, in bytes, by format
 
     @property
-    def removed(self) -> float:
-        """The fraction of the entries or, of channels, of the multiply-adds."""
-        return self.measures.get("removed", self.ratio)
+    def removed(self) -> float | str:
+        """The fraction of the entries, the pattern or, of channels, that of the multiply-adds."""
+        return self.measures["removed"] if "multiply_adds" in self.measures else self.ratio
 
 
 class Layout(NamedTuple):
@@ -59,6 +59,12 @@ LAYOUTS = {
         "sparsity",
         "pruned by magnitude",
         {"remaining": "{remaining:,}"},
+        ("parameter", "entries", "zeros"),
+    ),
+    "N:M": Layout(
+        "pattern",
+        "pruned to patterns",
+        {"removed": "{removed:.1%}", "remaining": "{remaining:,}"},
         ("parameter", "entries", "zeros"),
     ),
     "channels": Layout(
@@ -120,7 +126,7 @@ class Report:
     def add(self, result: Result) -> None:
         """Print a line on a pruned network."""
         self.results.append(result)
-        cells = [f"{percent(result.ratio) + '%':>8}"]
+        cells = [f"{shown(result.ratio):>8}"]
         for head, form in self.layout.printed.items():
             cells.append(f"{form.format(**result.measures):>{max(len(head), 12)}}")
         for column, accuracy in result.accuracies.items():
@@ -149,7 +155,7 @@ class Report:
         self.write_tables(channels_by_layer(model) if self.of_channels else whole)
         self._draw(whole)
         if emptied:
-            names = ", ".join(f"{name} (from {percent(ratio)}%)" for name, ratio in emptied.items())
+            names = ", ".join(f"{name} (from {shown(ratio)})" for name, ratio in emptied.items())
             warn(f"pruning removes all weights of {names}")
 
     def _write_log(self, emptied: dict[str, float]) -> None:
@@ -199,7 +205,7 @@ class Report:
             "training": trained.settings,
             "pruned_before": trained.pruned_before,
             "pruning": identifying_settings(prune),
-            "ratios": prune.ratios,
+            prune.listed: getattr(prune, prune.listed),
         }
         with atomic_write(self.settings) as file:
             file.write(json.dumps(settings, indent=1) + "\n")

@@ -140,7 +140,7 @@ def _check(field: dataclasses.Field, value: Any) -> None:
         return
     if field.metadata["type"] is str and choices is None and not isinstance(value, str):
         raise UserError(f"--{field.name} {value!r}: must be a name")
-    is_number = type(value) in (int, field.metadata["type"])
+    is_number = type(value) is int or (type(value) is float and field.metadata["type"] is not int)
     if allowed is not None and not (is_number and value in allowed):
         raise UserError(f"--{field.name} {plain(value)}: must be {allowed}")
     if choices is not None and not any(

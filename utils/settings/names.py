@@ -49,6 +49,11 @@ def percent(fraction: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def shown(ratio: float | str) -> str:
+    """A ratio as a percentage, or a pattern N:M as it is."""
+    return ratio if isinstance(ratio, str) else f"{percent(ratio)}%"
+
+
 def results_line(**files: Path) -> str:
     """The line that ends a script's output, such as "Results: logs/ (picture: a.png)"."""
     names = ", ".join(f"{what}: {path.name}" for what, path in files.items())
@@ -92,4 +97,4 @@ class RunFiles:
 
     def pruned(self, sparsity: str, suffix: str) -> Path:
         """The model pruned to `sparsity`, in the format whose files end in `suffix`."""
-        return self._saved(f"_sparsity={sparsity}{suffix}")
+        return self._saved(f"_sparsity={sparsity.replace(':', '-')}{suffix}")

@@ -1,0 +1,52 @@
+"""The weights in the file of a saved network, and whether they have a pattern N:M."""
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utils.checkpoints.model_file import read_contents
+from utils.prune.weights.patterns import has_pattern, layer_weights
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors (outputs, inputs, ...) of at least two dimensions in a file of --save_pruned.
+
+    Of an ONNX file those of its Conv, Gemm and MatMul nodes. Raises UserError as `read_contents`.
+    """
+    if ".onnx" in path.suffixes:  # the temporary file of `atomic_write` has one more
+        return _onnx_weights(path)
+    contents = read_contents(path, "name another file")
+    tensors = contents.get("state_dict", contents)
+    return {name: values for name, values in tensors.items() if values.dim() > 1}
+
+
+def _onnx_weights(path: Path) -> dict[str, Tensor]:
+    import onnx
+
+    graph, found = onnx.load(path).graph, {}
+    constants = {c.name: c for c in graph.initializer}
+    for node in graph.node:
+        if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in constants:
+            array = onnx.numpy_helper.to_array(constants[node.input[1]])
+            has_outputs_first = node.op_type == "Conv" or any(
+                attribute.name == "transB" and attribute.i for attribute in node.attribute
+            )
+            weight = torch.from_numpy(array.copy())
+            found[node.input[1]] = weight if has_outputs_first else weight.mT
+    return found
+
+
+def check_pattern(path: Path, model: nn.Module, pattern: str) -> None:
+    """Raise ValueError unless the file has this pattern wherever the model has it.
+
+    An ONNX file may have other names: weights are compared by their shapes.
+    """
+
+    def counted(weights: dict[str, Tensor]) -> Counter:
+        return Counter(tuple(w.shape) for w in weights.values() if has_pattern(w, pattern))
+
+    if missing := counted(layer_weights(model)) - counted(read_weights(path)):
+        shape = "x".join(map(str, next(iter(missing))))
+        raise ValueError(f"the file has no {pattern} in a weight of shape {shape}")
