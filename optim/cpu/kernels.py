@@ -6,15 +6,12 @@ Numba would check each access, and the loop would not be vectorised. Scalars hav
 
 import functools
 import math
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, cfunc, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import carray, njit
+
+from optim.cpu.callbacks import compiled_callback, fetch_and_add, pointer
 
 # Entries of a large tensor that a thread works on at a time, of which so many may be candidates,
 # and entries that are summed in the tensors' own precision before the sum is added to a float64.
@@ -49,28 +46,6 @@ BRACKET, ADVANCE, SELECT, MOVE = range(4)
 
 # Sums may be reordered into vector lanes; infinities and NaN keep their meaning.
 compiled = njit(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-
-
-@intrinsic
-def pointer(context, address):
-    """What `carray` takes, from an integer."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(address), generate
-
-
-@intrinsic
-def fetch_and_add(context, address):
-    """The int64 at the address, which then is greater by 1: each thread gets another one."""
-
-    def generate(context, builder, signature, arguments):
-        number = ir.IntType(64)
-        place = builder.inttoptr(arguments[0], number.as_pointer())
-        return builder.atomic_rmw("add", place, number(1), "seq_cst")
-
-    return types.int64(address), generate
 
 
 @compiled
@@ -260,21 +235,6 @@ def move(t, theta, m):
         x = m[i]
         towards = -step * x if along else (-step if x > zero else (step if x < zero else zero))
         theta[i] = stay * theta[i] + (towards if abs(x) > threshold else zero)
-
-
-def compiled_callback(function: Callable[[int], None]) -> Any:
-    """The function as C code can call it. Its compiled code is kept on the disk, if it can be."""
-    signature = types.void(types.int64)
-    try:
-        return cfunc(signature, cache=True)(function)
-    except Exception as error:  # the file is damaged, or no folder can be written to
-        warnings.warn(
-            "SFW's step is compiled anew in this run, which takes some seconds: compiled code"
-            f" cannot be loaded or kept ({type(error).__name__}: {error}). Remove the folder"
-            " optim/cpu/__pycache__, or set NUMBA_CACHE_DIR to another folder, with space",
-            stacklevel=1,  # so that Python shows it once
-        )
-        return cfunc(signature)(function)
 
 
 @functools.cache
