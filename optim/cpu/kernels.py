@@ -49,11 +49,29 @@ compiled = njit(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 @compiled
+def copy_flagged(words, theta, m, theta_found, m_found, found):
+    """Copy entries whose flags, eight in a word, are 1, to place `found` and on; returns the next.
+
+    What has no room overwrites the last one.
+    """
+    flags, hits, count = words.view(np.uint8), np.empty(words.size, np.int64), 0
+    for w in range((m.size + 7) // 8):
+        hits[count] = w  # without a branch: if it does not count, the next one overwrites it
+        count += words[w] != 0
+    for w in hits[:count]:
+        for i in range(8 * w, min(8 * w + 8, m.size)):
+            place = min(found, m_found.size - 1)
+            theta_found[place], m_found[place] = theta[i], m[i]
+            found += flags[i]
+    return found
+
+
+@compiled
 def advance(t, theta, m, g, theta_found, m_found):
     """Advance m, sum it up, and copy theta and m of the candidates to `theta_found`, `m_found`.
 
     m <- momentum m + (1 - momentum) (g + decay theta). Candidates have magnitudes above `low` and
-    up to `high`; what has no room overwrites the last one. Returns ||m||^2; ||theta - v||^2
+    up to `high`. Returns ||m||^2; ||theta - v||^2
     without the candidates, for v = -radius sign(m) above `high`; <theta, m>; the numbers of entries
     above `high` and of candidates.
     """
@@ -64,7 +82,6 @@ def advance(t, theta, m, g, theta_found, m_found):
     radius = theta.dtype.type(t.radius if t.k else 0.0)
     words = np.empty(BLOCK // 8, np.uint64)  # eight flags each
     flags = words.view(np.uint8)
-    hits = np.empty(BLOCK // 8, np.int64)
     square, distance, product, above, found = 0.0, 0.0, 0.0, 0, 0
     for j in range(0, m.size, BLOCK):
         theta_, m_, g_ = theta[j : j + BLOCK], m[j : j + BLOCK], g[j : j + BLOCK]
@@ -86,15 +103,8 @@ def advance(t, theta, m, g, theta_found, m_found):
         distance += block_distance
         product += block_product
         above += int(block_above)
-        count = 0
-        for w in range((m_.size + 7) // 8):
-            hits[count] = w  # without a branch: if it does not count, the next one overwrites it
-            count += words[w] != 0
-        for w in hits[: count if low < high else 0]:
-            for i in range(8 * w, min(8 * w + 8, m_.size)):
-                place = min(found, m_found.size - 1)
-                theta_found[place], m_found[place] = theta_[i], m_[i]
-                found += flags[i]
+        if low < high:
+            found = copy_flagged(words, theta_, m_, theta_found, m_found, found)
     return square, distance, product, above, found
 
 
@@ -183,9 +193,9 @@ def distance_to_vertex(theta, m, threshold, radius):
 def settle(t, theta, m, sums, theta_found, m_found):
     """Set `threshold`, `unit` and `alpha`, from sums and candidates of each chunk.
 
-    alpha is NaN, for the plain step, if an entry of m is not finite, if more entries tie than v has
-    room for, or if sums are not accurate enough. Where the bracket has failed, and in small
-    tensors, the threshold is selected from all entries.
+    alpha is NaN, for the plain step, if an entry of m is not finite, more entries tie than v has
+    room for, or sums are not accurate enough. The threshold is selected from all entries of small
+    tensors, and where the bracket has failed.
     """
     square, distance, product, above, found, fits = 0.0, 0.0, 0.0, 0, 0, t.low < t.high
     for c in range(t.chunks):
@@ -217,8 +227,7 @@ def settle(t, theta, m, sums, theta_found, m_found):
             return
         distance += distance_to_vertex(theta, m, t.threshold, t.radius)
     if math.isnan(gamma):
-        gamma = math.inf if distance <= 0 else math.sqrt(square / distance)
-        gamma = 0.0 if square == 0 else gamma
+        gamma = 0.0 if square == 0 else math.inf if distance <= 0 else math.sqrt(square / distance)
     # A product of 0 and infinity, at a vertex, is 0.
     t.alpha = 0.0 if t.lr <= 0 or gamma == 0 else min(t.lr * gamma, 1.0)
 
@@ -237,11 +246,20 @@ def move(t, theta, m):
         theta[i] = stay * theta[i] + (towards if abs(x) > threshold else zero)
 
 
+@compiled
+def owner(tensors, chunk):
+    """The number of the tensor that has this chunk."""
+    i = 0
+    while tensors[i].first + tensors[i].chunks <= chunk:
+        i += 1
+    return i
+
+
 @functools.cache
 def phase(number: type[np.floating]) -> Any:
-    """Works on the items of a phase until none is left: what each thread calls.
+    """What each thread calls with the address of a CALL, to work until no item of a phase is left.
 
-    It takes the address of a CALL. Items are the large tensors, or chunks: of all tensors when
+    Items are the large tensors, or chunks: of all tensors when
     buffers advance, which finishes the small ones, and of the large ones when these are moved.
     """
 
@@ -257,9 +275,7 @@ def phase(number: type[np.floating]) -> Any:
             if call.phase == MOVE:
                 c = call.items - 1 - item  # what was advanced last is in the caches
             if call.phase == ADVANCE or call.phase == MOVE:
-                i = 0
-                while tensors[i].first + tensors[i].chunks <= c:
-                    i += 1
+                i = owner(tensors, c)
             t = tensors[i]
             first, end, whole = t.first, t.first + t.chunks, c >= call.chunks
             a, b = (0, t.n) if whole else ((c - first) * CHUNK, min(t.n, (c - first + 1) * CHUNK))
