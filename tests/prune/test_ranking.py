@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from closed_form import INPUTS, closed_form_images, closed_form_model
+from closed_form import closed_form_images, closed_form_model
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -88,7 +88,7 @@ def test_ratios_outside_0_to_1_are_refused(ratio):
         global_prune(nn.Linear(2, 2), ratio)
 
 
-@pytest.mark.parametrize("arch", INPUTS)
+@pytest.mark.parametrize("arch", ["ResNet18", "Mlp"])
 def test_pruned_models_are_the_authors_up_to_ties(arch, golden):
     file = np.load(golden("models.npz"))
     model, images = closed_form_model(arch), closed_form_images(arch)

@@ -203,10 +203,8 @@ def test_sgd_without_a_learning_rate_learns_and_its_model_is_found(quick, tmp_pa
         ("ResNet18", "mnist"),
         ("ResNet18", "tiny"),
         ("VGG16", "svhn"),
-        ("VGG16", "digits"),
         ("Mlp", "cifar10"),
         ("Mlp", "cifar100"),
-        ("Mlp", "mnist"),
         ("Mlp", "tiny"),
     ],
 )

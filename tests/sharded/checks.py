@@ -30,7 +30,7 @@ from optim import SFW, ProjectedSGD, sfw_init
 from utils.prune import global_prune
 from utils.prune.weights.ranking import MagnitudeRanking
 
-# Shapes that two and three processes cannot share evenly, some of which leave a process nothing.
+# Shapes that two and four processes cannot share evenly, some of which leave a process nothing.
 SHAPES = [(), (7,), (5, 4), (1, 6)]
 
 
@@ -134,7 +134,7 @@ def shard(model):
     return fully_shard(model, mesh=mesh)
 
 
-def train(model, optimizer, steps=6, seed=0):
+def train(model, optimizer, steps=3, seed=0):
     """Each process has the same batch, so that gradients are those of one process."""
     generator, losses = torch.Generator().manual_seed(seed), []
     for _ in range(steps):

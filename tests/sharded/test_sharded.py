@@ -17,13 +17,8 @@ NAMES = [
     for node in ast.parse(CHECKS.read_text()).body
     if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
 ]
-# Three processes share nothing evenly; only four make a mesh both of whose dimensions are larger
-# than 1.
-GROUPS = {
-    2: NAMES,
-    3: ["steps"],
-    4: ["steps", "a_transformer_under_fully_shard"],
-}
+# Only four make a mesh both of whose dimensions are larger than 1.
+GROUPS = {2: NAMES, 4: ["steps", "a_transformer_under_fully_shard"]}
 
 
 @pytest.fixture(scope="module")
