@@ -63,7 +63,7 @@ STAGES: dict[str, tuple[float, Sequence[str]]] = {
     "fused step": (45, [f"{PYTEST} tests/optim/test_random_tensors.py"]),
     "tests": (120, [f"{PYTEST} -m cuda --maxfail 5 {{workers}} {{tests}}"]),
     "steps": (45, [STEPS]),
-    "images": (75, ["benchmarks/training.py --gpu {gpu} --steps 2 --variants {arch}"]),
+    "images": (75, ["benchmarks/training.py --gpu {gpu} --steps 2 --alone --arch {arch}"]),
     "main command": (60, [f"{STOPPED}{TRAIN} {FIRST}", f"{TRAIN} {FIRST}", f"{TEST} {FIRST}"]),
 }
 PRUNED = "--pruned_steps 0.33"
