@@ -10,7 +10,7 @@ from utils.checkpoints.trained_model import TrainedModel
 from utils.compute.measure import Accuracy
 from utils.prune.config import PruneConfig
 from utils.prune.weights.ranking import RATIOS
-from utils.reports.comparison import heading_of, labels_of, read_curves
+from utils.reports.comparison import heading_of, labels_of, read_curves, read_runs
 from utils.reports.report import Report, Result
 from utils.settings.config import Config
 from utils.settings.fields import OF_TEST, identifying_settings
@@ -196,6 +196,17 @@ def test_a_network_is_drawn_once_though_several_tables_have_it(quick, table, tmp
     assert status == 0
     assert len(re.findall("^[|] .* 90.00 ", out, re.M)) == 1
     assert len(re.findall("^[|] .*, repaired .* 80.00 ", out, re.M)) == 1
+
+
+def test_a_table_of_corrected_networks_alone_is_no_further_run_of_them(table):
+    both = table("a", prune={"repair": 50}, corrected=95.0)
+    prune = {"repair": 50, "corrected_only": True}
+    only = table("b", accuracy=None, prune=prune, corrected=95.0)
+    _, runs = read_runs([both, only], ["SFW", "SFW"])
+    assert {column: len(of_runs) for (_, column), of_runs in runs.items()} == {
+        "as pruned": 1,
+        "repaired": 1,
+    }
 
 
 def test_accuracies_of_outputs_that_are_not_finite_are_marked(quick, table, tmp_path):

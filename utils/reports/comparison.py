@@ -127,7 +127,9 @@ def read_curves(table: Path, number: int = 1) -> list[Curve]:
     curves = []
     for column, accuracies in columns.items():
         others = [flag for flag, its_column in CORRECTIONS.items() if its_column != column]
-        settings = {n: plain(v) for n, v in known.items() if n not in (*others, "own_data")}
+        # What changes no accuracy in the column, or is not for people to read.
+        left_out = (*others, "corrected_only", "own_data")
+        settings = {n: plain(v) for n, v in known.items() if n not in left_out}
         notable = list(differing(settings, defaults))
         title = AS_PRUNED if column == "accuracy" else column
         curves.append(Curve(number, title, settings, notable, model_file, accuracies))
