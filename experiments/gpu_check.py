@@ -155,7 +155,8 @@ class Check:
         how = "was ended" if status is None else f"ended with status {status}"
         title = f"`{shlex.join(words)}` {how} after {time.monotonic() - began:.0f} s"
         stage = "failed" if until < self.deadline else "unfinished"
-        stage = stage if status is None else "done" if status == wanted else "failed"
+        if status is not None:  # one that was to be stopped, and was not, has shown nothing
+            stage = "done" if status == wanted and not stops else "failed"
         return stage, self.kept(name, title, printed)
 
     def kept(self, name: str, title: str, printed: Path) -> str:
@@ -260,6 +261,8 @@ def carry_out(check: Check) -> None:
         status = NO_TIME if check.status("images") in AGAIN else "failed"
         check.record("trainings", status, text=f"No speed to plan by: {reason(error)}")
         planned = []
+    if not planned and "trainings" not in check.stages:
+        check.record("trainings", NO_TIME)
     for title, flags, seconds in planned:
         name, command = f"{title}: training", f"{TRAINING} {flags}"
         check.take(name, 3 * seconds, [f"{TRAIN} {command}"], seconds)

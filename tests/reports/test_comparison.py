@@ -242,7 +242,7 @@ def test_tables_of_own_ratios_are_compared_at_those_that_all_have(quick, table, 
     assert "| weights removed | 50% | 99.5% |\n" in out
     tables.append(table("other", prune=dict(ratios=(0.7,))))
     result = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path / "new")
-    assert_refused(result, "--compare: the tables have no sparsity in common")
+    assert_refused(result, "--compare: the tables have no sparsity or pattern in common")
 
 
 def test_tables_that_test_prune_wrote_are_compared(quick, trained):

@@ -102,7 +102,7 @@ def test_the_heading_stands_above_and_below_and_is_no_formula(curves_of):
 
 def test_no_accuracy_is_called_that_of_the_dense_network_unless_it_is(curves_of):
     assert legend_of(curves_of(one([90.0, 80.0], [0.9, 0.99]))) == ["as pruned"]
-    assert legend_of(curves_of(one([90.0, 80.0], [0, 0.99]))) == ["at 0 %: 90.00 %", "as pruned"]
+    assert legend_of(curves_of(one([90.0, 80.0], [0, 0.99]))) == ["dense: 90.00 %", "as pruned"]
 
 
 def test_a_curve_without_differences_is_drawn(curves_of):

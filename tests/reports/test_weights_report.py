@@ -268,7 +268,7 @@ def test_networks_are_tested_in_the_precision_that_is_asked_for(
 
 
 BAD_FLAGS = {
-    "--corrected_only": "--corrected_only: nothing is corrected; add --bn_recalibrate 1000",
+    "--corrected_only": "--corrected_only: nothing is corrected; add --bn_recalibrate or --repair",
     "--test_precision fp16": "--test_precision fp16: choose one of fp32, bf16",
     "--allocation local": "--allocation local: choose one of global, uniform, erk, lamp",
     "--prune_scope some": "--prune_scope some: choose one of all, weights",

@@ -117,7 +117,9 @@ class PruneConfig:
         if self.bn_recalibrate == 1:
             raise UserError("--bn_recalibrate 1: an image has no variance; 1000 are enough")
         if self.corrected_only and self.correction is None:
-            raise UserError("--corrected_only: nothing is corrected; add --bn_recalibrate 1000")
+            raise UserError(
+                "--corrected_only: nothing is corrected; add --bn_recalibrate or --repair"
+            )
         for name in (self.listed, "save_pruned"):
             object.__setattr__(self, name, _sorted(getattr(self, name)))
         if self.pruned_format != DEFAULTS["pruned_format"] and not self.save_pruned:
@@ -152,9 +154,9 @@ class PruneConfig:
 
     @property
     def all_ratios(self) -> list[float] | list[str]:
-        """At what to prune, ascending in what is removed: --ratios or --patterns, --save_pruned.
+        """At what to prune, ascending: --ratios or --patterns, and --save_pruned.
 
-        Patterns come after DENSE.
+        Patterns are in the order of what a layer that fits loses, after DENSE.
         """
         dense = (DENSE,) if self.granularity == "N:M" else ()
         return list(_sorted((*dense, *getattr(self, self.listed), *self.save_pruned)))

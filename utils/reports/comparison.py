@@ -171,7 +171,9 @@ def comparison_table(runs: Runs) -> str:
     """
     common = set.intersection(*(set(run) for of_runs in runs.values() for run in of_runs))
     if not common:
-        raise UserError("--compare: the tables have no sparsity in common; test both at the same")
+        raise UserError(
+            "--compare: the tables have no sparsity or pattern in common; compare tables that have"
+        )
     (first, *_), *_ = runs.values()
     ratios = SHOWN if common.issuperset(SHOWN) else [ratio for ratio in first if ratio in common]
     lines = ["| weights removed | " + " | ".join(map(shown, ratios)) + " |"]

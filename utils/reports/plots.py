@@ -18,6 +18,7 @@ from utils.compute.measure import BINS_PER_DECADE, log_magnitudes, zeros_by_para
 from utils.process.errors import RunError
 from utils.process.writing import atomic_write
 from utils.prune.channels.measure import BATCHES
+from utils.prune.weights.patterns import DENSE
 from utils.reports.headings import Heading
 from utils.settings.names import shown
 
@@ -115,9 +116,9 @@ def _draw_accuracies(axes: "Axes", curves: Curves, removed: str) -> None:
         style = "--" if column == AS_PRUNED else "-"
         axes.plot(left, values.mean(0), style, color=colour, marker=marker, markersize=4)
         axes.fill_between(left, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
-        if len(methods) == 1 and column == AS_PRUNED and ratios[0] == 0:
+        if len(methods) == 1 and column == AS_PRUNED and ratios[0] in (0, DENSE):
             dense = values[:, 0].mean()
-            axes.axhline(dense, color="0.6", linestyle=":", label=f"at 0 %: {dense:.2f} %")
+            axes.axhline(dense, color="0.6", linestyle=":", label=f"dense: {dense:.2f} %")
     low, high = axes.get_ylim()  # tenths of a point are not to fill the picture
     axes.set_ylim(low - 0.5, high + 0.5)
     if not of_patterns:

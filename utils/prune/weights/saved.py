@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.checkpoints.model_file import read_contents
-from utils.prune.weights.patterns import has_pattern, layer_weights
+from utils.prune.weights.patterns import fits, has_pattern, layer_weights
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -39,14 +39,12 @@ def _onnx_weights(path: Path) -> dict[str, Tensor]:
 
 
 def check_pattern(path: Path, model: nn.Module, pattern: str) -> None:
-    """Raise ValueError unless the file has this pattern wherever the model has it.
+    """Raise ValueError unless all weights of the model that fit have this pattern in the file.
 
     An ONNX file may have other names: weights are compared by their shapes.
     """
-
-    def counted(weights: dict[str, Tensor]) -> Counter:
-        return Counter(tuple(w.shape) for w in weights.values() if has_pattern(w, pattern))
-
-    if missing := counted(layer_weights(model)) - counted(read_weights(path)):
+    fitting = Counter(tuple(w.shape) for w in layer_weights(model).values() if fits(w, pattern))
+    saved = (w for w in read_weights(path).values() if has_pattern(w, pattern))
+    if missing := fitting - Counter(tuple(w.shape) for w in saved):
         shape = "x".join(map(str, next(iter(missing))))
         raise ValueError(f"the file has no {pattern} in a weight of shape {shape}")
