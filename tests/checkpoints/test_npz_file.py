@@ -193,3 +193,9 @@ def test_a_pruned_model_of_another_network_is_refused(tmp_path):
     write(tmp_path / "a.npz", nn.Linear(2, 2), {})
     with pytest.raises(UserError, match="holds other tensors than Mlp"):
         load_pruned(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("name", ["file", "allow_pickle"])
+def test_a_tensor_whose_name_numpy_does_not_store_is_refused(name):
+    with pytest.raises(ValueError, match=f"multiple values for .*'{name}'"):
+        pack({name: torch.ones(2)}, {})

@@ -17,11 +17,17 @@ METADATA = "__metadata__"
 
 
 def pack(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
-    """The bytes of a file with the tensors of a state dict, and metadata of plain types."""
+    """The bytes of a file with the tensors of a state dict, and metadata of plain types.
+
+    Raises ValueError for a tensor called as a parameter of numpy.savez_compressed, such as `file`.
+    """
     arrays = {name: _array(values) for name, values in state.items()}
     arrays[METADATA] = np.array(json.dumps(metadata))
     content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, **arrays)
+    try:
+        np.savez_compressed(content, allow_pickle=False, **arrays)
+    except TypeError as error:
+        raise ValueError(f"NumPy stores no array of a tensor's name ({error})") from None
     return content.getvalue()
 
 
