@@ -5,7 +5,7 @@ Takes a network dense, with 95 % of each weight zero, at 2:4, and sliced to a qu
 multiply-adds. Prints for each runtime its time on one image as a ratio to the dense network's, both
 taking turns, the size of its file, and what fails or is wrong; the dense network, loaded again as
 the last, shows what chance does. Then how fast PyTorch's product of a weight in CSR is. The files
-are kept in a folder, and made only once.
+are kept in a folder.
 """
 
 import argparse
@@ -59,8 +59,8 @@ def load_torch(model: nn.Module, images: Tensor, stem: Path) -> tuple[Run, Path]
 def onnx_file(model: nn.Module, images: Tensor, stem: Path) -> Path:
     channels, side = images.shape[1:3]
     described = InputImages(channels, side, mean=(0.0,) * channels, std=(1.0,) * channels)
-    if not (file := stem.with_suffix(".onnx")).exists():
-        file.write_bytes(encode_onnx(model, described, {}))
+    file = stem.with_suffix(".onnx")
+    file.write_bytes(encode_onnx(model, described, {}))
     return file
 
 
@@ -93,10 +93,10 @@ def load_executorch(model: nn.Module, images: Tensor, stem: Path) -> tuple[Run, 
     from executorch.exir import to_edge_transform_and_lower
     from executorch.runtime import Runtime
 
-    if not (file := stem.with_suffix(".pte")).exists():
-        exported = torch.export.export(model, (images,))
-        lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
-        file.write_bytes(lowered.to_executorch().buffer)
+    exported = torch.export.export(model, (images,))
+    lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+    file = stem.with_suffix(".pte")
+    file.write_bytes(lowered.to_executorch().buffer)
     method = Runtime.get().load_program(file).load_method("forward")
     return lambda: method.execute([images])[0], file
 
@@ -105,8 +105,8 @@ def load_ncnn(model: nn.Module, images: Tensor, stem: Path) -> tuple[Run, Path]:
     import ncnn
     import pnnx
 
-    if not (file := stem.with_suffix(".ncnn.bin")).exists():
-        pnnx.export(model, str(stem.with_suffix(".pt")), (images,), fp16=False)
+    file = stem.with_suffix(".ncnn.bin")
+    pnnx.export(model, str(stem.with_suffix(".pt")), (images,), fp16=False)
     net, image = ncnn.Net(), ncnn.Mat(images[0].numpy()).clone()
     net.opt.num_threads = torch.get_num_threads()
     net.load_param(str(file.with_suffix(".param")))
@@ -154,11 +154,12 @@ def print_row(name: str, networks: list[nn.Module], images: Tensor, folder: Path
         runs[title] = run
         cells[title] = f"{file.stat().st_size / 1e6:.1f} MB"
         cells[title] += f", outputs wrong by {wrong:.1%}" if not wrong < TOLERANCE else ""
-    dense, *others = runs.values()
-    for title, other in zip(list(runs)[1:], others, strict=True):
-        first, second = time_in_turns([dense, other], seconds / len(others), "cpu")
-        cells[title] = f"{second / first:.2f}, {cells[title]}"
-    cells["dense"] = f"{1000 * first:.1f} ms, {cells['dense']}"
+    dense = runs.pop("dense", None)
+    if dense and runs:  # else there is nothing to compare
+        for title, other in runs.items():
+            first, second = time_in_turns([dense, other], seconds / len(runs), "cpu")
+            cells[title] = f"{second / first:.2f}, {cells[title]}"
+        cells["dense"] = f"{1000 * first:.1f} ms, {cells['dense']}"
     row(f"{name} ({', '.join(f'{p} {version(p)}' for p in packages)})", *cells.values())
 
 
@@ -193,9 +194,7 @@ def compare(options: argparse.Namespace) -> None:
     shape = 1, config.color_channel, config.image_size, config.image_size
     images = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     options.folder.mkdir(parents=True, exist_ok=True)
-    if not (kept := options.folder / "networks").exists():
-        torch.save(pruned(model, images), kept)
-    networks = torch.load(kept, weights_only=False)
+    networks = pruned(model, images)
     print(describe("cpu") + "\n")
     table(["runtime", *NETWORKS])
     for name in options.runtimes:
