@@ -1,8 +1,10 @@
 """What optimizers over feasible regions have in common: a region for each parameter, and state."""
 
 import functools
+import inspect
 import itertools
 import math
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,7 +23,31 @@ from optim.tensor_step import TensorStep
 RADIUS_TOLERANCE = 1e-5
 
 
-class ConstrainedOptimizer(Optimizer):
+def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which torch.compile does not trace where it traces the caller.
+
+    torch._disable_dynamo does the same, but imports the compiler, in two seconds, at the first
+    call. Before anything has imported it, nothing can be traced.
+    """
+    refused = torch._disable_dynamo(function)
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return (refused if "torch._dynamo" in sys.modules else function)(*args, **kwargs)
+
+    return called
+
+
+class PlainOptimizer(Optimizer):
+    """torch.optim.Optimizer, but that making and using one does not import the compiler."""
+
+    add_param_group = not_compiled(inspect.unwrap(Optimizer.add_param_group))
+    state_dict = not_compiled(inspect.unwrap(Optimizer.state_dict))
+    load_state_dict = not_compiled(inspect.unwrap(Optimizer.load_state_dict))
+    zero_grad = not_compiled(inspect.unwrap(Optimizer.zero_grad))
+
+
+class ConstrainedOptimizer(PlainOptimizer):
     """A torch.optim.Optimizer with a region for each parameter.
 
     `params` is what any PyTorch optimizer takes, tensors or groups of them; `constraints` holds
@@ -73,7 +99,7 @@ class ConstrainedOptimizer(Optimizer):
                 group["constraints"] = ours["constraints"]
         super().__setstate__(state)
 
-    @torch._disable_dynamo
+    @not_compiled
     def state_dict(self) -> dict[str, Any]:
         """As in PyTorch; "constraints" of a group describes each region in plain types."""
         state = super().state_dict()
@@ -81,7 +107,7 @@ class ConstrainedOptimizer(Optimizer):
             group["constraints"] = [region.describe() for region in group["constraints"]]
         return state
 
-    @torch._disable_dynamo
+    @not_compiled
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in PyTorch, but the state of half-precision parameters stays float32.
 
@@ -98,7 +124,7 @@ class ConstrainedOptimizer(Optimizer):
                     if isinstance(value, Tensor):
                         self.state[p][name] = value.to(p.device)
 
-    @torch._disable_dynamo
+    @not_compiled
     def add_param_group(self, group: dict[str, Any]) -> None:
         """As in PyTorch; in a group added later, "constraints" holds its parameters' regions."""
         first = sum(len(group["params"]) for group in self.param_groups)
@@ -143,7 +169,7 @@ class ConstrainedOptimizer(Optimizer):
     def _check_regions(self, group: dict[str, Any]) -> None:
         """Raise an error for regions that the optimizer cannot work with."""
 
-    @torch._disable_dynamo  # unlike torch.compiler.disable, it does not import the compiler
+    @not_compiled
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Update every parameter that has a gradient; returns the closure's loss, if there is one.

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import register_module_forward_hook
-from torch.utils.flop_counter import FlopCounterMode
 
 from utils.compute.device import autocast
 
@@ -123,6 +122,8 @@ def multiply_adds(model: nn.Module, inputs: Tensor) -> int:
 @torch.no_grad()
 def multiply_adds_by_module(model: nn.Module, inputs: Tensor) -> dict[str, int]:
     """The same for each module that takes any, by its name; "" is the whole network."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
     with plain_kernels(), FlopCounterMode(display=False) as counter:
         model(inputs)
     counts = {"": counter.get_total_flops()}

@@ -74,7 +74,7 @@ class Batches:
 
     def take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """The inputs and targets of the images with these indices, augmented and normalised."""
-        images = self.images[chosen]
+        images = self.images.index_select(0, chosen)  # many times faster than by indexing
         if self.augment is not None and self.generator is not None:
             with torch.autocast(images.device.type, enabled=False):  # it may resize by matrices
                 images = self.augment(images, self.generator)

@@ -77,9 +77,10 @@ class World:
 
     def largest(self, number: int) -> int:
         """The largest of the processes' numbers."""
+        if self.size == 1:
+            return number
         values = torch.tensor([number])
-        if self.size > 1:
-            dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return int(values)
 
     def sums(self, values: Tensor) -> Tensor:
