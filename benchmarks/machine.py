@@ -1,7 +1,7 @@
 """What benchmarks print: the machine that they ran on, and tables."""
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +20,6 @@ def row(*cells: str) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def table(titles: Iterable[str]) -> None:
-    titles = list(titles)
+def table(titles: Sequence[str]) -> None:
     row(*titles)
     row(*["---"] * len(titles))

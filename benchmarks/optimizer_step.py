@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -35,8 +34,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "Mlp": partial(build_model, "Mlp", 10, 1, 28),
     "ResNet18": partial(build_model, "ResNet18", 10, 3, 32),
     "VGG16": partial(build_model, "VGG16", 10, 3, 32),
-    "resnet50": torchvision.models.resnet50,
-    "vit_b_16": torchvision.models.vit_b_16,
+    "resnet50": partial(build_model, "torchvision.models:resnet50", 1000, 3, 224),
+    "vit_b_16": partial(build_model, "torchvision.models:vit_b_16", 1000, 3, 224),
 }
 SIZES = [10**power for power in range(4, 9)]
 # The tensors of a row have this many entries in total; a larger tensor is alone. In training, the
@@ -75,7 +74,8 @@ def main() -> None:
 
 def against(arguments: argparse.Namespace) -> int:
     """Time networks with the other checkout and with this one, three times in turns."""
-    flags = ["--seconds", str(arguments.seconds), "--largest", "0", "--networks"]
+    flags = ["--seconds", str(arguments.seconds), "--largest", "0"]
+    flags += ["--devices", *arguments.devices, "--networks"]
     for checkout in [arguments.against.resolve(), Path(__file__).resolve().parents[1]] * 3:
         print(f"\n{checkout}", flush=True)
         command = [sys.executable, __file__, *flags, *arguments.networks]

@@ -59,14 +59,16 @@ def measure(device: torch.device, steps: int, arch: str, beside: bool) -> None:
     for kind, precision in product(kinds, PRECISIONS):
         timed[f"{precision} {kind}"] = partial(our_throughput, device, precision, steps, kind, arch)
     rates: dict[str, list[float]] = {name: [] for name in timed}
-    failed = {}
-    for name in [*timed] * (ROUNDS if beside else 1):
+    failed, rounds = {}, ROUNDS if beside else 1
+    table([f"{arch}, batch {BATCH_SIZE}", "images/s", *["to plain loop"] * beside])
+    for number, name in product(range(1, rounds + 1), timed):
+        found = rates[name]
         try:
-            rates[name].append(timed[name]())
+            found.append(timed[name]())
         except Exception as error:  # of any type: of the compiler, the driver
             failed[name] = reason(error)
-    table([f"{arch}, batch {BATCH_SIZE}", "images/s", *["to plain loop"] * beside])
-    for name, found in rates.items():
+        if number < rounds:
+            continue
         cells = [failed[name]] if name in failed else [f"{median(found):.0f}"]
         if beside and not failed.keys() & {name, PLAIN_LOOP}:
             cells.append(f"{median(found) / median(rates[PLAIN_LOOP]):.2f}")
@@ -116,7 +118,10 @@ def our_throughput(device: torch.device, precision: str, steps: int, kind: str, 
     optimizer = SFW(model.parameters(), regions, fused=False if "plain SFW" in kind else None)
     network = compiled(model, BATCH_SIZE) if "compiled" in kind else model
     first, steps = (20, max(steps, 200)) if device.type == "cuda" else (2, steps)
-    batches = our_batches(device, first + steps)
+    images = random_images(BATCH_SIZE * (first + steps)).to(device)
+    labels = torch.arange(len(images), device=device) % CIFAR10.classes
+    draws = torch.Generator(device).manual_seed(0)
+    batches = Batches(images, labels, BATCH_SIZE, CIFAR10.mean, CIFAR10.std, crop_and_flip, draws)
     step = partial(train_step, model, network, optimizer, precision)
     sparsity = PRUNED_TO if kind == "pruned steps" else 0.0
     if device.type == "cuda" and kind != "eager":
@@ -128,13 +133,6 @@ def our_throughput(device: torch.device, precision: str, steps: int, kind: str, 
         step(inputs, targets, 1.0, sparsity)
     synchronise(device.type)
     return steps * BATCH_SIZE / (time.perf_counter() - start)
-
-
-def our_batches(device: torch.device, count: int) -> Batches:
-    images = random_images(BATCH_SIZE * count).to(device)
-    labels = torch.arange(len(images), device=device) % CIFAR10.classes
-    generator = torch.Generator(device).manual_seed(0)
-    return Batches(images, labels, BATCH_SIZE, CIFAR10.mean, CIFAR10.std, crop_and_flip, generator)
 
 
 def random_images(count: int) -> Tensor:

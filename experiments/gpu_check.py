@@ -102,13 +102,7 @@ class Check:
         self.words["data_dir"] = shlex.quote(str(options.data_dir.absolute()))
         self.words["work"] = shlex.quote(str(self.work.absolute()))
         self.words["tests"] = shlex.join(map(str, sorted(tests)))
-
-        self.origin = {
-            "machine": describe(self.device),
-            "date": str(date.today()),
-            "commit": commit(),
-        }
-        self.versions = versions()
+        self.origin = dict(machine=describe(self.device), date=str(date.today()), commit=commit())
 
     @property
     def left(self) -> float:
@@ -230,7 +224,7 @@ def report(check: Check) -> Iterator[str]:
             found = read_results(["SFW_prune_test/*"], check.results, granularity=granularity)
             yield f"Accuracy in %, {' / '.join(COLUMNS)}, by the part of the {granularity} removed:"
             yield accuracy_table(by_name(found), COLUMNS, RATIOS[granularity])
-    yield "## Versions\n\n" + markdown(["package", "pinned", "here"], check.versions)
+    yield "## Versions\n\n" + markdown(["package", "pinned", "here"], versions())
     for name, stage in check.stages.items():
         yield f"## {name}: {stage['status']}\n\n{stage['text']}"
 
@@ -255,14 +249,14 @@ def carry_out(check: Check) -> None:
     for name, (limit, commands) in STAGES.items():
         check.take(name, limit, commands)
     check.stages.pop("trainings", None)
+    status, why = NO_TIME, ""
     try:
         planned = list(check.trainings())
     except (OSError, KeyError, ValueError) as error:
         status = NO_TIME if check.status("images") in AGAIN else "failed"
-        check.record("trainings", status, text=f"No speed to plan by: {reason(error)}")
-        planned = []
-    if not planned and "trainings" not in check.stages:
-        check.record("trainings", NO_TIME)
+        planned, why = [], f"No speed to plan by: {reason(error)}"
+    if not planned:
+        check.record("trainings", status, text=why)
     for title, flags, seconds in planned:
         name, command = f"{title}: training", f"{TRAINING} {flags}"
         check.take(name, 3 * seconds, [f"{TRAIN} {command}"], seconds)

@@ -6,7 +6,6 @@ SFW's regions. All other settings are the usual ones.
 
 import random
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,8 +70,7 @@ def gradient_with_pruned_steps(
     This is --pruned_steps 0.33 of train_prune.py, but that all seeds draw the same sparsities.
     """
     prunes = step >= 2 * steps // 3 and step % 2
-    sparsity = random.Random(step).choice(SPARSITIES)
-    with pruned(model, sparsity) if prunes else nullcontext():
+    with pruned(model, random.Random(step).choice(SPARSITIES) if prunes else 0.0):
         return dense_gradient(model, inputs, targets, step, steps)
 
 

@@ -23,7 +23,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from experiments.methods import METHODS, Method
+from experiments.methods import METHODS
 from experiments.results import (
     COLUMNS,
     RECALIBRATED,
@@ -40,7 +40,6 @@ from utils.checkpoints.model_file import versions, write_contents
 from utils.compute.device import autocast, pick_device, placed
 from utils.compute.measure import evaluate
 from utils.datasets import Dataset, load_dataset
-from utils.datasets.batches import Batches
 from utils.process.errors import exit_status
 from utils.process.locks import LockedError, run_lock
 from utils.process.writing import atomic_write
@@ -108,34 +107,22 @@ def train(run: Run, data: Dataset) -> nn.Module:
     with autocast(device, PRECISION):
         optimizer = method.optimizer(model, run.strength, halves)
     batches = data.train_batches(BATCH_SIZE, torch.Generator().manual_seed(run.seed))
+    model.train()
     lr, epochs, losses = optimizer.param_groups[0]["lr"], round(EPOCHS * method.epochs), []
     for epoch in range(epochs):
         rates = [lr * r for r in LR_SCHEMES[method.scheme](epoch, epochs, len(batches), losses)]
         steps = range(epoch * len(batches), (epoch + 1) * len(batches))
-        losses.append(train_epoch(model, method, optimizer, batches, rates, steps, epochs))
+        total = 0.0
+        for rate, step, (inputs, targets) in zip(rates, steps, batches, strict=True):
+            optimizer.param_groups[0]["lr"] = rate
+            with autocast(device, PRECISION):
+                loss = method.gradient(model, inputs, targets, step, epochs * len(steps))
+            total += loss.item()
+            optimizer.step()
+        losses.append(total / len(steps))
         print(f"{run.name}: epoch {epoch + 1}/{epochs}, loss {losses[-1]:.4f}", flush=True)
     write_contents(run.model, {"state_dict": model.state_dict()})
     return model
-
-
-def train_epoch(
-    model: nn.Module,
-    method: Method,
-    optimizer: torch.optim.Optimizer,
-    batches: Batches,
-    rates: list[float],
-    steps: range,
-    epochs: int,
-) -> float:
-    """The mean loss of these steps, of which `epochs` times as many make a training."""
-    model.train()
-    total = 0.0
-    for rate, step, (inputs, targets) in zip(rates, steps, batches, strict=True):
-        optimizer.param_groups[0]["lr"] = rate
-        with autocast(torch.device("cpu"), PRECISION):
-            total += method.gradient(model, inputs, targets, step, epochs * len(steps)).item()
-        optimizer.step()
-    return total / len(steps)
 
 
 def accuracies(
@@ -150,9 +137,9 @@ def accuracies(
     for ratio in ratios:
         model.load_state_dict(dense)
         ranking.prune(ratio)
-        pruned = evaluate(model, batches, PRECISION).percent
+        pruned = evaluate(model, batches, PRECISION).percent or 0.0  # where no output is finite
         recalibrate(model, calibration, PRECISION)
-        found[str(ratio)] = pruned, evaluate(model, batches, PRECISION).percent
+        found[str(ratio)] = pruned, evaluate(model, batches, PRECISION).percent or 0.0
     model.load_state_dict(dense)
     return found
 

@@ -9,6 +9,7 @@ started several times, with the same --output_dir, it shares the runs.
 """
 
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from models import ARCHITECTURES
-from test_prune import test
+from test_prune import tell_left_dense, test
 from train_prune import train
+from utils.checkpoints.formats import check_formats
 from utils.checkpoints.model_file import new_model
 from utils.checkpoints.trained_model import load_trained
 from utils.process.errors import RunError, UserError, exit_status, warn
 from utils.process.locks import LockedError, run_lock
 from utils.prune.config import PruneConfig
 from utils.prune.corrections.correction import build_correction
+from utils.prune.weights.patterns import PatternRanking
 from utils.reports.comparison import compare
 from utils.reports.report import Report
 from utils.settings.cli import Flags, Parser
@@ -72,8 +75,16 @@ def planned_runs(flags: Flags) -> tuple[list[Config], PruneConfig]:
     runs = product(*(flags.explicit[name] for name in ("archs", "methods", "seeds")))
     common = with_own_data(common)
     configs = [Config(**common, **METHODS[m], arch=arch, seed=seed) for arch, m, seed in runs]
-    if prune.correction:  # the test would refuse a correction only after hours of training
-        for config in {config.arch: config for config in configs}.values():
+    if prune.granularity == "channels":
+        raise UserError("--granularity channels: is not compared; leave it out")
+    if prune.test_precision == configs[0].precision:  # test_prune.py leaves it out of names, too
+        prune = replace(prune, test_precision=None)
+    # The test would refuse these only after hours of training.
+    check_formats(prune.pruned_format)
+    for config in {config.arch: config for config in configs}.values():
+        if prune.granularity == "N:M":
+            tell_left_dense(PatternRanking(new_model(config)), prune.all_ratios[1:])
+        if prune.correction:
             build_correction(prune, new_model(config), config.load_dataset(), config)
     return configs, prune
 

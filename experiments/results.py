@@ -131,23 +131,18 @@ def _read(path: Path, folder: Path) -> list[Result]:
     }
     sfw, k_frac = settings["optimizer"] == "SFW", settings["k_frac"]
     method = settings["optimizer"] + REGIONS.get(settings["constraint"], "")
-    method += (
-        f", K of {k_frac:.0%}" * (k_frac != 0.05 and sfw) + ", SFW-Init" * settings["sfw_init"]
-    )
+    method += f", K of {k_frac:.0%}" * (k_frac != 0.05 and sfw)
+    method += ", SFW-Init" * settings["sfw_init"]
     method += ", pruned steps" * bool(settings["pruned_steps"])
     strength = settings["tau" if sfw else "weight_decay"]
     return [Result(path, method, strength, settings["seed"], settings, accuracies, sizes, origin)]
 
 
 def _of_the_proxy(path: Path, contents: dict, scope: str, origin: dict[str, str]) -> Result:
-    kind, pruning = (float, {"prune_scope": scope})
-    if scope == "N:M":
-        kind, pruning = (str, {"granularity": scope})
-    settings = USUAL | {"images": contents["images"]} | pruning
-    accuracies: dict[str, dict[float | str, float]] = {column: {} for column in COLUMNS}
-    for ratio, pair in contents["accuracies"][scope].items():
-        for column, accuracy in zip(COLUMNS, pair, strict=True):
-            accuracies[column][kind(ratio)] = accuracy
+    kind, asked = (str, "granularity") if scope == "N:M" else (float, "prune_scope")
+    settings = USUAL | {"images": contents["images"], asked: scope}
+    pairs = {kind(ratio): pair for ratio, pair in contents["accuracies"][scope].items()}
+    accuracies = {c: {r: pair[i] for r, pair in pairs.items()} for i, c in enumerate(COLUMNS)}
     method, strength, seed = (contents[name] for name in ("method", "strength", "seed"))
     return Result(path, method, strength, seed, settings, accuracies, {}, origin)
 
@@ -155,8 +150,7 @@ def _of_the_proxy(path: Path, contents: dict, scope: str, origin: dict[str, str]
 def _provenance(path: Path, folder: Path) -> dict[str, str]:
     """What PROVENANCE in the first folder says of this file, a later pattern over an earlier."""
     said, file = {}, folder / path.relative_to(folder).parts[0] / PROVENANCE
+    name = str(path.relative_to(file.parent).with_suffix(""))
     for pattern, facts in json.loads(file.read_text()).items() if file.is_file() else ():
-        said |= (
-            facts if fnmatch(str(path.relative_to(file.parent).with_suffix("")), pattern) else {}
-        )
+        said |= facts if fnmatch(name, pattern) else {}
     return said

@@ -191,8 +191,7 @@ def compare(options: argparse.Namespace) -> None:
     else:
         trained = load_model_file(options.model_path, {})
         config, model = trained.config, trained.model.eval()
-    shape = 1, config.color_channel, config.image_size, config.image_size
-    images = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(1, *config.image_shape, generator=torch.Generator().manual_seed(0))
     options.folder.mkdir(parents=True, exist_ok=True)
     networks = pruned(model, images)
     print(describe("cpu") + "\n")

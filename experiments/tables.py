@@ -94,14 +94,16 @@ def tuning_table(judged: Mapping[str, Mapping[float, float]], column: str = RECA
 
 
 def provenance_table(rows: Rows) -> str:
-    """Where the results of each row come from, as the files PROVENANCE have it."""
-    facts, lines = ("machine", "date", "commit"), []
+    """Where results come from, as the files PROVENANCE have it: a row for each origin."""
+    facts, runs = ("machine", "date", "commit"), {}
     for name, results in rows.items():
         said = [_said(results, fact, "not recorded") for fact in facts]
         seeds = ", ".join(str(seed) for seed in sorted({r.seed for r in results}))
         folders = sorted({str(result.path.relative_to(ROOT).parent) for result in results})
-        lines.append([name, seeds, *said, ", ".join(f"`{folder}/`" for folder in folders)])
-    return markdown(["run", "seeds", *facts, "files"], lines)
+        origin = seeds, *said, ", ".join(f"`{folder}/`" for folder in folders)
+        runs.setdefault(origin, []).append(name)
+    lines = [["; ".join(names), *origin] for origin, names in runs.items()]
+    return markdown(["runs", "seeds", *facts, "files"], lines)
 
 
 def _said(results: Sequence[Result], fact: str, otherwise: str) -> str:

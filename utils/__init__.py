@@ -2,8 +2,10 @@
 
 Imports point downwards only, from each line of this list to those below it:
 
-    train, prune         a training run; pruning and what is reported about it
-    outputs              model files, logs and pictures
+    train                a training run
+    reports              logs, tables and pictures
+    prune                pruning: ranking, allocation, channels, corrections
+    checkpoints          files of networks
     settings             a run's settings, command line and file names
     datasets, compute    data; the device and what is measured of a network
     process              errors, signals, writing files

@@ -168,7 +168,7 @@ def test_an_npz_may_name_its_classes(npz, tmp_path):
 def test_images_that_are_not_square_need_a_size(npz, tmp_path):
     npz((20, 30, 3))
     with pytest.raises(UserError, match="--data pets: its images are not square; give --image_"):
-        describe_own("pets", tmp_path, None)
+        load_dataset("pets", tmp_path)
     data = load_dataset("pets", tmp_path, image_size=10)
     assert data.train_images.shape == (30, 3, 10, 10) and describe_own("pets", tmp_path, 10)
     whole = torch.from_numpy(np.load(tmp_path / "pets.npz")["x_train"]).permute(0, 3, 1, 2)
@@ -217,6 +217,7 @@ BAD_ARRAYS = [
     ({"y_test": np.full(12, 3)}, r"y_test must hold labels 0 ... 2, not 3 ... 3"),
     ({"classes": np.array(["a", "b"])}, "classes must hold the name of each of 3 classes"),
     ({"classes": np.arange(3)}, "classes must hold the name of each"),
+    ({"classes": np.array([["a"], ["b"], ["c"]])}, "classes must hold the name of each"),
 ]
 
 

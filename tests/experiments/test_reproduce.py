@@ -98,9 +98,11 @@ def test_a_correction_is_compared_with_the_uncorrected_networks(run, tmp_path):
     [
         (("--bn_recalibrate", "50"), "--bn_recalibrate: Mlp has no BatchNorm"),
         (("--repair", "5000"), "--repair 5000: there are"),
+        (("--granularity", "channels"), "--granularity channels: is not compared"),
+        (("--granularity", "N:M", "--patterns", "2:7"), "--patterns 2:7: no linear layer"),
     ],
 )
-def test_a_correction_that_cannot_be_is_refused_before_training(run, tmp_path, flags, message):
+def test_what_the_test_would_refuse_is_refused_before_training(run, tmp_path, flags, message):
     assert_refused(run(*flags), f"error: {message}")
     assert list(tmp_path.iterdir()) == []
 

@@ -15,7 +15,7 @@ from utils.datasets import DATASETS
 from utils.datasets.augment import AUGMENTATIONS
 from utils.process.errors import UserError
 from utils.settings.config import Config, with_own_data
-from utils.settings.names import file_name, percent
+from utils.settings.names import file_name, shown
 
 # What changes the trained weights, over what the command line takes.
 SETTINGS = {
@@ -74,6 +74,13 @@ def test_what_is_added_to_a_name_stays_though_it_is_long(start):
     name = file_name(added, start)
     assert name.endswith(end) and len(name.encode()) <= 184
     assert file_name(added, f"{start}2") != name
+
+
+def test_names_with_every_setting_of_pruning_are_short_and_distinct():
+    settings = dict(granularity="channels", round_to=8, channel_score="l2", allocation="uniform")
+    settings |= dict(bn_recalibrate=1000, corrected_only=True, test_precision="bf16")
+    names = [file_name(settings | {"ratios": (r, 0.25, 0.5, 0.625, 0.75)}, "run") for r in (0, 0.1)]
+    assert max(len(name) for name in names) <= 184 and len(set(names)) == 2
 
 
 def test_long_lists_of_ratios_have_short_and_distinct_names():
@@ -209,4 +216,4 @@ def test_every_combination_is_accepted_or_refused_by_rule(optimizer, constraint,
     [(0.0, "0"), (0.29, "29"), (0.995, "99.5"), (0.99999999, "99.999999"), (1e-9, "0.0000001")],
 )
 def test_percentages_are_not_rounded(fraction, text):
-    assert percent(fraction) == text
+    assert shown(fraction) == f"{text}%"

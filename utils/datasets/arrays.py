@@ -22,8 +22,9 @@ def available_memory() -> int | None:
     with contextlib.suppress(OSError, KeyError, ValueError):
         limit = int((CGROUP / "memory.max").read_text())  # "max" without one
         taken = int((CGROUP / "memory.current").read_text())
-        # Pages of files count as taken, but give way.
-        found.append(limit - taken + _table(CGROUP / "memory.stat")["file"])
+        # Pages of files count as taken, but give way; those of shared memory do not.
+        usage = _table(CGROUP / "memory.stat")
+        found.append(limit - taken + usage["file"] - usage["shmem"])
     return min(found, default=None)
 
 
@@ -48,7 +49,7 @@ def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     try:
         with np.load(path, allow_pickle=False) as file:
             yield file
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # a damaged file fails in whatever way its bytes lead to
         reason = f"{type(error).__name__}: {error}"
@@ -104,14 +105,15 @@ def check_own_arrays(arrays: Arrays, source: Path, known: Sequence[str]) -> list
         shape = ("height", "width", "1 or 3")  # for the message: no array has this shape
     names = arrays.pop("classes", np.array(known) if first == "test" else None)
     count = int(labels.max()) + 1 if labels.dtype.kind in "iu" and labels.size else 1
-    check_arrays(arrays, shape, count if first == "train" else names.size, source)
+    count = names.size if first == "test" else count
+    check_arrays(arrays, shape, count, source)
     if first == "train" and not 1 < count == len(np.unique(labels)):
         raise UserError(
             f"{source}: y_train has {len(np.unique(labels))} different labels up to {count - 1};"
             " number the classes 0, 1, 2 ...; two are needed"
         )
     names = np.arange(count).astype(str) if names is None else names
-    if names.dtype.kind != "U" or (first == "train" and names.shape != (count,)):
+    if names.dtype.kind != "U" or names.shape != (count,):
         raise UserError(
             f"{source}: classes must hold the name of each of {count} classes, not {names.dtype}"
             f" {names.shape}; replace or remove it"

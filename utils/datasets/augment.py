@@ -14,11 +14,6 @@ CROP_PADDING = 4
 CROP_CANDIDATES = 10
 
 
-def no_augmentation(images: Tensor, generator: Generator) -> Tensor:
-    """The images as they are."""
-    return images
-
-
 def crop_and_flip(images: Tensor, generator: Generator) -> Tensor:
     """Pad by 4 black pixels, crop to the original size at random, flip left to right or not."""
     count, _, height, width = images.shape
@@ -35,14 +30,13 @@ def resized_crop_and_flip(images: Tensor, generator: Generator, side: int = 32) 
 
     This is Inception's augmentation (Szegedy et al., CVPR 2015).
     """
-    tops, lefts, heights, widths = _draw_crops(images, generator)
-    return _flip_some(resize_crops(images, tops, lefts, heights, widths, side), generator)
+    return _flip_some(resize_crops(images, *_draw_crops(images, generator), side), generator)
 
 
 # By the names of --augment. The last one returns images of the side that it is given, the others
 # those of the images' own.
 AUGMENTATIONS = {
-    "none": no_augmentation,
+    "none": None,
     "crop_flip": crop_and_flip,
     "resized_crop_flip": resized_crop_and_flip,
 }

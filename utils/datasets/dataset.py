@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from utils.datasets.arrays import Arrays, check_arrays, check_memory
 from utils.datasets.augment import AUGMENTATIONS, resized_crop_and_flip
 from utils.datasets.batches import Augmentation, Batches
-from utils.datasets.builtin import DATASETS, DatasetInfo
+from utils.datasets.builtin import DATASETS
 from utils.datasets.images import central_square
 from utils.datasets.own import OwnData, info_of, read_own
 from utils.datasets.packed import read_packed
@@ -32,7 +32,7 @@ class Dataset:
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    augment: Augmentation
+    augment: Augmentation | None
 
     @property
     def color_channel(self) -> int:
@@ -92,7 +92,23 @@ def load_dataset(
         if known:
             _compare(found, known, f"--data {name}: {data_dir}", test_fraction)
         info, resize = info_of(known or found), True
-    return _fitted(arrays, info, data_dir, color_channel, image_size, augment, resize)
+    channels = color_channel or info.channels
+    side, tensors = image_size or info.input_side or info.side, {}
+    augment, fit = augment or info.augment, _resized if resize else _fit
+    for split in ("train", "test"):
+        check_memory(len(arrays[f"x_{split}"]) * channels * side**2, data_dir)
+        pixels = np.ascontiguousarray(arrays.pop(f"x_{split}").transpose(0, 3, 1, 2))
+        images = torch.from_numpy(pixels)
+        # An augmentation that resizes does it from the full images.
+        if split == "test" or augment != "resized_crop_flip":
+            images = fit(images, side)
+        tensors[f"{split}_images"] = _set_channels(images, channels)
+        tensors[f"{split}_labels"] = torch.from_numpy(arrays[f"y_{split}"].astype(np.int64))
+    mean, std = (_channel_statistics(values, channels) for values in (info.mean, info.std))
+    function = AUGMENTATIONS[augment]
+    if augment == "resized_crop_flip":
+        function = partial(resized_crop_and_flip, side=side)
+    return Dataset(**tensors, classes=info.classes, mean=mean, std=std, augment=function)
 
 
 def _read(name: str, data_dir: Path) -> Arrays:
@@ -120,35 +136,6 @@ def _compare(found: OwnData, known: OwnData, where: str, test_fraction: float) -
     if found != known:
         again = "; --test_fraction may choose test images that it was trained on"
         warn(text + again * (test_fraction > 0))
-
-
-def _fitted(
-    arrays: Arrays,
-    info: DatasetInfo,
-    data_dir: Path,
-    color_channel: int | None,
-    image_size: int | None,
-    augment: str | None,
-    resize: bool,
-) -> Dataset:
-    """The data set of these arrays, which are used up, with images as a network takes them."""
-    channels = color_channel or info.channels
-    side, tensors = image_size or info.input_side or info.side, {}
-    augment, fit = augment or info.augment, _resized if resize else _fit
-    for split in ("train", "test"):
-        check_memory(len(arrays[f"x_{split}"]) * channels * side**2, data_dir)
-        pixels = np.ascontiguousarray(arrays.pop(f"x_{split}").transpose(0, 3, 1, 2))
-        images = torch.from_numpy(pixels)
-        # An augmentation that resizes does it from the full images.
-        if split == "test" or augment != "resized_crop_flip":
-            images = fit(images, side)
-        tensors[f"{split}_images"] = _set_channels(images, channels)
-        tensors[f"{split}_labels"] = torch.from_numpy(arrays[f"y_{split}"].astype(np.int64))
-    mean, std = (_channel_statistics(values, channels) for values in (info.mean, info.std))
-    function = AUGMENTATIONS[augment]
-    if augment == "resized_crop_flip":
-        function = partial(resized_crop_and_flip, side=side)
-    return Dataset(**tensors, classes=info.classes, mean=mean, std=std, augment=function)
 
 
 def _fit(images: Tensor, side: int) -> Tensor:

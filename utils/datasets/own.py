@@ -68,10 +68,7 @@ def describe_own(
     name: str, data_dir: Path, image_size: int | None, test_fraction: float = 0
 ) -> OwnData:
     """What is known of the data set of one's own called `name`; raises UserError as `read_own`."""
-    _, found = read_own(name, Path(data_dir).absolute(), image_size, test_fraction)
-    if found.side is None and image_size is None:
-        raise UserError(f"--data {name}: its images are not square; give --image_size")
-    return found
+    return read_own(name, Path(data_dir).absolute(), image_size, test_fraction)[1]
 
 
 def read_own(
@@ -106,7 +103,10 @@ def read_own(
     classes = check_own_arrays(arrays, place, known.classes if known else ())
     if "x_test" not in arrays:
         split_off(arrays, test_fraction, classes, place)
-    return arrays, _describe(arrays, classes, place, known)
+    own = _describe(arrays, classes, place, known)
+    if own.side is None and image_size is None:
+        raise UserError(f"--data {name}: its images are not square; give --image_size")
+    return arrays, own
 
 
 def _describe(

@@ -1,4 +1,4 @@
-"""Pruning: ranking, allocation, corrections, reports and comparisons."""
+"""Pruning: ranking, allocation, patterns, channels and corrections."""
 
 from utils.checkpoints.trained_model import load_pruned
 from utils.prune.weights.ranking import global_prune

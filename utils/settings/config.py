@@ -40,12 +40,6 @@ PRECISIONS = ("fp32", "bf16")
 LARGEST_SIDE = 4096  # of images, in pixels
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"  # wherever the scripts are started
 
-MODE_HELP = (
-    "how --tau sets the size of a region. initialization: its L2 diameter is 2 tau times the"
-    " tensor's mean L2 norm at initialization; diameter: its L2 diameter is tau; radius: its radius"
-    " is tau; None: there is no region, as with --constraint unconstraints"
-)
-
 
 @dataclass(frozen=True)
 class Config:
@@ -102,7 +96,10 @@ class Config:
         allowed=Range(0, 1, excluded=(0,)))
     tau: float = setting(15.0, "method", "size of the region, as --mode says", allowed=POSITIVE)
     mode: str | None = setting(
-        "initialization", "method", MODE_HELP, type=none_or_text, choices=MODES)
+        "initialization", "method", "how --tau sets the size of a region. initialization: its L2"
+        " diameter is 2 tau times the tensor's mean L2 norm at initialization; diameter: its L2"
+        " diameter is tau; radius: its radius is tau; None: there is no region, as with"
+        " --constraint unconstraints", type=none_or_text, choices=MODES)
     rescale: str | None = setting(
         "gradient", "method", "SFW's step size alpha, between 0 and 1, is lr times"
         " ||m|| / ||theta - v|| (gradient), 1 / diameter, or 1 (None)", type=none_or_text,
@@ -278,8 +275,7 @@ def defaults_beside(known: Mapping[str, Any]) -> dict[str, Any]:
     """
     defaults = {name: f.default for name, f in FIELDS.items() if f.default is not None}
     defaults |= OPTIMIZERS.get(known.get("optimizer"), {})
-    constraint = known.get("constraint")
-    constraint = defaults.get("constraint") if constraint is None else constraint
+    constraint = known.get("constraint") or defaults.get("constraint")
     if constraint is None:
         del defaults["mode"]
     elif constraint == NO_REGION:
@@ -288,7 +284,6 @@ def defaults_beside(known: Mapping[str, Any]) -> dict[str, Any]:
     info = DATASETS.get(data) if own_data is None else info_of(OwnData.of(own_data))
     if info is None or arch is None:
         return defaults
-    side = info.side
-    if own_data is None:
-        side = architecture(arch).image_size or info.input_side or side
+    side = None if own_data else architecture(arch).image_size or info.input_side
+    side = side or info.side
     return defaults | dict(color_channel=info.channels, image_size=side, augment=info.augment)

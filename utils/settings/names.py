@@ -21,6 +21,8 @@ def file_name(parts: dict[str, Any], start: str | None = None) -> str:
     name = "_".join(spelled if start is None else [start, *spelled])
     if len(name.encode()) > 184:
         end = "" if start is None else "_".join(["", *spelled])
+        if len(end) > 160:  # so many parts are cut with the rest
+            end = ""
         beginning = name.encode()[: 160 - len(end)].decode(errors="ignore")
         name = f"{beginning}_sha256={hashlib.sha256(name.encode()).hexdigest()[:16]}{end}"
     return name
@@ -43,15 +45,12 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def percent(fraction: float) -> str:
-    """A fraction as a number of per cent that is not rounded: 0.99999999 is 99.999999."""
-    text = f"{100 * Decimal(plain(fraction)):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
 def shown(ratio: float | str) -> str:
-    """A ratio as a percentage, or a pattern N:M as it is."""
-    return ratio if isinstance(ratio, str) else f"{percent(ratio)}%"
+    """A ratio as a percentage that is not rounded, as 99.999999%, or a pattern N:M as it is."""
+    if isinstance(ratio, str):
+        return ratio
+    text = f"{100 * Decimal(plain(ratio)):f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + "%"
 
 
 def results_line(**files: Path) -> str:
