@@ -35,12 +35,13 @@ from utils.process.errors import (
     notify,
     reason,
     require,
+    say,
     warn,
 )
 from utils.process.writing import check_writable
 from utils.prune.channels.measure import measured, training_images
 from utils.prune.channels.slicing import ChannelRanking
-from utils.prune.config import PruneConfig
+from utils.prune.config import CORRECTIONS, PruneConfig
 from utils.prune.corrections.correction import Correction, build_correction
 from utils.prune.corrections.recalibrate import note_stale_statistics
 from utils.prune.weights.patterns import DENSE, PatternRanking
@@ -92,9 +93,9 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
             accuracy = result.accuracies["accuracy"].percent
             note_stale_statistics(config, model, dataset, trained.train_accuracy, accuracy)
     report.save()
-    print("\n" + results_line(picture=report.picture))
+    say("\n" + results_line(picture=report.picture))
     if prune.save_pruned:
-        print(f"Pruned models: {trained.files.model.parent}/")
+        say(f"Pruned models: {trained.files.model.parent}/")
     wanted = len(prune.save_pruned) * len(prune.pruned_format)
     if sum(len(r.sizes) for r in report.results) < wanted:
         raise RunError("--save_pruned: some files could not be written; the warnings say why")
@@ -190,7 +191,7 @@ def tester(
             accuracies["accuracy"] = evaluate(pruned, batches, config.precision)
         if correction is not None:
             correction(pruned)
-            accuracies[prune.correction_column] = evaluate(pruned, batches, config.precision)
+            accuracies[CORRECTIONS[prune.correction]] = evaluate(pruned, batches, config.precision)
         if ratio not in prune.save_pruned:
             return accuracies, {}
         *_, accuracy = accuracies.values()
@@ -215,10 +216,8 @@ def save(
     A format that cannot be written gets a warning, and has no size.
     """
     images = InputImages(dataset.color_channel, dataset.image_size, dataset.mean, dataset.std)
-    sizes, checks = {}, ()
-    pruning = metadata["pruning"]
-    if pruning["granularity"] == "N:M":
-        checks = (partial(check_pattern, model=model, pattern=pruning["sparsity"]),)
+    sizes, ratio = {}, metadata["pruning"]["sparsity"]
+    checks = [partial(check_pattern, model=model, pattern=ratio)] if isinstance(ratio, str) else []
     for name, file in paths.items():
         try:
             write_pruned(file, name, model, images, metadata, *checks)

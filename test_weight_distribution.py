@@ -31,10 +31,8 @@ def test(trained: TrainedModel) -> None:
     log.add(configuration_line(config, trained.training_known))
     count = sum(p.numel() for p in model.parameters())
     rows = []
-    training = (
-        f"trained on {config.data}" if trained.training_known else "training settings unknown"
-    )
-    print(f"{config.arch} with {count:,} parameters, {training}\n")
+    how = f"trained on {config.data}" if trained.training_known else "training settings unknown"
+    print(f"{config.arch} with {count:,} parameters, {how}\n")
     print(f"{'magnitude':>10}  {'parameters':>12}  {'share':>8}")
     for threshold, above in zip(THRESHOLDS, count_above(model), strict=True):
         log.add(f"Number of weights >{plain(threshold)}: {above}")

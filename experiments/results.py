@@ -149,8 +149,8 @@ def _of_the_proxy(path: Path, contents: dict, scope: str, origin: dict[str, str]
 
 def _provenance(path: Path, folder: Path) -> dict[str, str]:
     """What PROVENANCE in the first folder says of this file, a later pattern over an earlier."""
-    said, file = {}, folder / path.relative_to(folder).parts[0] / PROVENANCE
-    name = str(path.relative_to(file.parent).with_suffix(""))
+    first, *rest = path.relative_to(folder).with_suffix("").parts
+    said, file, name = {}, folder / first / PROVENANCE, "/".join(rest)
     for pattern, facts in json.loads(file.read_text()).items() if file.is_file() else ():
         said |= facts if fnmatch(name, pattern) else {}
     return said

@@ -160,14 +160,14 @@ def test_uniform_allocation_takes_the_same_fraction_of_every_group():
     assert max(left) - min(left) <= 1 / 4  # the narrowest layers have four channels
 
 
-@pytest.mark.parametrize("round_to", [3, 4])
-def test_layers_keep_a_multiple_of_channels_or_all(round_to):
-    ranking, images = small("residual", round_to=round_to)
+@pytest.mark.parametrize(("name", "round_to"), [("residual", 3), ("residual", 4), ("joined", 4)])
+def test_layers_keep_a_multiple_of_channels_or_all(name, round_to):
+    ranking, images = small(name, round_to=round_to)
     dense = channels_by_layer(ranking.model)
     for ratio in (0.3, 0.6, 0.99):
         sliced, removed = ranking.slice(ratio)
-        for name, channels in channels_by_layer(sliced).items():
-            assert channels % round_to == 0 or channels == dense[name], name
+        for layer, channels in channels_by_layer(sliced).items():
+            assert channels % round_to == 0 or channels == dense[layer], layer
         assert removed >= ratio or removed == ranking.fraction(len(ranking.order))
         assert sliced(images).shape == (2, 5)
 

@@ -8,7 +8,7 @@ from runs import DIGITS, assert_refused, read_csv
 
 from utils.checkpoints.trained_model import TrainedModel
 from utils.compute.measure import Accuracy
-from utils.prune.config import PruneConfig
+from utils.prune.config import CORRECTIONS, PruneConfig
 from utils.prune.weights.ranking import RATIOS
 from utils.reports.comparison import heading_of, labels_of, read_curves, read_runs
 from utils.reports.report import Report, Result
@@ -31,7 +31,7 @@ def table(tmp_path):
         if not known:
             training = {name: training[name] for name in training.keys() & OF_TEST}
         trained = TrainedModel(None, config, files, f"{name}.pt", training, before)
-        columns = {"accuracy": accuracy, prune.correction_column: corrected}
+        columns = {"accuracy": accuracy, CORRECTIONS.get(prune.correction): corrected}
         accuracies = {
             column: value if isinstance(value, Accuracy) else Accuracy(value)
             for column, value in columns.items()

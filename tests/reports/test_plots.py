@@ -102,7 +102,17 @@ def test_the_heading_stands_above_and_below_and_is_no_formula(curves_of):
 
 def test_no_accuracy_is_called_that_of_the_dense_network_unless_it_is(curves_of):
     assert legend_of(curves_of(one([90.0, 80.0], [0.9, 0.99]))) == ["as pruned"]
-    assert legend_of(curves_of(one([90.0, 80.0], [0, 0.99]))) == ["dense: 90.00 %", "as pruned"]
+    dense = legend_of(curves_of(one([90.0, 80.0], [0, 0.99])))
+    assert dense == ["nothing removed: 90.00 %", "as pruned"]
+    assert legend_of(curves_of(one([None, 80.0], [0, 0.99])))[0] == "as pruned"
+
+
+def test_patterns_stand_in_order_though_curves_have_some_of_them(curves_of):
+    accuracies = {"dense": 90.0, "2:4": 80.0, "4:8": 85.0, "1:4": 70.0}
+    few, all_ = (dict(list(accuracies.items())[::step]) for step in (3, 1))
+    axes = curves_of({("few", AS_PRUNED): [few], ("all", AS_PRUNED): [all_]})
+    axes.figure.canvas.draw()
+    assert [text.get_text() for text in axes.get_xticklabels()] == [*accuracies]
 
 
 def test_a_curve_without_differences_is_drawn(curves_of):

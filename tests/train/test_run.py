@@ -38,6 +38,20 @@ def test_training_goes_on_when_the_reader_of_its_output_has_gone(tmp_path, train
     assert_same_weights(tmp_path / "unwatched", trained)
 
 
+def test_a_test_goes_on_when_the_reader_of_its_output_has_gone(trained):
+    flags = [*DIGITS, "--ratios", "0", "0.5", "--output_dir", str(trained)]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "test_prune.py"), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read().startswith("warning: standard output cannot be written")
+    assert process.wait() == 0
+    assert (trained / "saved_logs" / "SFW_prune_test" / f"{RUN}_ratios=0,0.5.csv").is_file()
+
+
 def test_training_goes_on_with_standard_error_closed(tmp_path, trained):
     line = " ".join(["exec", *command(tmp_path / "unwatched"), "2>&-"])
     process = subprocess.run(["sh", "-c", line], capture_output=True, text=True)

@@ -87,15 +87,14 @@ def load_model_file(path: Path, explicit: Mapping[str, Any]) -> TrainedModel:
     settings, files = identifying_settings(config), config.files
     if not training_known(stored or {}):
         settings = {name: value for name, value in settings.items() if name in OF_TEST}
+    source = path.name.encode(errors="replace").decode()  # bytes that are no text become "?"
     if stored is None or pruning is not None or "optimizer" in contents:  # of a resume file
         digest = hashlib.sha256(path.read_bytes() + config.run_name.encode()).hexdigest()
-        stem = path.stem.encode(errors="replace").decode()  # bytes that are no text become "?"
-        files = replace(files, run=file_name({"sha256": digest[:16]}, stem))
+        files = replace(files, run=file_name({"sha256": digest[:16]}, Path(source).stem))
     metrics = {} if stored is None else contents.get("metrics", {})
-    accuracies = metrics.get("train_accuracy", [])  # none before the end of the first epoch
-    last = accuracies[-1] if accuracies else None
+    *_, last = None, *metrics.get("train_accuracy", [])  # none before the end of the first epoch
     model = build_network(path, contents, config)
-    return TrainedModel(model, config, files, path.name, settings, pruning, last)
+    return TrainedModel(model, config, files, source, settings, pruning, last)
 
 
 def load_pruned(path: str | Path, arch: str | None = None) -> nn.Module:

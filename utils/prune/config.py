@@ -10,12 +10,12 @@ from utils.checkpoints.formats import FORMATS
 from utils.process.errors import UserError
 from utils.prune.channels.scores import SCORES
 from utils.prune.weights.allocation import ALLOCATIONS, SCOPES
-from utils.prune.weights.patterns import DENSE, is_pattern, removed_share
+from utils.prune.weights.patterns import DENSE, by_removed, is_pattern
 from utils.prune.weights.ranking import RATIOS
 from utils.settings.config import PRECISIONS
 from utils.settings.fields import (
     COUNT,
-    LARGEST_INT,
+    NOT_NEGATIVE,
     Range,
     check_values,
     differing,
@@ -74,13 +74,11 @@ class PruneConfig:
         " weights: the weights alone, without biases and BatchNorm", choices=SCOPES)
     bn_recalibrate: int = setting(
         0, "pruning", "re-estimate BatchNorm statistics on N training images, for example"
-        " 1000, and test each pruned network also with these; 0 is off",
-        type=int, allowed=Range(0, LARGEST_INT))
+        " 1000, and test each pruned network also with these; 0 is off", allowed=NOT_NEGATIVE)
     repair: int = setting(
         0, "pruning", "for networks without BatchNorm: restore the mean and standard deviation of"
         " each layer's outputs on N training images, for example 1000, and test each pruned network"
-        " also with these; 0 is off",
-        type=int, allowed=Range(0, LARGEST_INT))
+        " also with these; 0 is off", allowed=NOT_NEGATIVE)
     corrected_only: bool = setting(
         False, "pruning", "with --bn_recalibrate or --repair: leave out the test of each network as"
         " pruned, which takes as long as that of the corrected one", choices=(False, True))
@@ -112,16 +110,15 @@ class PruneConfig:
     def __post_init__(self) -> None:
         check_values(self)
         self._check_granularity()
-        if getattr(self, self.listed) is None:
-            object.__setattr__(self, self.listed, GRANULARITIES[self.granularity])
         if self.bn_recalibrate == 1:
             raise UserError("--bn_recalibrate 1: an image has no variance; 1000 are enough")
         if self.corrected_only and self.correction is None:
             raise UserError(
                 "--corrected_only: nothing is corrected; add --bn_recalibrate or --repair"
             )
-        for name in (self.listed, "save_pruned"):
-            object.__setattr__(self, name, _sorted(getattr(self, name)))
+        listed = getattr(self, self.listed) or GRANULARITIES[self.granularity]
+        object.__setattr__(self, self.listed, _sorted(listed))
+        object.__setattr__(self, "save_pruned", _sorted(self.save_pruned))
         if self.pruned_format != DEFAULTS["pruned_format"] and not self.save_pruned:
             raise UserError("--pruned_format: nothing is saved without --save_pruned; give ratios")
         object.__setattr__(self, "pruned_format", tuple(dict.fromkeys(self.pruned_format)))
@@ -166,11 +163,6 @@ class PruneConfig:
         """The flag of the correction that is switched on, or None."""
         return next((flag for flag in CORRECTIONS if getattr(self, flag)), None)
 
-    @property
-    def correction_column(self) -> str | None:
-        """The name of the column of accuracies after the correction, or None."""
-        return CORRECTIONS.get(self.correction)
-
     def in_name(self, ratios: bool = True) -> dict[str, Any]:
         """The settings, by name, that affect the results and are not at their defaults.
 
@@ -178,8 +170,7 @@ class PruneConfig:
         """
         defaults = DEFAULTS | {self.listed: GRANULARITIES[self.granularity]}
         listed = {self.listed: getattr(self, self.listed)} if ratios else {}
-        settings = identifying_settings(self) | listed
-        return differing(settings, defaults)
+        return differing(identifying_settings(self) | listed, defaults)
 
     def files(self, unpruned: RunFiles) -> RunFiles:
         """The paths of results: `unpruned`, with the settings of `in_name` added to the name."""
@@ -189,14 +180,13 @@ class PruneConfig:
         """By format, the path of the network pruned at `ratio`; other ratios do not change it."""
         name = file_name(self.in_name(ratios=False), unpruned.run)
         files = dataclasses.replace(unpruned, run=name)
-        suffixes = {name: FORMATS[name].suffix for name in self.pruned_format}
-        return {name: files.pruned(plain(ratio), suffix) for name, suffix in suffixes.items()}
+        return {f: files.pruned(plain(ratio), FORMATS[f].suffix) for f in self.pruned_format}
 
 
 def _sorted(ratios: Sequence[float | str]) -> tuple[float | str, ...]:
     """Ratios or patterns, each once, ascending in what they remove; of -0 and 0, 0."""
     if any(isinstance(ratio, str) for ratio in ratios):
-        return tuple(sorted(set(ratios), key=lambda p: (removed_share(p), len(p), p)))
+        return tuple(by_removed(ratios))
     return tuple(sorted({abs(float(ratio)) for ratio in ratios}))
 
 

@@ -22,7 +22,7 @@ from utils.settings.names import RunFiles, file_name, plain, results_line, shown
 
 # The ratios that a comparison prints if all of its tables have them.
 SHOWN = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
-PRUNED_BEFORE = "pruned_before"  # the sparsity of a model that was already pruned, or "None"
+PRUNED_BEFORE = "pruned_before"  # how a model was pruned before, or "None"
 PRUNING = tuple(identifying_settings(PruneConfig()))
 OF_PRUNING = (*PRUNING, PRUNED_BEFORE)
 # By method and column, the accuracies of each run, by ratio.
@@ -117,7 +117,9 @@ def read_curves(table: Path, number: int = 1) -> list[Curve]:
         if model_file is not None:
             training = {name: training[name] for name in stored["training"]}
         known = training | identifying_settings(PruneConfig(**stored["pruning"]))
-        known[PRUNED_BEFORE] = (stored["pruned_before"] or {}).get("sparsity")
+        before = stored["pruned_before"] or {}
+        words = [f"{name} {plain(value)}" for name, value in differing(before, DEFAULTS).items()]
+        known[PRUNED_BEFORE] = ", ".join([plain(before.get("sparsity")), *words])
     except (OSError, UserError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path}: does not hold the settings of {table.name} ({error}); run test_prune.py again"

@@ -1,7 +1,6 @@
 """What stands above a picture, for people to read, and in small letters below it."""
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from utils.checkpoints.trained_model import TrainedModel
@@ -26,10 +25,16 @@ PHRASES = {
     "test_fraction": "{} of the images for testing",
     "lr": "learning rate {}",
     "lr_scheme": "schedule {}",
+    "test_precision": "tested in {}",
     "bn_recalibrate": "recalibrated on {} images",
     "repair": "repaired on {} images",
 }
-NAMES = {"sfw_init": "SFW-Init", "k_sparseness": "K at least", "k_frac": "K fraction"}
+NAMES = {
+    "sfw_init": "SFW-Init",
+    "test_precision": "a test precision of its own",
+    "k_sparseness": "K at least",
+    "k_frac": "K fraction",
+}
 
 
 class Heading(NamedTuple):
@@ -41,7 +46,7 @@ class Heading(NamedTuple):
 
 def heading(
     training: Mapping[str, Any],
-    further: Mapping[str, Any] = MappingProxyType({}),
+    further: Mapping[str, Any] = {},
     remarks: Sequence[str] = (),
 ) -> Heading:
     """The heading of a picture of one run, or of several with these settings in common.
@@ -62,7 +67,7 @@ def heading(
     return Heading(title, ",  ".join(text.replace(" ", "\u00a0") for text in settings))
 
 
-def heading_of(trained: TrainedModel, pruning: Mapping[str, Any] = MappingProxyType({})) -> Heading:
+def heading_of(trained: TrainedModel, pruning: Mapping[str, Any] = {}) -> Heading:
     """The heading of a picture of the model, pruned with these settings if there are some."""
     remarks = []
     if trained.pruned_before is not None and "sparsity" in trained.pruned_before:

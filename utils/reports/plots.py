@@ -18,7 +18,7 @@ from utils.compute.measure import BINS_PER_DECADE, log_magnitudes, zeros_by_para
 from utils.process.errors import RunError
 from utils.process.writing import atomic_write
 from utils.prune.channels.measure import BATCHES
-from utils.prune.weights.patterns import DENSE
+from utils.prune.weights.patterns import DENSE, by_removed
 from utils.reports.headings import Heading
 from utils.settings.names import shown
 
@@ -108,6 +108,8 @@ def _draw_accuracies(axes: "Axes", curves: Curves, removed: str) -> None:
     of_method = dict(zip(methods, looks))  # noqa: B905 - the looks have no end
     drawn = [ratio for runs in curves.values() for run in runs for ratio in run]
     of_patterns = isinstance(drawn[0], str)
+    if of_patterns:  # otherwise they would stand in the order in which the curves have them
+        axes.xaxis.update_units(by_removed(drawn))
     for (method, column), runs in curves.items():
         ratios = [ratio for ratio in runs[0] if all(ratio in run for run in runs)]
         left = ratios if of_patterns else [100 * (1 - ratio) for ratio in ratios]
@@ -116,9 +118,11 @@ def _draw_accuracies(axes: "Axes", curves: Curves, removed: str) -> None:
         style = "--" if column == AS_PRUNED else "-"
         axes.plot(left, values.mean(0), style, color=colour, marker=marker, markersize=4)
         axes.fill_between(left, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
-        if len(methods) == 1 and column == AS_PRUNED and ratios[0] in (0, DENSE):
+        is_whole = ratios[0] in (0, DENSE) and np.isfinite(values[:, 0]).all()
+        if len(methods) == 1 and column == AS_PRUNED and is_whole:
             dense = values[:, 0].mean()
-            axes.axhline(dense, color="0.6", linestyle=":", label=f"dense: {dense:.2f} %")
+            label = f"nothing removed: {dense:.2f} %"
+            axes.axhline(dense, color="0.6", linestyle=":", label=label)
     low, high = axes.get_ylim()  # tenths of a point are not to fill the picture
     axes.set_ylim(low - 0.5, high + 0.5)
     if not of_patterns:
@@ -194,12 +198,11 @@ def plot_layer_sparsity(
     values = np.array(list(left.values()))
     figure = new_figure(9, 1.8 + 0.16 * len(left))
     axes = figure.subplots()
-    least = min(values[values > 0].min(initial=0.1), 0.1)
+    least = values[values > 0].min(initial=0.1)
     mesh = axes.pcolormesh(values, cmap="viridis", norm=LogNorm(least, 1))
     rows, columns = np.nonzero(values == 0)
     axes.plot(columns + 0.5, rows + 0.5, "x", color="black", markersize=4)
-    ticks = [shown(ratio) for ratio in ratios]
-    axes.set_xticks(np.arange(len(ratios)) + 0.5, ticks, fontsize=7, rotation=90)
+    axes.set_xticks(np.arange(len(ratios)) + 0.5, [*map(shown, ratios)], fontsize=7, rotation=90)
     axes.set_xlabel("weights removed from the network")
     _name_rows(axes, list(left))
     figure.colorbar(mesh, ax=axes, label="fraction left (cross: none)", pad=0.01)

@@ -2,15 +2,14 @@
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from utils.checkpoints.trained_model import TrainedModel
 from utils.compute.measure import Accuracy, channels_by_layer, zeros_by_parameter
-from utils.process.errors import warn
+from utils.process.errors import say, warn
 from utils.process.writing import atomic_write
 from utils.prune.channels.measure import BATCHES
-from utils.prune.config import PruneConfig
+from utils.prune.config import CORRECTIONS, PruneConfig
 from utils.reports.headings import heading_of
 from utils.reports.logs import TextLog, configuration_line, prune_line, pruning_line, write_csv
 from utils.reports.plots import (
@@ -38,11 +37,6 @@ class Result:
     accuracies: dict[str, Accuracy]  # by column: as pruned and, if there is one, corrected
     sizes: dict[str, int] = field(default_factory=dict)  # of its files, in bytes, by format
 
-    @property
-    def removed(self) -> float | str:
-        """The fraction of the entries, the pattern or, of channels, that of the multiply-adds."""
-        return self.measures["removed"] if "multiply_adds" in self.measures else self.ratio
-
 
 class Layout(NamedTuple):
     """In what the reports of the granularities differ."""
@@ -54,31 +48,19 @@ class Layout(NamedTuple):
 
 
 TIMES = "{{milliseconds_{0}:.2f}} ({{dense_milliseconds_{0}:.2f}})"
+REMOVED, REMAINING = {"removed": "{removed:.1%}"}, {"remaining": "{remaining:,}"}
+OF_SLICED = {
+    **REMOVED,
+    "multiply-adds": "{multiply_adds:,}",
+    "channels": "{channels:,}",
+    "parameters": "{parameters:,}",
+    **{f"ms, batch {n} (dense)": TIMES.format(n) for n in BATCHES},
+}
+ZEROS = ("parameter", "entries", "zeros")
 LAYOUTS = {
-    "weights": Layout(
-        "sparsity",
-        "pruned by magnitude",
-        {"remaining": "{remaining:,}"},
-        ("parameter", "entries", "zeros"),
-    ),
-    "N:M": Layout(
-        "pattern",
-        "pruned to patterns",
-        {"removed": "{removed:.1%}", "remaining": "{remaining:,}"},
-        ("parameter", "entries", "zeros"),
-    ),
-    "channels": Layout(
-        "ratio",
-        "sliced",
-        {
-            "removed": "{removed:.1%}",
-            "multiply-adds": "{multiply_adds:,}",
-            "channels": "{channels:,}",
-            "parameters": "{parameters:,}",
-            **{f"ms, batch {n} (dense)": TIMES.format(n) for n in BATCHES},
-        },
-        ("layer", "dense_channels", "channels"),
-    ),
+    "weights": Layout("sparsity", "pruned by magnitude", REMAINING, ZEROS),
+    "N:M": Layout("pattern", "pruned to patterns", REMOVED | REMAINING, ZEROS),
+    "channels": Layout("ratio", "sliced", OF_SLICED, ("layer", "dense_channels", "channels")),
 }
 
 
@@ -97,14 +79,10 @@ class Report:
         self.table, self.picture = files.prune_test(".csv"), files.prune_test(files.figures)
         of_layers = files.layer_widths if self.of_channels else files.layer_sparsity
         self.layer_table, self.heat_map = of_layers(".csv"), of_layers(files.figures)
-
-    @property
-    def paths(self) -> list[Path]:
-        paths = [self.log.path, self.table, self.settings, self.picture, self.layer_table]
-        paths += [] if self.of_channels else [self.heat_map]
-        for ratio in self.prune.save_pruned:
-            paths += self.prune.pruned_files(self.trained.files, ratio).values()
-        return paths
+        self.paths = [self.log.path, self.table, self.settings, self.picture, self.layer_table]
+        self.paths += [] if self.of_channels else [self.heat_map]
+        for ratio in prune.save_pruned:
+            self.paths += prune.pruned_files(trained.files, ratio).values()
 
     def begin(self) -> None:
         """Print which network it is, how it is pruned, and the heads of the columns."""
@@ -112,16 +90,16 @@ class Report:
         count = sum(p.numel() for p in model.parameters())
         how = [self.layout.how, *(f"{n} {plain(value)}" for n, value in prune.in_name().items())]
         config = trained.config
-        print(f"{config.arch} with {count:,} parameters on {config.data}, {', '.join(how)}")
+        say(f"{config.arch} with {count:,} parameters on {config.data}, {', '.join(how)}")
         if not trained.training_known:
-            print(f"Training settings unknown: {trained.source} does not state them")
+            say(f"Training settings unknown: {trained.source} does not state them")
         if trained.pruned_before is not None:
             zeros = sum(zeros_by_parameter(model).values())
-            print(f"It is pruned already: {count - zeros:,} of its parameters are left")
+            say(f"It is pruned already: {count - zeros:,} of its parameters are left")
         heads = [f"{self.layout.ratio:>8}", *(f"{head:>12}" for head in self.layout.printed)]
         heads += [] if prune.corrected_only else [f"{'accuracy':>8}"]
-        heads += [f"{prune.correction_column:>12}"] if prune.correction else []
-        print("\n" + "  ".join([*heads, *(["file"] if prune.save_pruned else [])]))
+        heads += [f"{CORRECTIONS[prune.correction]:>12}"] if prune.correction else []
+        say("\n" + "  ".join([*heads, *(["file"] if prune.save_pruned else [])]))
 
     def add(self, result: Result) -> None:
         """Print a line on a pruned network."""
@@ -141,7 +119,7 @@ class Report:
                 where = f", first in layer {accuracy.layer}" if accuracy.layer else ""
                 images = f"outputs of {accuracy.not_finite:,} images are not finite"
                 cells.append(f"{column}: {images}{where}")
-        print("  ".join(cells), flush=True)
+        say("  ".join(cells))
 
     def save(self) -> None:
         """Write log, tables and pictures, and warn of parameters that pruning emptied.
@@ -213,12 +191,12 @@ class Report:
     def _draw(self, whole: dict[str, int]) -> None:
         """Accuracy against what is removed and, of weights, how much each of `whole` keeps."""
         results, above = self.results, heading_of(self.trained, self.prune.in_name(ratios=False))
-        curves: Curves = {
-            ("", AS_PRUNED if column == "accuracy" else column): [
-                {r.removed: r.accuracies[column].percent for r in results}
-            ]
-            for column in results[0].accuracies
-        }
+        removed = [r.measures["removed"] if self.of_channels else r.ratio for r in results]
+        curves: Curves = {}
+        for column in results[0].accuracies:
+            percents = [r.accuracies[column].percent for r in results]
+            title = AS_PRUNED if column == "accuracy" else column
+            curves["", title] = [dict(zip(removed, percents, strict=True))]
         if self.of_channels:
             plot_slicing(self.picture, curves, [r.measures for r in results], above)
             return

@@ -54,14 +54,6 @@ class Dimension:
         return cut(module, channels)
 
 
-def _dimension(layer: str, dep: Any) -> Dimension:
-    """That of one of torch-pruning's dependencies."""
-    cut = dep.handler
-    pruner = cut.__self__
-    is_input = cut == pruner.prune_in_channels and cut != pruner.prune_out_channels
-    return Dimension(layer, pruner, is_input, dep.target.pruning_dim)
-
-
 # Channels that are cut out together, by the dimensions in which they lie.
 Unit = dict[Dimension, list[int]]
 # The number of each channel, by its dimension; and the numbers of two that are linked.
@@ -193,7 +185,9 @@ class _Tracing:
         """Those of a dimension, numbered as they are asked for; None of what has no channels."""
         target, key = dep.target.module, (dep.target, dep.handler)
         if key not in self.dimensions and target in self.names:
-            dimension = _dimension(self.names[target], dep)
+            pruner = dep.handler.__self__
+            is_input = dep.handler == pruner.prune_in_channels != pruner.prune_out_channels
+            dimension = Dimension(self.names[target], pruner, is_input, dep.target.pruning_dim)
             if dimension.size(target) is not None:  # as of PReLU with one parameter
                 self.dimensions[key] = dimension
                 self.vertices[dimension] = defaultdict(self.number)

@@ -21,7 +21,7 @@ class ChannelRanking:
 
     `score`, a key of SCORES, says what a unit is worth, and `allocation`, a key of ALLOCATIONS, how
     units of different groups compare. No layer is emptied: the best unit of each dimension stays.
-    With `round_to` a group keeps a number of channels that is a multiple of it, or all. The
+    With `round_to` a layer keeps a number of channels that is a multiple of it, or all. The
     network's outputs stay, and so do channels without which it does not run, or of which it is not
     proven that they go together. `images` is a batch of at least two, as the network was trained
     on.
@@ -51,7 +51,7 @@ class ChannelRanking:
             others = [unit for i, unit in enumerate(units) if i not in kept]
             group[:] = [*others, *(units[i] for i in sorted(kept))]
         self.order = [number for _, number in sorted(ranked)]
-        self.steps = [_step(group, round_to) for group in self.groups]
+        self.round_to = round_to
         by_module = multiply_adds_by_module(copy.deepcopy(self.model), images)
         self.dense_multiply_adds = by_module[""]
         self.estimates = self._estimates(by_module)
@@ -67,13 +67,16 @@ class ChannelRanking:
 
     def cut(self, count: int) -> nn.Module:
         """A copy of the network without the first `count` units, less what rounding keeps."""
-        removed = [0] * len(self.groups)
-        for number in self.order[:count]:
-            removed[number] += 1
-        units: list[Unit] = []
-        for group, lost, step in zip(self.groups, removed, self.steps, strict=True):
-            left = min(-(-(len(group) - lost) // step) * step, len(group))
-            units += group[: len(group) - left]
+        removed, units = Counter(self.order[:count]), []
+        for number, group in enumerate(self.groups):
+            # By the dimensions in which they lie: layers that are concatenated share a group.
+            alike: dict[frozenset[Dimension], list[tuple[Unit, bool]]] = defaultdict(list)
+            for place, unit in enumerate(group):
+                alike[frozenset(unit)].append((unit, place >= removed[number]))
+            for own in alike.values():
+                step = _step([unit for unit, _ in own], self.round_to)
+                left = min(-(-sum(stays for _, stays in own) // step) * step, len(own))
+                units += [unit for unit, _ in own[: len(own) - left]]
         return cut_out(self.model, units)
 
     def fraction(self, count: int) -> float:
@@ -88,19 +91,15 @@ class ChannelRanking:
 
         It loses as few units as possible, or all that can be lost where that is not enough.
         """
-        below = [count for count, fraction in self.fractions.items() if fraction < ratio]
-        reached = [count for count, fraction in self.fractions.items() if fraction >= ratio]
-        few, enough = max(below, default=-1), min(reached, default=len(self.order))
-        for probe in itertools.count():
+        known = self.fractions.items()
+        for probe in itertools.count(1):
+            few = max((count for count, lost in known if lost < ratio), default=-1)
+            enough = min((count for count, lost in known if lost >= ratio), default=few)
             if enough - few <= 1:
                 return self.cut(enough), self.fraction(enough)
-            middle = (few + enough) // 2
-            if probe % 3 < 2:  # with bad estimates, too, a third of the probes halve the rest
-                middle = self._interpolated(few, enough, ratio)
-            if self.fraction(middle) < ratio:
-                few = middle
-            else:
-                enough = middle
+            # With bad estimates, too, a third of the probes halve the rest.
+            middle = self._interpolated(few, enough, ratio) if probe % 3 else (few + enough) // 2
+            self.fraction(middle)  # makes it known
 
     def _interpolated(self, few: int, enough: int, ratio: float) -> int:
         """Where between these counts the multiply-adds lost may be this fraction."""
@@ -119,17 +118,16 @@ class ChannelRanking:
             sizes.update({dimension: len(channels) for dimension, channels in unit.items()})
         units = [iter(group) for group in self.groups]
         for number in self.order:
-            lost_here = 0.0
+            lost.append(lost[-1])
             for dimension, channels in next(units[number]).items():
                 part = left[dimension.layer] * len(channels) / sizes[dimension]
                 left[dimension.layer] -= part
                 sizes[dimension] -= len(channels)
-                lost_here += part
-            lost.append(lost[-1] + lost_here)
+                lost[-1] += part
         return lost
 
 
 def _step(group: list[Unit], round_to: int) -> int:
-    """By how many units the group can shrink so that layers keep multiples of `round_to`."""
+    """By how many units that lie alike can shrink so that layers keep multiples of `round_to`."""
     channels = min(len(channels) for channels in group[0].values())
     return round_to // gcd(round_to, channels)

@@ -2,8 +2,7 @@
 
 import copy
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +26,10 @@ def groups_that_can_be_cut(model: nn.Module, images: Tensor) -> list[Group]:
     """
     groups, lost = coupled_groups(model, images)
     stay = {"no gradient leads to them from the outputs": lost}  # layers, by the cause
-    checks: list[Callable[[nn.Module, Tensor, list[Group]], Causes]]
-    checks = [_cannot_shrink, _without_score, _do_not_run, _unproven, _unproven_when_cut]
-    for check in checks:
+    for check in (_cannot_shrink, _without_score, _do_not_run, _unproven, _unproven_when_cut):
         causes = check(model, images, groups) if groups else {}
         for number, cause in causes.items():
-            dimensions = chain.from_iterable(groups[number])
-            stay.setdefault(cause, []).extend(dimension.layer for dimension in dimensions)
+            stay.setdefault(cause, []).extend(d.layer for unit in groups[number] for d in unit)
         groups = [group for number, group in enumerate(groups) if number not in causes]
     notes = [f"{_some_of(layers)}: {cause}" for cause, layers in stay.items() if layers]
     if not groups:

@@ -33,11 +33,8 @@ def calibration_batches(dataset: Dataset, count: int, flag: str) -> list[Tensor]
         raise UserError(f"{flag} {count}: there are {available} training images; {way}")
     order = torch.randperm(available, generator=torch.Generator().manual_seed(SEED))
     chosen = order[:count].to(device)
-    subset = replace(
-        dataset,
-        train_images=dataset.train_images[chosen],
-        train_labels=dataset.train_labels[chosen],
-    )
+    images, labels = dataset.train_images[chosen], dataset.train_labels[chosen]
+    subset = replace(dataset, train_images=images, train_labels=labels)
     generator = torch.Generator(device).manual_seed(SEED)
     batches = [inputs for inputs, _ in subset.train_batches(BATCH_SIZE, generator)]
     if len(batches) > 1 and len(batches[-1]) == 1:  # of a single image BatchNorm has no variance
@@ -47,8 +44,7 @@ def calibration_batches(dataset: Dataset, count: int, flag: str) -> list[Tensor]
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """The BatchNorm layers of a model that have running statistics."""
-    layers = (m for m in model.modules() if isinstance(m, _BatchNorm))
-    return [layer for layer in layers if layer.track_running_stats]
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ a network with BatchNorm, utils/prune/corrections/recalibrate.py does this witho
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -48,19 +48,15 @@ def measure_signals(
     `batches` holds inputs. A layer that is not called, as attention's own linear layers are not,
     is left out. Afterwards the model is in evaluation mode.
     """
-    sums = {name: [] for name in names}
+    sums = {model.get_submodule(name): [] for name in names}
 
-    def note(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(module: nn.Module, _inputs: object, outputs: Tensor) -> None:
-            channels = -1 if isinstance(module, nn.Linear) else 1
-            values = outputs.double().transpose(0, channels).flatten(1)
-            count = torch.full_like(values[:, 0], values.shape[1])
-            sums[name].append(torch.stack([count, values.sum(1), values.square().sum(1)]))
+    def note(module: nn.Module, _inputs: object, outputs: Tensor) -> None:
+        channels = -1 if isinstance(module, nn.Linear) else 1
+        values = outputs.double().transpose(0, channels).flatten(1)
+        count = torch.full_like(values[:, 0], values.shape[1])
+        sums[module].append(torch.stack([count, values.sum(1), values.square().sum(1)]))
 
-        return hook
-
-    modules = dict(model.named_modules())
-    hooks = [modules[name].register_forward_hook(note(name)) for name in names]
+    hooks = [module.register_forward_hook(note) for module in sums]
     model.eval()
     try:
         with autocast(batches[0].device, precision):
@@ -70,12 +66,11 @@ def measure_signals(
         for hook in hooks:
             hook.remove()
     signals = {}
-    for name, parts in sums.items():
-        if not parts:
-            continue
-        count, total, squares = torch.stack(parts).sum(0)
-        mean = total / count
-        signals[name] = mean, (squares / count - mean**2).clamp(min=0).sqrt()
+    for name, parts in zip(names, sums.values(), strict=True):
+        if parts:
+            count, total, squares = torch.stack(parts).sum(0)
+            mean = total / count
+            signals[name] = mean, (squares / count - mean**2).clamp(min=0).sqrt()
     return signals
 
 

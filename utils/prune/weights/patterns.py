@@ -5,6 +5,7 @@ output channel and each position in the kernel. Sparse tensor cores take 2:4.
 """
 
 import re
+from collections.abc import Iterable
 from fractions import Fraction
 
 import torch
@@ -26,6 +27,11 @@ def removed_share(pattern: str) -> Fraction:
     """The share of a layer's weights that a pattern, or DENSE, removes."""
     n, m = (1, 1) if pattern == DENSE else map(int, pattern.split(":"))
     return 1 - Fraction(n, m)
+
+
+def by_removed(patterns: Iterable[str]) -> list[str]:
+    """Patterns and DENSE, each once, ascending in what a layer that fits loses."""
+    return sorted(set(patterns), key=lambda p: (removed_share(p), len(p), p))
 
 
 def groups_of(weight: Tensor, m: int) -> Tensor:
