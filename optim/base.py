@@ -26,7 +26,7 @@ RADIUS_TOLERANCE = 1e-5
 def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, which torch.compile does not trace where it traces the caller.
 
-    torch._disable_dynamo does the same, but imports the compiler, in two seconds, at the first
+    torch._disable_dynamo does the same, but imports the compiler, 900 modules, at the first
     call. Before anything has imported it, nothing can be traced.
     """
     refused = torch._disable_dynamo(function)
