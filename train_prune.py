@@ -48,13 +48,14 @@ from utils.train.trials import check_steps, feasible_regions, learning_rates
 def train(config: Config, world: World | None = None) -> None:
     """Train a network with these settings, shared by a `world`, or go on where it was stopped."""
     world = world or World()
-    device = world.in_turn(lambda: pick_device(world.device_number(config.gpu)))
+    gpu = config.gpu if config.gpu < 0 or world.size == 1 else world.local_rank
+    device = world.in_turn(lambda: pick_device(gpu))
     if config.compile:
         check_compiler(device)
     with checkpointing(config, world) as checkpoints:
         if checkpoints.finished:
             return
-        saved = checkpoints.load(device)
+        saved = world.on_main(lambda: checkpoints.load(device))
         dataset = world.in_turn(config.load_dataset).to(device)
         generator = torch.Generator(device).manual_seed(config.seed)
         batches = dataset.train_batches(config.train_batchsize, generator)
@@ -84,11 +85,7 @@ def train(config: Config, world: World | None = None) -> None:
 
 
 def train_epochs(
-    state: RunState,
-    step: Step,
-    test_batches: Batches,
-    checkpoints: Checkpointer,
-    world: World,
+    state: RunState, step: Step, test_batches: Batches, checkpoints: Checkpointer, world: World
 ) -> None:
     """The epochs that are left; each ends with a test, is recorded, and is saved if due."""
     config, model, batches, recorder = state.config, state.model, state.batches, state.recorder
@@ -170,9 +167,8 @@ def build_optimizer(
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_status(
-        lambda: launched(train, lambda: Parser(__doc__).parse(argv).settings(Config))
-    )
+    parser = Parser(__doc__)
+    return exit_status(lambda: launched(train, lambda: parser.parse(argv).settings(Config)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Which region each parameter tensor of a network gets, and how large it is."""
 
-import itertools
 import math
 from collections.abc import Callable
 
@@ -56,32 +55,28 @@ def build_constraints(
         raise ValueError(f"mode must be one of {', '.join(map(str, MODES))}, not {mode!r}")
     refuse_unknown(model.parameters())
     drawn = mode == "initialization" and kind != "unconstraints"
-    norms = initial_norms(model) if drawn else itertools.repeat(math.nan)
-    constraints = []
-    for p, norm in zip(model.parameters(), norms, strict=False):
-        n = p.numel()
-        k = min(max(k_sparseness, math.floor(k_frac * n)), n)
-        constraints.append(build(n, k, **MODES[mode](tau, norm)))
-    return constraints
+    sizes = [p.numel() for p in model.parameters()]
+    norms = initial_norms(model) if drawn else [math.nan] * len(sizes)
+    chosen = [min(max(k_sparseness, math.floor(k_frac * n)), n) for n in sizes]
+    triples = zip(sizes, chosen, norms, strict=True)
+    return [build(n, k, **MODES[mode](tau, norm)) for n, k, norm in triples]
 
 
+@torch.no_grad()
 def make_feasible(model: nn.Module, constraints: list[Region]) -> None:
     """Shift each of `model.parameters()` into its region, in place; frozen ones stay.
 
     Call it again when a parameter has been unfrozen, which may be outside its region. Raises
     ValueError for a parameter with values that are not finite.
     """
-    with torch.no_grad():
-        for (name, p), region in zip(model.named_parameters(), constraints, strict=True):
-            if not p.requires_grad:
-                continue
-            values = whole(p)
-            has_values = type(values) in (Tensor, nn.Parameter) and not values.is_meta  # not a fake
-            if has_values and not values.isfinite().all():
-                raise ValueError(
-                    f"the parameter {name!r} has NaN or infinite values: give it others"
-                )
-            assign(p, region.shift_inside(values))
+    for (name, p), region in zip(model.named_parameters(), constraints, strict=True):
+        if not p.requires_grad:
+            continue
+        values = whole(p)
+        has_values = type(values) is Tensor and not values.is_meta  # not a fake
+        if has_values and not values.isfinite().all():
+            raise ValueError(f"the parameter {name!r} has NaN or infinite values: give it others")
+        assign(p, region.shift_inside(values))
 
 
 def gauges(model: nn.Module, constraints: list[Region]) -> dict[str, float]:
@@ -93,4 +88,4 @@ def gauges(model: nn.Module, constraints: list[Region]) -> dict[str, float]:
     if any(region.gauge is None for region in constraints):
         return {}
     pairs = zip(model.named_parameters(), constraints, strict=True)
-    return {name: region.gauge(whole(p)).item() for (name, p), region in pairs}
+    return {name: float(region.gauge(whole(p))) for (name, p), region in pairs}

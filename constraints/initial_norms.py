@@ -109,11 +109,9 @@ def _replica(layer: nn.Module) -> nn.Module:
 
 def _copy(x: Tensor) -> Tensor:
     """`x` on the CPU, and in float32 if it has real numbers; NaN where they are not here."""
+    blank, dtype = (math.nan, torch.float32) if x.is_floating_point() else (0, x.dtype)
     if x.is_meta or is_sharded(x):
-        blank = math.nan if x.is_floating_point() else 0
-        values = torch.full(x.shape, blank, dtype=x.dtype, device="cpu")
+        values = torch.full(x.shape, blank, dtype=dtype, device="cpu")
     else:
-        values = x.detach().to("cpu", copy=True)
-    if x.is_floating_point():
-        values = values.float()
+        values = x.detach().to("cpu", dtype, copy=True)
     return nn.Parameter(values, requires_grad=False) if isinstance(x, nn.Parameter) else values

@@ -1,6 +1,5 @@
 """Balls of the Lp norms."""
 
-import functools
 import math
 
 import torch
@@ -41,7 +40,7 @@ class LpBall(Region):
         -r sign(g).
         """
         vertex = self.vertex
-        furthest = vertex.furthest if vertex else functools.partial(furthest_in_ball, p=self.p)
+        furthest = vertex.furthest if vertex else lambda rows: furthest_in_ball(rows, self.p)
         return self._opposite(g, furthest)
 
     def shift_inside(self, x: Tensor) -> Tensor:

@@ -25,21 +25,12 @@ def project_capped_l1_ball(x: Tensor, total: float, cap: float = math.inf) -> Te
     """
     if not x.numel():
         return x.clone()
-    x = x.detach()
-    flat = x.reshape(-1)
-    pieces = flat.split(PIECE) if is_local(x) else (flat,)
-    if is_local(x):
-        shift = shift_by_newton(pieces, total, cap)
-    else:
-        shift = shift_by_sorting(flat, total, cap)
-    projected = torch.cat([_shrunk(piece, shift, cap).to(x.dtype) for piece in pieces])
-    projected = projected.view(x.shape)
+    flat, local = x.detach().reshape(-1), is_local(x)
+    pieces = flat.split(PIECE) if local else (flat,)
+    shift = shift_by_newton(pieces, total, cap) if local else shift_by_sorting(flat, total, cap)
+    shrunk = ((piece.abs().double() - shift).clamp_(0, cap).copysign_(piece) for piece in pieces)
+    projected = torch.cat([piece.to(x.dtype) for piece in shrunk]).view(x.shape)
     return projected if x.is_contiguous() else torch.empty_like(x).copy_(projected)
-
-
-def _shrunk(x: Tensor, shift: float | Tensor, cap: float) -> Tensor:
-    """The entries of `x` moved towards 0 by `shift`, then cut to `cap`, in double precision."""
-    return (x.abs().double() - shift).clamp_(0, cap).copysign_(x)
 
 
 def shift_by_newton(pieces: tuple[Tensor, ...], total: float, cap: float) -> float:

@@ -61,10 +61,8 @@ class Region(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        lmo, vertex = (
-            next(base for base in cls.__mro__ if name in vars(base)) for name in ("lmo", "vertex")
-        )
-        if lmo is not vertex:
+        first = next(base for base in cls.__mro__ if {"lmo", "vertex"} & vars(base).keys())
+        if not {"lmo", "vertex"} <= vars(first).keys():
             cls.vertex = None
 
     def _set_size(

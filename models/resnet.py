@@ -15,10 +15,8 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels_out)
         self.shortcut = nn.Sequential()
         if stride != 1 or channels_in != channels_out:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
-                nn.BatchNorm2d(channels_out),
-            )
+            projection = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+            self.shortcut.extend([projection, nn.BatchNorm2d(channels_out)])
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -27,9 +25,8 @@ class BasicBlock(nn.Module):
 
 
 def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        BasicBlock(channels_in, channels_out, stride), BasicBlock(channels_out, channels_out, 1)
-    )
+    first = BasicBlock(channels_in, channels_out, stride)
+    return nn.Sequential(first, BasicBlock(channels_out, channels_out, 1))
 
 
 class ResNet18(nn.Module):

@@ -7,7 +7,7 @@ import math
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 
 from constraints import Region
 from constraints.sharding import assign, is_sharded, refuse_unknown, whole
-from optim.tensor_step import TensorStep
 
 # Radii with a smaller relative difference count as equal: they are computed from initial norms,
 # which other machines round differently.
@@ -45,6 +44,30 @@ class PlainOptimizer(Optimizer):
     state_dict = not_compiled(inspect.unwrap(Optimizer.state_dict))
     load_state_dict = not_compiled(inspect.unwrap(Optimizer.load_state_dict))
     zero_grad = not_compiled(inspect.unwrap(Optimizer.zero_grad))
+
+
+@dataclass(slots=True)
+class TensorStep:
+    """One parameter's part in a step.
+
+    `theta` is what moves: the parameter, or its float32 copy if the parameter has fewer digits.
+    `gradient`, whose sign is such that the step descends, and `momentum_buffer` have the shape and
+    type of `theta`. `momentum` is 0 at the parameter's first step, so that the buffer becomes the
+    gradient, and the group's value after that. `group` holds the other options.
+    """
+
+    param: Tensor
+    theta: Tensor
+    gradient: Tensor
+    momentum_buffer: Tensor
+    momentum: float
+    region: Region
+    group: dict[str, Any]
+    alpha: float | Tensor | None = None  # of SFW, once the step is taken
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.theta, self.gradient, self.momentum_buffer
 
 
 class ConstrainedOptimizer(PlainOptimizer):
@@ -78,10 +101,7 @@ class ConstrainedOptimizer(PlainOptimizer):
     _unbound: Iterator[Region] = iter(())  # during __init__, the regions that are not in a group
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        constraints: Sequence[Region],
-        defaults: dict[str, Any],
+        self, params: Iterable[Any], constraints: Sequence[Region], defaults: dict[str, Any]
     ) -> None:
         self._check_options(defaults)
         self._unbound = iter(constraints)
@@ -132,14 +152,12 @@ class ConstrainedOptimizer(PlainOptimizer):
         added = self.param_groups[-1]
         try:
             params = added["params"]
-            own = added.get("constraints", itertools.islice(self._unbound, len(params)))
-            added["constraints"] = list(own)
-            if len(added["constraints"]) != len(params):
-                raise ValueError(
-                    f"{len(added['constraints'])} constraints for {len(params)} parameters"
-                )
+            unbound = itertools.islice(self._unbound, len(params))
+            own = added["constraints"] = list(added.get("constraints", unbound))
+            if len(own) != len(params):
+                raise ValueError(f"{len(own)} constraints for {len(params)} parameters")
             refuse_unknown(params)
-            for i, (p, region) in enumerate(zip(params, added["constraints"], strict=True), first):
+            for i, (p, region) in enumerate(zip(params, own, strict=True), first):
                 if not p.is_floating_point():
                     raise ValueError(f"parameter {i} is {p.dtype}: regions hold real numbers only")
                 if region.n != p.numel():
@@ -149,13 +167,12 @@ class ConstrainedOptimizer(PlainOptimizer):
                         ' may have their own, as "constraints" beside "params"'
                     )
             self._check_options(added)
-            self._check_regions(added)
         except BaseException:
             self.param_groups.pop()
             raise
 
     def _check_options(self, options: dict[str, Any]) -> None:
-        """Raise ValueError, with the value, for what is out of range."""
+        """Raise an error for options of all groups, or of one with its regions, that do not fit."""
         lr, momentum, decay = (options[name] for name in ("lr", "momentum", "weight_decay"))
         if isinstance(lr, Tensor) and lr.numel() != 1:
             raise ValueError("Tensor lr must be 1-element")
@@ -165,9 +182,6 @@ class ConstrainedOptimizer(PlainOptimizer):
             raise ValueError(f"momentum must be in 0 <= momentum < 1, not {momentum}")
         if not decay >= 0:
             raise ValueError(f"weight_decay must be at least 0, not {decay}")
-
-    def _check_regions(self, group: dict[str, Any]) -> None:
-        """Raise an error for regions that the optimizer cannot work with."""
 
     @not_compiled
     @torch.no_grad()
@@ -240,10 +254,12 @@ class ConstrainedOptimizer(PlainOptimizer):
         if theta is not p:
             theta = state["master_param"] = _laid_out_like(p, theta)
             theta.copy_(torch.where(theta.to(p.dtype) == p, theta, p))
-        gradient = gradient.to(dtype)
+        gradient = gradient.to(dtype).resolve_neg()  # fused steps read it by its address
         if group["maximize"]:
             gradient = -gradient
         momentum = group["momentum"] if state["step"] else 0.0
+        if state["step"] and momentum == 0:
+            m.zero_()  # it may have NaN, and 0 times NaN is NaN
         return TensorStep(p, theta, gradient, m, momentum, region, group)
 
 

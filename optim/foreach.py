@@ -13,15 +13,12 @@ from torch import Tensor
 
 from constraints import Region
 from constraints.tensors import l2_norm
-from optim.tensor_step import TensorStep
+from optim.base import TensorStep
 
 
 def rescaling(s: TensorStep) -> float | None:
     """gamma, or None for ||m|| / ||theta - v||, which is computed during the step."""
-    rescale = s.group["rescale"]
-    if rescale == "gradient":
-        return None
-    return 1 / s.region.diameter if rescale == "diameter" else 1.0
+    return {"gradient": None, "diameter": 1 / s.region.diameter, None: 1.0}[s.group["rescale"]]
 
 
 def plain_step(steps: Iterable[TensorStep]) -> None:
@@ -30,20 +27,14 @@ def plain_step(steps: Iterable[TensorStep]) -> None:
     for s in steps:
         together[id(s.group), s.momentum, s.theta.device, s.theta.dtype].append(s)
     for alike in together.values():
-        _advance(alike)
+        theta, gradients, m = map(list, zip(*(s.tensors for s in alike), strict=True))
+        if decay := alike[0].group["weight_decay"]:
+            gradients = torch._foreach_add(gradients, theta, alpha=decay)
+        if momentum := alike[0].momentum:
+            torch._foreach_lerp_(m, gradients, 1 - momentum)
+        else:
+            torch._foreach_copy_(m, gradients)
         move_to_vertices(alike)
-
-
-def _advance(steps: Sequence[TensorStep]) -> None:
-    """Advance each momentum buffer of steps with the same options, in place."""
-    group, momentum = steps[0].group, steps[0].momentum
-    theta, gradients, m = map(list, zip(*(s.tensors for s in steps), strict=True))
-    if group["weight_decay"]:
-        gradients = torch._foreach_add(gradients, theta, alpha=group["weight_decay"])
-    if momentum:
-        torch._foreach_lerp_(m, gradients, 1 - momentum)
-    else:
-        torch._foreach_copy_(m, gradients)
 
 
 def move_to_vertices(steps: Sequence[TensorStep]) -> None:
@@ -72,10 +63,9 @@ def move_to_vertices(steps: Sequence[TensorStep]) -> None:
         s.alpha = alpha
 
 
-def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+def _norms(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """The L2 norm of each of the tensors, which are on one device."""
-    on_cpu = tensors[0].is_cpu
-    return list(map(l2_norm, tensors)) if on_cpu else list(torch._foreach_norm(tensors))
+    return list(map(l2_norm, tensors)) if tensors[0].is_cpu else torch._foreach_norm(tensors)
 
 
 def vertices(regions: Sequence[Region], gradients: Sequence[Tensor]) -> list[Tensor]:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from constraints import Region
-from optim.base import ConstrainedOptimizer
-from optim.tensor_step import TensorStep
+from optim.base import ConstrainedOptimizer, TensorStep
 
 
 class ProjectedSGD(ConstrainedOptimizer):

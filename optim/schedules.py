@@ -60,15 +60,9 @@ def warm_up(rates: Sequence[float], first: int, warmup_steps: int) -> list[float
     `first` is the number of steps before them. Step i, counting from 1, has i / warmup_steps of its
     rate, until i reaches warmup_steps (Goyal et al., arXiv 1706.02677, section 2.2).
     """
-    return [
-        rate * min(1.0, step / max(1, warmup_steps)) for step, rate in enumerate(rates, first + 1)
-    ]
+    return [rate * min(1.0, i / max(1, warmup_steps)) for i, rate in enumerate(rates, first + 1)]
 
 
 LR_SCHEMES: dict[str, Schedule] = {
-    "dynamic_change": dynamic_change,
-    "decrease_3": decrease_3,
-    "keep": keep,
-    "cosine": cosine,
-    "linear": linear,
+    scheme.__name__: scheme for scheme in (dynamic_change, decrease_3, keep, cosine, linear)
 }

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from constraints import Region
 from optim import cuda
-from optim.base import ConstrainedOptimizer
+from optim.base import ConstrainedOptimizer, TensorStep
 from optim.foreach import plain_step
-from optim.tensor_step import TensorStep
 
 if TYPE_CHECKING:
     from optim.cpu.step import CpuStep
@@ -70,29 +69,23 @@ class SFW(ConstrainedOptimizer):
             raise ValueError(f"lr must be at most 1, not {options['lr']}")
         if options["rescale"] not in RESCALES:
             raise ValueError(f"rescale must be one of {RESCALES}, not {options['rescale']!r}")
-
-    def _check_regions(self, group: dict[str, Any]) -> None:
-        if any(math.isinf(region.diameter) for region in group["constraints"]):
-            raise ValueError("SFW needs bounded regions: an unconstrained one has no LMO")
-        if group["fused"]:
-            for p, region in zip(group["params"], group["constraints"], strict=True):
-                self._require_fused(p, region)
+        own = zip(options.get("params", ()), options.get("constraints", ()), strict=True)
+        for p, region in own:
+            if math.isinf(region.diameter):
+                raise ValueError("SFW needs bounded regions: an unconstrained one has no LMO")
+            if options["fused"]:
+                self._obstacle(p, region, (), required=True)
 
     def _take(self, steps: Sequence[TensorStep]) -> None:
-        for s in steps:
-            if s.group["fused"]:
-                self._require_fused(s.theta, s.region, s.tensors)
         on_gpu, on_cpu, plain = [], [], []
         for s in steps:
-            fused, theta = s.group["fused"] is not False, s.theta
-            if fused and theta.is_cuda and not cuda.obstacle(theta.device, s.region, s.tensors):
-                on_gpu.append(s)
-            elif fused and theta.is_cpu and self._cpu_step:
-                on_cpu.append(s)
-            else:
+            fused, theta = s.group["fused"], s.theta
+            if fused is False or self._obstacle(theta, s.region, s.tensors, required=bool(fused)):
                 plain.append(s)
+            else:
+                (on_gpu if theta.is_cuda else on_cpu).append(s)
         if on_cpu:
-            plain += self._cpu_step(on_cpu)
+            self._cpu_step(on_cpu)
         if on_gpu:
             self._cuda_step(on_gpu)
         plain_step(plain)
@@ -114,8 +107,7 @@ class SFW(ConstrainedOptimizer):
         shares = [n / total for n, a in self._alphas if isinstance(a, Tensor)]
         alphas = [a.float() for _, a in self._alphas if isinstance(a, Tensor)]
         if not alphas:
-            parameters = (p for group in self.param_groups for p in group["params"])
-            device = next((p.device for p in parameters), None)
+            device = next((p.device for group in self.param_groups for p in group["params"]), None)
             return torch.full((), float(known), dtype=torch.float32, device=device)
         alphas = [a.to(alphas[0].device, non_blocking=True) for a in alphas]
         return torch.stack(torch._foreach_mul(alphas, shares)).sum() + known
@@ -135,8 +127,10 @@ class SFW(ConstrainedOptimizer):
             return None
         return CpuStep()
 
-    def _require_fused(self, p: Tensor, region: Region, tensors: Sequence[Tensor] = ()) -> None:
-        """Raise RuntimeError, with the reason, where there is no fused step on `p`."""
+    def _obstacle(
+        self, p: Tensor, region: Region, tensors: Sequence[Tensor], required: bool
+    ) -> str | None:
+        """Why there is no fused step on `p`, or None; raises RuntimeError if it is `required`."""
         if p.is_cuda:
             obstacle = cuda.obstacle(p.device, region, tensors)
         elif not p.is_cpu:
@@ -145,5 +139,6 @@ class SFW(ConstrainedOptimizer):
             obstacle = "it needs Numba, which is not installed"
         else:
             obstacle = self._cpu_step.obstacle(region, tensors)
-        if obstacle:
+        if obstacle and required:
             raise RuntimeError(f"SFW cannot take a fused step (fused=True): {obstacle}")
+        return obstacle

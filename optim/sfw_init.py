@@ -143,9 +143,8 @@ def _after_step(
     after = loss_after([t.requires_grad_() for t in moved])
     gradient_after = torch.autograd.grad(after, moved, materialize_grads=True)
     by_norm = torch.where(alpha < 1, lr * _dots(gradient_after, to_vertex) / distance, 0)
-    by_distance = torch.where(
-        by_norm == 0, 0, (by_norm / distance) * (gradient_norm / distance)
-    ) * _dots(to_vertex, initial)
+    slope = (by_norm / distance) * (gradient_norm / distance)
+    by_distance = torch.where(by_norm == 0, 0, slope) * _dots(to_vertex, initial)
     by_theta = (1 - alpha) * _dots(gradient_after, initial)
     terms = zip(gradient, gradient_norm, by_norm, strict=True)
     return after.detach(), by_theta + by_distance + _by_curvature(terms, theta, initial)
@@ -207,9 +206,8 @@ def _training_on_copies(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     Of the implementations of attention the plain one is used, which alone has second derivatives.
     """
     modes = {module: module.training for module in model.modules()}
-    devices = {p.device for p in model.parameters() if p.is_cuda}
-    forked = torch.random.fork_rng(devices=[device.index for device in devices])
-    with forked, sdpa_kernel(SDPBackend.MATH):
+    devices = {p.device.index for p in model.parameters() if p.is_cuda}
+    with torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH):
         model.train()
         try:
             yield {name: buffer.clone() for name, buffer in model.named_buffers()}

@@ -36,12 +36,8 @@ TENSOR = np.dtype(
 )
 # What threads share: the next item of a phase and their number; addresses; the chunks of all
 # tensors and of the large ones, which come first.
-CALL = np.dtype(
-    [
-        (name, "i8")
-        for name in ("next", "items", "phase", "tensors", "rows", "chunks", "sums", "candidates")
-    ]
-)
+SHARED = ("next", "items", "phase", "tensors", "rows", "chunks", "sums", "candidates")
+CALL = np.dtype([(name, "i8") for name in SHARED])
 BRACKET, ADVANCE, SELECT, MOVE = range(4)
 
 # Sums may be reordered into vector lanes; infinities and NaN keep their meaning.
@@ -71,15 +67,13 @@ def advance(t, theta, m, g, theta_found, m_found):
     """Advance m, sum it up, and copy theta and m of the candidates to `theta_found`, `m_found`.
 
     m <- momentum m + (1 - momentum) (g + decay theta). Candidates have magnitudes above `low` and
-    up to `high`. Returns ||m||^2; ||theta - v||^2
-    without the candidates, for v = -radius sign(m) above `high`; <theta, m>; the numbers of entries
-    above `high` and of candidates.
+    up to `high`. Returns ||m||^2; ||theta - v||^2 without the candidates, for v = -radius sign(m)
+    above `high`; <theta, m>; the numbers of entries above `high` and of candidates.
     """
-    one, zero = theta.dtype.type(1), theta.dtype.type(0)
-    momentum, gain = theta.dtype.type(t.momentum), theta.dtype.type(1 - t.momentum)
-    decay, low = theta.dtype.type(t.decay), theta.dtype.type(t.low)
-    high = theta.dtype.type(t.high)
-    radius = theta.dtype.type(t.radius if t.k else 0.0)
+    number = theta.dtype.type
+    one, zero, momentum, gain = number(1), number(0), number(t.momentum), number(1 - t.momentum)
+    decay, low, high = number(t.decay), number(t.low), number(t.high)
+    radius = number(t.radius if t.k else 0.0)
     words = np.empty(BLOCK // 8, np.uint64)  # eight flags each
     flags = words.view(np.uint8)
     square, distance, product, above, found = 0.0, 0.0, 0.0, 0, 0

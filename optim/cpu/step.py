@@ -13,7 +13,7 @@ work: threads of a second library would compete with them for the cores.
 import ctypes
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,9 @@ from torch import Tensor
 
 from constraints import GradientVertex, Region
 from constraints.tensors import is_local
+from optim.base import TensorStep
 from optim.cpu import kernels
 from optim.foreach import move_to_vertices, rescaling
-from optim.tensor_step import TensorStep
 
 # Tensors of up to this many entries are taken whole; with fewer in all, threads cost more time
 # than they save.
@@ -49,23 +49,17 @@ class CpuStep:
     def __init__(self) -> None:
         self.candidates = np.empty(0)
 
-    def __call__(self, steps: Iterable[TensorStep]) -> list[TensorStep]:
-        """Take the steps; returns, with nothing done, those that only the plain step takes."""
-        left: list[TensorStep] = []
-        alike: dict[torch.dtype, list[TensorStep]] = {}
-        for s in steps:
-            fits = s.region.vertex is not None and _lie_alike(s.tensors)
-            (alike.setdefault(s.theta.dtype, []) if fits else left).append(s)
-        for dtype, own in alike.items():
-            self._take(own, NUMBERS[dtype])
-        return left
+    def __call__(self, steps: Sequence[TensorStep]) -> None:
+        """Take the steps; `obstacle` must be None for each of them."""
+        for dtype in dict.fromkeys(s.theta.dtype for s in steps):
+            self._take([s for s in steps if s.theta.dtype == dtype], NUMBERS[dtype])
 
     @staticmethod
     def obstacle(region: Region, tensors: Sequence[Tensor]) -> str | None:
         """Why the step cannot be taken with this region and these tensors; None if it can be."""
         if region.vertex is None:
             return f"there is none for {region!r}, whose vertex is unknown"
-        if tensors and not _lie_alike(tensors):
+        if not _lie_alike(tensors):
             return (
                 "parameter, gradient and momentum buffer are not plain tensors that lie in memory"
                 " alike, contiguous or channels last"
@@ -83,7 +77,7 @@ class CpuStep:
         if self.candidates.size < 2 * chunks * kernels.ROOM or self.candidates.dtype != number:
             self.candidates = np.empty(2 * chunks * kernels.ROOM, number)
         sums = np.empty((rows, 5))
-        (work, address), threads = _callable(number), torch.get_num_threads()
+        work, threads = kernels.phase(number), torch.get_num_threads()
         if tensors["n"].sum() < PARALLEL_FROM:
             threads = 1
         first, *others = (a.ctypes.data for a in (tensors, sums, self.candidates))
@@ -91,9 +85,9 @@ class CpuStep:
         for phase, count in enumerate((large, rows, large, chunks)):
             call[:3] = 0, count, phase
             if threads > 1 and count > 1 and (parallel_for := _parallel()):
-                parallel_for(address, call.ctypes.data, threads, 0)
+                parallel_for(work.address, call.ctypes.data, threads, 0)
             elif count:
-                work(call.ctypes.data)
+                work.ctypes(call.ctypes.data)
         torch.autograd.graph.increment_version([s.theta for s in steps])
         for s, alpha in zip(steps, tensors["alpha"].tolist(), strict=True):
             s.alpha = alpha
@@ -128,13 +122,6 @@ def _lie_alike(tensors: Sequence[Tensor]) -> bool:
     if all(t.is_contiguous() for t in tensors):
         return True
     return all(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
-
-
-@functools.cache
-def _callable(number: type[np.floating]) -> tuple[Any, int]:
-    """`kernels.phase` for Python to call, and its address."""
-    work = kernels.phase(number)
-    return work.ctypes, work.address
 
 
 @functools.cache

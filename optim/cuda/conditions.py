@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from constraints import KSparsePolytope, Region, SignVertex
+from optim.base import TensorStep
 from optim.cuda.layout import channels_last
 from optim.foreach import plain_step
-from optim.tensor_step import TensorStep
 
 # The most entries of a tensor that the kernels can count.
 MOST_ENTRIES = 2**31 - 2**16
@@ -56,13 +56,12 @@ def available(device: torch.device) -> str | None:
     try:
         with torch.no_grad(), _waits_allowed(device):
             difference = _largest_difference(device)
-    except Exception as error:  # of any type: from Triton, the compilers that it needs, the driver
-        lines = str(error).strip().splitlines() or [""]
-        reason = f"{type(error).__name__}: {lines[-1]}"
-    else:
         if difference <= TOLERANCE:
             return None
         reason = f"its results differ from the plain step's by {difference:g}"
+    except Exception as error:  # of any type: from Triton, the compilers that it needs, the driver
+        lines = str(error).strip().splitlines() or [""]
+        reason = f"{type(error).__name__}: {lines[-1]}"
     warnings.warn(
         f"SFW takes its plain step on {device}: the fused one does not work there ({reason})",
         stacklevel=2,
@@ -92,8 +91,7 @@ def _largest_difference(device: torch.device) -> float:
     generator = torch.Generator("cpu").manual_seed(0)
 
     def draw(shape: tuple[int, ...]) -> Tensor:
-        x = torch.randn(shape, generator=generator, **on_host)
-        x.mul_(4).round_().div_(4)  # many entries tie
+        x = torch.randn(shape, generator=generator, **on_host).mul_(4).round_().div_(4)  # many tie
         layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
         return x.to(device, memory_format=layout)
 

@@ -32,16 +32,16 @@ Two runs give the same bits: only integers are added atomically, and sums by blo
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from optim.base import TensorStep
 from optim.cuda import kernels
 from optim.cuda.layout import channels_last
-from optim.tensor_step import TensorStep
+from optim.foreach import rescaling
 
 # Entries of a block; blocks that a tensor's program looks at together; words of one `write`.
 BLOCK, CHUNK, WRITTEN = 4096, 1024, 128
@@ -65,8 +65,9 @@ class CudaStep:
         with these parameters while a CUDA graph is captured.
         """
         for device in dict.fromkeys(s.theta.device for s in steps):
-            with _current(device):
-                self._step(device, [s for s in steps if s.theta.device == device])
+            own = [s for s in steps if s.theta.device == device]
+            with torch.cuda.device_of(own[0].theta):  # Triton launches on the current device
+                self._step(device, own)
         torch.autograd.graph.increment_version([s.theta for s in steps])
 
     def _step(self, device: torch.device, steps: Sequence[TensorStep]) -> None:
@@ -92,25 +93,12 @@ def _is_capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _current(device: torch.device) -> AbstractContextManager:
-    """A context in which `device` is the current one, on which Triton launches."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
 def _identity(s: TensorStep, groups: Sequence[dict[str, Any]]) -> tuple:
     """What the tables hold of a parameter."""
+    addresses = s.theta.data_ptr(), s.momentum_buffer.data_ptr()
+    sizes = s.region.n, s.region.vertex.entries, *channels_last(s.theta), s.region.radius
     group = next(i for i, group in enumerate(groups) if group is s.group)
-    gamma = {"gradient": 0.0, "diameter": 1 / s.region.diameter, None: 1.0}[s.group["rescale"]]
-    return (
-        s.theta.data_ptr(),
-        s.momentum_buffer.data_ptr(),
-        s.region.n,
-        s.region.vertex.entries,
-        *channels_last(s.theta),
-        s.region.radius,
-        gamma,
-        group,
-    )
+    return *addresses, *sizes, rescaling(s) or 0.0, group
 
 
 def _rate(lr: float | Tensor, device: torch.device) -> float | Tensor:
@@ -180,15 +168,14 @@ class Plan:
         """The launches, in the order of the table above."""
         by_block, by_tensor = (len(self.blocks),), (len(self.alphas),)
         rows, words, blocks, state = self.rows, self.words, self.blocks, self.state
+        counts = self.counts
         wide, digit = {"BLOCK": BLOCK, **OPTIONS}, {"FIRST": False, "LAST": False, **OPTIONS}
-        kernels.advance[by_block](rows, words, blocks, self.counts, self.squares, **wide)
-        kernels.select[by_tensor](rows, self.counts, state, BITS=11, **digit | {"FIRST": True})
+        kernels.advance[by_block](rows, words, blocks, counts, self.squares, **wide)
+        kernels.select[by_tensor](rows, counts, state, BITS=11, **digit | {"FIRST": True})
         for bits, shift in LATER_DIGITS:
-            kernels.refine[by_block](
-                rows, blocks, self.counts, state, BITS=bits, SHIFT=shift, **wide
-            )
+            kernels.refine[by_block](rows, blocks, counts, state, BITS=bits, SHIFT=shift, **wide)
             digit["LAST"] = shift == 0
-            kernels.select[by_tensor](rows, self.counts, state, BITS=bits, **digit)
+            kernels.select[by_tensor](rows, counts, state, BITS=bits, **digit)
         kernels.count_ties[by_block](rows, blocks, state, self.ties, **wide)
         kernels.limit_ties[by_tensor](rows, state, self.ties, CHUNK=CHUNK, **wide)
         kernels.measure[by_block](rows, blocks, state, self.distances, **wide)
@@ -201,6 +188,4 @@ class Plan:
 def _upload(values: np.ndarray, device: torch.device) -> Tensor:
     """The values on the device; PyTorch keeps the pinned memory until the device has read it."""
     tensor = torch.from_numpy(values)
-    if device.type != "cuda":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

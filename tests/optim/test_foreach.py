@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from constraints import KSparsePolytope, LpBall, SignVertex, build_constraints, tensors
 from models import build_model
 from optim import SFW
+from optim.base import TensorStep
 from optim.foreach import plain_step, vertices
-from optim.tensor_step import TensorStep
 
 RESCALES = ("gradient", "diameter", None)
 

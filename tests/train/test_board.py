@@ -8,7 +8,7 @@ from runs import DIGITS, FLAGS, SETTINGS, assert_refused, files_in, read_csv
 from torch import nn
 
 from utils.settings.config import Config
-from utils.train.board import HISTOGRAM, Board
+from utils.train.recording import HISTOGRAM, Board
 
 pytest.importorskip("tensorboard")
 from torch.utils.tensorboard import SummaryWriter

@@ -1,7 +1,7 @@
 """What is measured of a network: accuracy, zeros, magnitudes, and whether all is finite."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -100,18 +100,14 @@ def evaluation_batch_size(model: nn.Module, images: Tensor, smallest: int) -> in
 @contextmanager
 def plain_kernels() -> Iterator[None]:
     """Let layers run operation by operation: FlopCounterMode does not see inside fused kernels."""
-    libraries = (torch.backends.mkldnn, torch.backends.cudnn)
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    enabled = [library.enabled for library in libraries]
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        for library in libraries:
+    mha = torch.backends.mha
+    with ExitStack() as undo:
+        undo.callback(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
+        mha.set_fastpath_enabled(False)
+        for library in (torch.backends.mkldnn, torch.backends.cudnn):
+            undo.callback(setattr, library, "enabled", library.enabled)
             library.enabled = False
         yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        for library, was in zip(libraries, enabled, strict=True):
-            library.enabled = was
 
 
 def multiply_adds(model: nn.Module, inputs: Tensor) -> int:

@@ -1,17 +1,17 @@
 """Stopping and going on: a run's resume files, its lock, and the signals that stop it."""
 
 import os
-import re
 import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed import DistError
 
 from utils.checkpoints.model_file import (
     DamagedFileError,
@@ -27,10 +27,11 @@ from utils.process.signals import Stopped, StopSignals
 from utils.process.writing import check_writable, remove_leftovers
 from utils.settings.config import Config
 from utils.settings.fields import first_difference, identifying_settings
-from utils.train.distributed import World, check_processes, is_lost_process
+from utils.train.distributed import World, check_processes
 from utils.train.recording import Recorder
 
 FORMAT = 2
+MOST_PROCESSES = 64  # whose resume files are looked for
 SAVE_SECONDS = 30.0  # between two epochs that are saved
 WAY_OUT = "start over with --resume never, or move the file away"
 
@@ -49,14 +50,14 @@ def checkpointing(config: Config, world: World) -> Iterator["Checkpointer"]:
         checkpoints = Checkpointer(config, world, signals)
         if not checkpoints.finished:  # otherwise nothing is written, and nothing is locked
             world.on_main(lambda: held.enter_context(_own_files(config)))
-            checkpoints.finished = checkpoints.is_finished()  # by a process that had the lock
+            checkpoints.finished = world.on_main(checkpoints.is_finished)  # by who had the lock
         try:
             yield checkpoints
         except Stopped as stopped:
             stopped.advice = checkpoints.advice()
             raise
         except RuntimeError as error:
-            if not is_lost_process(error):
+            if not (isinstance(error, DistError) or "gloo" in str(error)):
                 raise
             advice = checkpoints.advice()
             raise RunError(f"another process of this run has ended; {advice}") from None
@@ -91,8 +92,7 @@ class RunState:
         return f"epoch {self.recorder.epoch}{steps}"
 
     def model_contents(self) -> dict[str, Any]:
-        recorder = self.recorder
-        return model_contents(self.model, self.config, recorder.epoch, recorder.metrics)
+        return model_contents(self.model, self.config, self.recorder.epoch, self.recorder.metrics)
 
     def contents(self) -> dict[str, Any]:
         """Plain types and tensors: those of a model file, and what only going on needs."""
@@ -129,10 +129,12 @@ class Checkpointer:
         self.newest, self.previous = config.files.resume, config.files.previous_resume
         self.position: str | None = None  # of the run in what is saved
         self._saved_at = time.monotonic()
-        self.finished = self.is_finished()
+        self.finished = world.on_main(self.is_finished)
 
     def advice(self) -> str:
         """How the run goes on when it has been stopped."""
+        if self.finished:
+            return "the model is complete"
         if not self.position:
             return Stopped.advice
         never = " without --resume never" if self.config.resume == "never" else ""
@@ -146,7 +148,21 @@ class Checkpointer:
         """
         if self.config.resume == "never":
             return None
-        return self.world.on_main(lambda: self._newest_good(device))
+        if not self.newest.exists():
+            if self.previous.exists():  # killed between the two renames of a save
+                return self._read(self.previous, device)
+            self._refuse_other_processes()
+            return None
+        try:
+            return self._read(self.newest, device)
+        except DamagedFileError as error:
+            if not self.previous.is_file():
+                raise
+            saved = self._read(self.previous, device)
+            aside = self.newest.with_suffix(".damaged.pt")
+            os.replace(self.newest, aside)
+            warn(f"{error}: it is now {aside.name}, and {self.previous.name} is used")
+            return saved
 
     def begin(self, state: RunState, saved: dict[str, Any] | None) -> None:
         """Restore what `load` gave, or save the untrained run; then signals wait for the step."""
@@ -198,37 +214,19 @@ class Checkpointer:
         for path in (self.previous, self.newest):
             with suppress(OSError):  # it is of no more use
                 path.unlink(missing_ok=True)
+        self.finished = True
 
     def is_finished(self) -> bool:
         """Whether there is the model, which is not to be trained anew; says so."""
-        return self.config.resume == "auto" and self.world.on_main(self._is_finished)
-
-    def _is_finished(self) -> bool:
         model = self.config.files.model
         # Path.exists would raise an error for a name that is too long.
-        if any(map(os.path.exists, (self.newest, self.previous))) or not os.path.isfile(model):
+        unfinished = any(map(os.path.exists, (self.newest, self.previous)))
+        if self.config.resume == "never" or unfinished or not os.path.isfile(model):
             return False
         way_out = "train it anew with --resume never, or choose another --output_dir"
         self._check_settings(read_contents(model, way_out), model, way_out)
         say(f"Trained already; --resume never trains it anew:\n  {model}")
         return True
-
-    def _newest_good(self, device: torch.device) -> dict[str, Any] | None:
-        if not self.newest.exists():
-            if self.previous.exists():  # killed between the two renames of a save
-                return self._read(self.previous, device)
-            self._refuse_other_processes()
-            return None
-        try:
-            return self._read(self.newest, device)
-        except DamagedFileError as error:
-            if not self.previous.is_file():
-                raise
-            saved = self._read(self.previous, device)
-            aside = self.newest.with_suffix(".damaged.pt")
-            os.replace(self.newest, aside)
-            warn(f"{error}: it is now {aside.name}, and {self.previous.name} is used")
-            return saved
 
     def _read(self, path: Path, device: torch.device) -> dict[str, Any]:
         """The contents of a file of this run; raises UserError, for damage DamagedFileError."""
@@ -261,10 +259,8 @@ class Checkpointer:
             raise UserError(f"{path}: is of {found}; {way_out}")
 
     def _refuse_other_processes(self) -> None:
-        number = re.compile(r"_processes=\d+")
-        ours = number.sub("", self.newest.name)
-        for other in self.newest.parent.glob("*.resume.pt"):
-            if number.sub("", other.name) == ours:
+        for count in range(1, MOST_PROCESSES + 1):
+            if (other := replace(self.config, processes=count).files.resume).exists():
                 raise UserError(
                     f"{other}: is of a run of another number of processes, which as many can"
                     f" continue; start them, {WAY_OUT}"

@@ -37,15 +37,7 @@ class World:
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes the files of the run."""
-        return self.rank == 0
-
-    def device_number(self, gpu: int) -> int:
-        """The device of this process when the run's is `gpu`, as --gpu states it."""
-        return gpu if gpu < 0 or self.size == 1 else self.local_rank
+        self.is_main = rank == 0  # it writes the files of the run
 
     def on_main(self, work: Callable[[], Result]) -> Result:
         """What `work` returns in the main process, or the ScriptError that it raises there."""
@@ -67,9 +59,7 @@ class World:
             return work()
         errors, result = [None] * self.size, None
         for turn in (self.local_rank == 0, self.local_rank > 0):
-            error = None
-            if turn:
-                result, error = _attempt(work)
+            result, error = _attempt(work) if turn else (result, None)
             dist.all_gather_object(errors, error)
             for error in filter(None, errors):
                 raise error
@@ -151,8 +141,7 @@ def launched(train: Callable[[Config, World], None], settings: Callable[[], Conf
     The main process reports for all; of the others only unexpected errors are shown.
     """
     if process_count() == 1 or "LOCAL_RANK" not in os.environ:
-        train(settings(), World())
-        return
+        return train(settings(), World())
     if missing := [name for name in NEEDED if name not in os.environ]:
         raise UserError(f"{missing[0]}: is not set beside LOCAL_RANK; start processes by torchrun")
     if os.environ["RANK"] != "0":
@@ -161,7 +150,10 @@ def launched(train: Callable[[Config, World], None], settings: Callable[[], Conf
     config = settings()
     if config.processes == 1:
         config = replace(config, processes=process_count())
-    dist.init_process_group("gloo" if config.gpu < 0 else "cpu:gloo,cuda:nccl", None, PATIENCE)
+    # Without a GPU for each process NCCL would raise an error here, before `pick_device` says why.
+    enough = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    backend = "cpu:gloo,cuda:nccl" if config.gpu >= 0 and enough else "gloo"
+    dist.init_process_group(backend, None, PATIENCE)
     train(config, World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])))
     dist.destroy_process_group()
 
@@ -175,8 +167,3 @@ def check_processes(config: Config, world: World) -> None:
         )
     if config.sync_bn and (world.size == 1 or config.gpu < 0):
         raise UserError("--sync_bn: is for several processes of torchrun, on GPUs; leave it out")
-
-
-def is_lost_process(error: Exception) -> bool:
-    """Whether an error tells that another process of the run has ended."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)

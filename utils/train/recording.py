@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from constraints import Region, gauges
-from utils.compute.measure import THRESHOLDS, count_above, not_finite
+from utils.compute.measure import THRESHOLDS, count_above, log_magnitudes, not_finite
 from utils.datasets import Dataset
 from utils.datasets.batches import Batches
 from utils.process.errors import RunError, say, warn
@@ -20,7 +20,6 @@ from utils.reports.headings import heading
 from utils.reports.plots import plot_training
 from utils.settings.config import Config
 from utils.settings.fields import identifying_settings
-from utils.train.board import Board
 from utils.train.distributed import World
 
 READ_BACK_SECONDS = 0.5
@@ -29,6 +28,37 @@ METRICS = ("train_loss", "train_accuracy", "test_accuracy", "lr", "effective_wei
 REMEDY = "lower --lr, --tau or --weight_decay"
 # A network that guesses has a loss of ln(classes). One that ends far above that has diverged.
 DIVERGED = 1.5
+HISTOGRAM, BINS = "log10_magnitude", 100
+
+
+class Board:
+    """TensorBoard's files of a run: the columns of its table, and a histogram of magnitudes.
+
+    Each process that trains the run begins a file. From its first epoch on, TensorBoard drops what
+    older files hold: epochs that were trained, but not saved, before the run was stopped.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writer: Any = None
+
+    def add(self, columns: Mapping[str, Sequence[float]], model: nn.Module) -> None:
+        """Write the newest epoch. Warns when the disk does not take it."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        epoch = columns["epoch"][-1]
+        logs = torch.cat([log_magnitudes(p) for p in model.parameters()])
+        try:
+            if self._writer is None:
+                self._writer = SummaryWriter(self.folder, purge_step=epoch)
+            for name in columns.keys() - {"epoch"}:
+                self._writer.add_scalar(name, columns[name][-1], epoch)
+            if len(logs):
+                self._writer.add_histogram(HISTOGRAM, logs, epoch, bins=BINS)
+            self._writer.flush()
+        except OSError as error:
+            self._writer = None
+            warn(f"cannot write in {self.folder} ({error.strerror}); it lacks epoch {epoch}")
 
 
 class StepResult(NamedTuple):

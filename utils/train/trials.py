@@ -68,31 +68,28 @@ def _problem_of(region: Region, p: Tensor, methods: Sequence[str]) -> str | None
     g = torch.linspace(-1, 1, p.numel(), dtype=p.dtype, device=p.device).view(p.shape)
     outside = g * region.diameter if region.diameter < math.inf else g
     for method in methods:
-        x = g.clone() if method == "lmo" else outside.clone()
-        y = getattr(region, method)(x)
-        if not x.equal(g if method == "lmo" else outside):
+        given = g if method == "lmo" else outside
+        y = getattr(region, method)(x := given.clone())
+        if not x.equal(given):
             return f"{method} changes what it is given"
-        if problem := _problem(region, x, y):
-            return f"{method} gives {problem}"
-        if method == "lmo" and (g * y).sum() > 0:
-            return "lmo(g) gives a v with <g, v> > 0"
-        if method == "lmo":  # all that tells of a region without a gauge
-            apart = (y - region.lmo(-g)).double().norm().item()
-            if not apart <= region.diameter * (1 + TOLERANCE):
-                within = f"a region of diameter {region.diameter:.4g}"
-                return f"lmo gives vertices {apart:.4g} apart, in {within}"
-    return None
-
-
-def _problem(region: Region, x: Tensor, y: object) -> str | None:
-    """Why `y`, which a method gives for `x`, is no tensor like it, finite and in the region."""
-    if not isinstance(y, Tensor) or y.shape != x.shape:
-        given = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-        return f"{given} for a tensor of shape {tuple(x.shape)}"
-    if not y.isfinite().all():
-        return "numbers that are not finite"
-    filled = 0.0 if region.gauge is None else float(region.gauge(y))
-    return None if filled <= 1 + TOLERANCE else f"a point of gauge {filled:.4g}, and not at most 1"
+        if not isinstance(y, Tensor) or y.shape != x.shape:
+            given = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+            return f"{method} gives {given} for a tensor of shape {tuple(x.shape)}"
+        if not y.isfinite().all():
+            return f"{method} gives numbers that are not finite"
+        filled = 0.0 if region.gauge is None else float(region.gauge(y))
+        if not filled <= 1 + TOLERANCE:
+            return f"{method} gives a point of gauge {filled:.4g}, and not at most 1"
+    if "lmo" not in methods:  # which is the last
+        return None
+    if y.dtype != g.dtype:
+        return f"lmo gives {y.dtype} for a tensor of {g.dtype}"
+    if (g * y).sum() > 0:
+        return "lmo(g) gives a v with <g, v> > 0"
+    apart = (y - region.lmo(-g)).double().norm().item()  # all that tells of one without a gauge
+    if apart <= region.diameter * (1 + TOLERANCE):
+        return None
+    return f"lmo gives vertices {apart:.4g} apart, in a region of diameter {region.diameter:.4g}"
 
 
 def check_steps(config: Config, model: nn.Module, batches: Batches, parts: int) -> None:
@@ -155,5 +152,4 @@ def learning_rates(
             f"{flag}: gives {multiples[:3]} ..., and not a finite multiple of --lr, at least 0, for"
             f" each of {steps} steps; {ADVICE}"
         )
-    rates = warm_up(multiples, epoch * steps, config.warmup_steps)
-    return [config.lr * rate for rate in rates]
+    return [config.lr * rate for rate in warm_up(multiples, epoch * steps, config.warmup_steps)]

@@ -14,10 +14,10 @@ import torch
 
 from constraints import KSparsePolytope, LpBall
 from optim import cuda
+from optim.base import TensorStep
 from optim.cuda import step
 from optim.cuda.step import BLOCK, CudaStep
 from optim.foreach import plain_step
-from optim.tensor_step import TensorStep
 
 RESCALES = ("gradient", "diameter", None)
 TINY = 2.0**-149  # the smallest number that is not 0

@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from constraints import KSparsePolytope, LpBall
 from optim import cuda
+from optim.base import TensorStep
 from optim.cuda import conditions
-from optim.tensor_step import TensorStep
 
 triton = pytest.importorskip("triton")
 step = pytest.importorskip("optim.cuda.step")
