@@ -124,6 +124,17 @@ class TestNumbersOfAStep:
         assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize("optimizer_class", OPTIMIZERS)
+def test_a_nan_does_not_stay_in_a_buffer_without_momentum(optimizer_class):
+    p = nn.Parameter(torch.zeros(30))
+    optimizer = optimizer_class([p], [polytope(p)], lr=0.1, momentum=0.0)
+    for gradient in (1.0, math.nan, 1.0):
+        p.data.zero_()
+        p.grad = torch.full_like(p, gradient)
+        optimizer.step()
+    assert p.isfinite().all()
+
+
 class TestCompilation:
     def parameters(self):
         """Two parameters alike in all but their regions, which a mix-up would exchange."""

@@ -129,6 +129,11 @@ def saved_models(folder):
     ("flags", "message"),
     [
         (("--data", "mnist", "--data_dir", "/nowhere"), "mnist"),
+        pytest.param(
+            ("--gpu", 0),
+            "--gpu 0: PyTorch finds no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (("--sync_bn",), "--sync_bn: is for several processes of torchrun, on GPUs"),
         (("--processes", 4), "--processes 4: train_prune.py has 2; start as many by torchrun"),
     ],

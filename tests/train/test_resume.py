@@ -207,7 +207,9 @@ def test_a_run_killed_at_random_instants_ends_as_if_it_had_not_been(quick, tmp_p
     print(f"killed {killed} times in {runs} runs")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_ends_the_step_and_says_how_to_go_on(number, status, tmp_path):
     process = start(tmp_path)
     for line in process.stdout:

@@ -53,6 +53,9 @@ def box(monkeypatch):
 WRONG_REGIONS = {
     "lmo gives shape (16,) for a tensor of shape (2, 8)": dict(lmo=lambda s, g: g.flatten()),
     "lmo gives NoneType for a tensor": dict(lmo=lambda s, g: None),
+    "lmo gives torch.float64 for a tensor of torch.float32": dict(
+        lmo=lambda s, g: -s.radius * g.double().sign()
+    ),
     "lmo gives numbers that are not finite": dict(lmo=lambda s, g: -g / 0),
     "lmo gives a point of gauge 2": dict(lmo=lambda s, g: -2 * s.radius * g.sign()),
     "lmo gives vertices 24 apart, in a region of diameter 12": dict(
