@@ -1,10 +1,8 @@
 """What optimizers over feasible regions have in common: a region for each parameter, and state."""
 
 import functools
-import inspect
 import itertools
 import math
-import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,38 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from constraints import Region
 from constraints.sharding import assign, is_sharded, refuse_unknown, whole
+from optim.uncompiled import PlainOptimizer, not_compiled
 
 # Radii with a smaller relative difference count as equal: they are computed from initial norms,
 # which other machines round differently.
 RADIUS_TOLERANCE = 1e-5
-
-
-def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, which torch.compile does not trace where it traces the caller.
-
-    torch._disable_dynamo does the same, but imports the compiler, 900 modules, at the first
-    call. Before anything has imported it, nothing can be traced.
-    """
-    refused = torch._disable_dynamo(function)
-
-    @functools.wraps(function)
-    def called(*args: Any, **kwargs: Any) -> Any:
-        return (refused if "torch._dynamo" in sys.modules else function)(*args, **kwargs)
-
-    return called
-
-
-class PlainOptimizer(Optimizer):
-    """torch.optim.Optimizer, but that making and using one does not import the compiler."""
-
-    add_param_group = not_compiled(inspect.unwrap(Optimizer.add_param_group))
-    state_dict = not_compiled(inspect.unwrap(Optimizer.state_dict))
-    load_state_dict = not_compiled(inspect.unwrap(Optimizer.load_state_dict))
-    zero_grad = not_compiled(inspect.unwrap(Optimizer.zero_grad))
 
 
 @dataclass(slots=True)
