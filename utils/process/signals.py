@@ -1,9 +1,10 @@
-"""SIGINT and SIGTERM: a training step that has begun is finished first."""
+"""SIGINT, SIGTERM and SIGHUP: a training step that has begun is finished first."""
 
 import signal
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last when a terminal closes
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last when a terminal closes; Windows has none
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class Stopped(BaseException):

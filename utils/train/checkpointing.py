@@ -40,8 +40,8 @@ WAY_OUT = "start over with --resume never, or move the file away"
 def checkpointing(config: Config, world: World) -> Iterator["Checkpointer"]:
     """The checkpointer of the run, which no process outside `world` trains meanwhile.
 
-    SIGINT and SIGTERM raise Stopped, whose advice says from where the run goes on. Raises UserError
-    when the run cannot be begun, and RunError when another process of it has ended.
+    SIGINT, SIGTERM and SIGHUP raise Stopped, whose advice says from where the run goes on. Raises
+    UserError when the run cannot be begun, and RunError when another process of it has ended.
     """
     check_processes(config, world)
     if config.tensorboard:
