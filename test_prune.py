@@ -70,9 +70,8 @@ OF_COMPARISON = {
 def test(trained: TrainedModel, prune: PruneConfig) -> None:
     """Test the model at every pruning ratio, and write the results."""
     config, device = trained.config, pick_device(trained.config.gpu)
-    if prune.test_precision in (None, config.precision):
-        prune = dataclasses.replace(prune, test_precision=None)
-    else:
+    prune = prune.beside(config.precision)
+    if prune.test_precision:
         config = dataclasses.replace(config, precision=prune.test_precision, from_file=True)
     check_formats(prune.pruned_format)
     report, sweep = Report(trained, prune), prune_weights

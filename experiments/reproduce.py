@@ -9,7 +9,6 @@ started several times, with the same --output_dir, it shares the runs.
 """
 
 import sys
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -77,8 +76,7 @@ def planned_runs(flags: Flags) -> tuple[list[Config], PruneConfig]:
     configs = [Config(**common, **METHODS[m], arch=arch, seed=seed) for arch, m, seed in runs]
     if prune.granularity == "channels":
         raise UserError("--granularity channels: is not compared; leave it out")
-    if prune.test_precision == configs[0].precision:  # test_prune.py leaves it out of names, too
-        prune = replace(prune, test_precision=None)
+    prune = prune.beside(configs[0].precision)
     # The test would refuse these only after hours of training.
     check_formats(prune.pruned_format)
     for config in {config.arch: config for config in configs}.values():

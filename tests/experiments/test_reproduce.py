@@ -8,6 +8,7 @@ import train_prune
 from experiments import reproduce
 from utils.process.errors import RunError
 from utils.process.locks import run_lock
+from utils.prune.config import PruneConfig
 from utils.reports.comparison import SHOWN, read_accuracies
 from utils.settings.config import Config
 
@@ -143,3 +144,10 @@ def test_a_run_that_fails_does_not_keep_the_others_from_being_done(run, tmp_path
     assert warning.endswith(": the loss is nan")
     assert error == "error: runs that failed: 1 of 2; the warnings above say why"
     assert files_of(tmp_path, "SFW").model.exists() and not comparisons(tmp_path)
+
+
+def test_the_precision_of_the_training_is_no_other_for_the_test():
+    """Otherwise the comparison would look for files of another name than the test writes."""
+    asked = PruneConfig(test_precision="fp32")
+    assert asked.beside("fp32").in_name() == {}
+    assert asked.beside("bf16").in_name() == {"test_precision": "fp32"}

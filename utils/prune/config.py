@@ -163,6 +163,11 @@ class PruneConfig:
         """The flag of the correction that is switched on, or None."""
         return next((flag for flag in CORRECTIONS if getattr(self, flag)), None)
 
+    def beside(self, precision: str) -> "PruneConfig":
+        """These settings for a network trained in this precision, which is no test precision."""
+        same = self.test_precision == precision
+        return dataclasses.replace(self, test_precision=None) if same else self
+
     def in_name(self, ratios: bool = True) -> dict[str, Any]:
         """The settings, by name, that affect the results and are not at their defaults.
 

@@ -128,6 +128,6 @@ class ChannelRanking:
 
 
 def _step(group: list[Unit], round_to: int) -> int:
-    """By how many units that lie alike can shrink so that layers keep multiples of `round_to`."""
+    """How many units of a kind go at a time, so that layers keep multiples of `round_to`."""
     channels = min(len(channels) for channels in group[0].values())
     return round_to // gcd(round_to, channels)
