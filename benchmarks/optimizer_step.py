@@ -28,6 +28,7 @@ from machine import describe, row, table
 from constraints import KSparsePolytope, build_constraints, make_feasible
 from models import build_model
 from optim import SFW, ProjectedSGD
+from utils.compute.device import keep_freed_memory
 from utils.compute.timing import time_in_turns
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -59,6 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.against:
         sys.exit(against(arguments))
+    keep_freed_memory()  # as in a training on the CPU
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     for device, count in [("cpu", 1), ("cpu", threads), ("cuda", threads)][threads == 1 :]:

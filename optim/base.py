@@ -219,16 +219,19 @@ class ConstrainedOptimizer(PlainOptimizer):
                 f" {tuple(gradient.shape)}, state of shape {tuple(m.shape)} and a constraint of"
                 f" {region.n} entries: they must agree"
             )
-        if len({is_sharded(x) for x in (p, gradient, m)}) > 1:
+        if not is_sharded(p) == is_sharded(gradient) == is_sharded(m):
             raise RuntimeError(
                 "a parameter, its gradient and its momentum buffer must all be DTensors: load the"
                 " state with torch.distributed.checkpoint.state_dict.set_optimizer_state_dict"
             )
-        m = state["momentum_buffer"] = _laid_out_like(p, m.to(dtype))
+        m = state["momentum_buffer"] = _laid_out_like(p, m, dtype)
         if theta is not p:
-            theta = state["master_param"] = _laid_out_like(p, theta)
+            theta = state["master_param"] = _laid_out_like(p, theta, dtype)
             theta.copy_(torch.where(theta.to(p.dtype) == p, theta, p))
-        gradient = gradient.to(dtype).resolve_neg()  # fused steps read it by its address
+        if gradient.dtype != dtype:
+            gradient = gradient.to(dtype)
+        if gradient.is_neg():
+            gradient = gradient.resolve_neg()  # fused steps read it by its address
         if group["maximize"]:
             gradient = -gradient
         momentum = group["momentum"] if state["step"] else 0.0
@@ -237,11 +240,13 @@ class ConstrainedOptimizer(PlainOptimizer):
         return TensorStep(p, theta, gradient, m, momentum, region, group)
 
 
-def _laid_out_like(p: Tensor, x: Tensor) -> Tensor:
-    """`x`, or a copy of it if `p` has another memory format; fused steps need the same."""
+def _laid_out_like(p: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` of this type, in the memory format of `p`, which fused steps need."""
+    if x.dtype != dtype:
+        x = x.to(dtype)
     if is_sharded(p) or x.stride() == p.stride():
         return x
-    copy = torch.empty_like(p, dtype=x.dtype).copy_(x)
+    copy = torch.empty_like(p, dtype=dtype).copy_(x)
     return copy if copy.stride() == p.stride() else x  # parameters with gaps in memory
 
 

@@ -18,7 +18,10 @@ from optim.base import TensorStep
 
 def rescaling(s: TensorStep) -> float | None:
     """gamma, or None for ||m|| / ||theta - v||, which is computed during the step."""
-    return {"gradient": None, "diameter": 1 / s.region.diameter, None: 1.0}[s.group["rescale"]]
+    rescale = s.group["rescale"]
+    if rescale == "gradient":
+        return None
+    return 1 / s.region.diameter if rescale == "diameter" else 1.0
 
 
 def plain_step(steps: Iterable[TensorStep]) -> None:

@@ -32,8 +32,26 @@ def fetch_and_add(context, address):
     return types.int64(address), generate
 
 
+@intrinsic
+def prefetch(context, address):
+    """Have the cache line at the address fetched from memory; any address may be given."""
+
+    def generate(context, builder, signature, arguments):
+        place = builder.inttoptr(arguments[0], cgutils.voidptr_t)
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [place, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(address), generate
+
+
 def compiled_callback(function: Callable[[int], None]) -> Any:
-    """The function as C code can call it. Its compiled code is kept on the disk, if it can be."""
+    """The function as C code can call it. Its compiled code is kept on the disk, if it can be.
+
+    Numba compiles it anew after a change of the file that defines it, and not of this one alone.
+    """
     signature = types.void(types.int64)
     try:
         return cfunc(signature, cache=True)(function)

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 from numba import carray, njit
 
-from optim.cpu.callbacks import compiled_callback, fetch_and_add, pointer
+from optim.cpu.callbacks import compiled_callback, fetch_and_add, pointer, prefetch
 
 # Entries of a large tensor that a thread works on at a time, of which so many may be candidates,
 # and entries that are summed in the tensors' own precision before the sum is added to a float64.
-CHUNK, ROOM, BLOCK = 1 << 15, 1 << 12, 1 << 10
-# A sample consists of runs of RUN neighbours, which fill a cache line, and which start at multiples
-# of the golden ratio, modulo 1 and times the size: these are spread evenly.
+CHUNK, ROOM, BLOCK = 1 << 15, 1 << 12, 1 << 8
+# Blocks are fetched from memory so many ahead, in cache lines of so many bytes: while a block is
+# searched for candidates, the processor does not find out by itself that it will need the next.
+AHEAD, LINE = 2, 64
+# A sample consists of runs of RUN neighbours. Run r is number (r GOLDEN mod 1) times the number of
+# runs in the tensor: such numbers are spread evenly.
 RUN, GOLDEN = 16, 0.6180339887498949
 # Where v is a multiple of m, ||theta - v||^2 is a difference of sums of float32 numbers. They are
 # trusted if ||m||^2 is more than SMALLEST, and the difference more than LEAST_LEFT times
@@ -45,41 +48,57 @@ compiled = njit(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 @compiled
-def copy_flagged(words, theta, m, theta_found, m_found, found):
+def fetch(theta, m, g, start, size):
+    """Have `size` entries of each array fetched into the cache; they need not all exist."""
+    for offset in range(start * m.itemsize, (start + size) * m.itemsize, LINE):
+        prefetch(theta.ctypes.data + offset)
+        prefetch(m.ctypes.data + offset)
+        prefetch(g.ctypes.data + offset)
+
+
+@compiled
+def copy_flagged(words, hits, places, theta, m, theta_found, m_found, found):
     """Copy entries whose flags, eight in a word, are 1, to place `found` and on; returns the next.
 
-    What has no room overwrites the last one.
+    What has no room overwrites the last one. Nothing branches on a flag: in `hits` and `places`,
+    which are scratch space, the next one overwrites what does not count.
     """
-    flags, hits, count = words.view(np.uint8), np.empty(words.size, np.int64), 0
-    for w in range((m.size + 7) // 8):
-        hits[count] = w  # without a branch: if it does not count, the next one overwrites it
+    flags, count, inside = words.view(np.uint8), 0, 0
+    for w in range(words.size):
+        hits[count] = w
         count += words[w] != 0
     for w in hits[:count]:
-        for i in range(8 * w, min(8 * w + 8, m.size)):
-            place = min(found, m_found.size - 1)
-            theta_found[place], m_found[place] = theta[i], m[i]
-            found += flags[i]
+        for i in range(8 * w, 8 * w + 8):
+            places[inside] = i
+            inside += flags[i]
+    for i in places[:inside]:
+        place = min(found, m_found.size - 1)
+        theta_found[place], m_found[place] = theta[i], m[i]
+        found += 1
     return found
 
 
 @compiled
-def advance(t, theta, m, g, theta_found, m_found):
+def advance(t, theta, m, g, sums, theta_found, m_found):
     """Advance m, sum it up, and copy theta and m of the candidates to `theta_found`, `m_found`.
 
     m <- momentum m + (1 - momentum) (g + decay theta). Candidates have magnitudes above `low` and
-    up to `high`. Returns ||m||^2; ||theta - v||^2 without the candidates, for v = -radius sign(m)
-    above `high`; <theta, m>; the numbers of entries above `high` and of candidates.
+    up to `high`. `sums` becomes ||m||^2; ||theta - v||^2 without the candidates, for v = -radius
+    sign(m) above `high`; <theta, m>; the numbers of entries above `high` and of candidates.
     """
     number = theta.dtype.type
     one, zero, momentum, gain = number(1), number(0), number(t.momentum), number(1 - t.momentum)
     decay, low, high = number(t.decay), number(t.low), number(t.high)
     radius = number(t.radius if t.k else 0.0)
-    words = np.empty(BLOCK // 8, np.uint64)  # eight flags each
-    flags = words.view(np.uint8)
-    square, distance, product, above, found = 0.0, 0.0, 0.0, 0, 0
+    words, hits = np.empty(BLOCK // 8, np.uint64), np.empty(BLOCK // 8, np.int64)
+    flags, places = words.view(np.uint8), np.empty(BLOCK, np.int64)
+    square, distance, product, above, found = 0.0, 0.0, 0.0, 0.0, 0
     for j in range(0, m.size, BLOCK):
         theta_, m_, g_ = theta[j : j + BLOCK], m[j : j + BLOCK], g[j : j + BLOCK]
         block_square, block_distance, block_product, block_above = zero, zero, zero, zero
+        fetch(theta, m, g, j + AHEAD * BLOCK, BLOCK)
+        if m_.size < BLOCK:
+            words[:] = 0  # flags of the block before
         for i in range(m_.size):
             weight = theta_[i]
             x = momentum * m_[i] + gain * (g_[i] + decay * weight)
@@ -96,18 +115,18 @@ def advance(t, theta, m, g, theta_found, m_found):
         square += block_square
         distance += block_distance
         product += block_product
-        above += int(block_above)
+        above += block_above
         if low < high:
-            found = copy_flagged(words, theta_, m_, theta_found, m_found, found)
-    return square, distance, product, above, found
+            found = copy_flagged(words, hits, places, theta_, m_, theta_found, m_found, found)
+    sums[0], sums[1], sums[2], sums[3], sums[4] = square, distance, product, above, found
 
 
 @compiled
 def exceeding(m, threshold):
     """How many magnitudes exceed the threshold."""
     one, zero, count = m.dtype.type(1), m.dtype.type(0), 0
-    for j in range(0, m.size, 16 * BLOCK):
-        m_, block = m[j : j + 16 * BLOCK], zero
+    for j in range(0, m.size, CHUNK):
+        m_, block = m[j : j + CHUNK], zero
         for i in range(m_.size):
             block += one if abs(m_[i]) > threshold else zero
         count += int(block)
@@ -155,11 +174,11 @@ def bracket(t, theta, m, g):
     """Set `low` and `high` around the K-th magnitude that m will have, very likely, by a sample."""
     number = m.dtype.type
     momentum, gain, decay = number(t.momentum), number(1 - t.momentum), number(t.decay)
-    if t.sample == 0:
-        return
     magnitudes, square = np.empty(t.sample, m.dtype), 0.0
-    for r in range(t.sample // RUN):
-        a = int((r * GOLDEN) % 1.0 * (t.n - RUN))
+    starts = (np.arange(t.sample // RUN) * GOLDEN % 1.0 * (t.n // RUN)).astype(np.int64) * RUN
+    for a in starts:
+        fetch(theta, m, g, a, RUN)
+    for r, a in enumerate(starts):
         theta_, m_, g_ = theta[a : a + RUN], m[a : a + RUN], g[a : a + RUN]
         run, part = magnitudes[r * RUN : (r + 1) * RUN], number(0)
         for i in range(run.size):
@@ -191,15 +210,10 @@ def settle(t, theta, m, sums, theta_found, m_found):
     room for, or sums are not accurate enough. The threshold is selected from all entries of small
     tensors, and where the bracket has failed.
     """
-    square, distance, product, above, found, fits = 0.0, 0.0, 0.0, 0, 0, t.low < t.high
-    for c in range(t.chunks):
-        square += sums[c, 0]
-        distance += sums[c, 1]
-        product += sums[c, 2]
-        above += int(sums[c, 3])
-        count = int(sums[c, 4])
-        fits &= count < ROOM
-        for i in range(c * ROOM, c * ROOM + (count if fits else 0)):  # gather them at the front
+    square, distance, product = sums[:, 0].sum(), sums[:, 1].sum(), sums[:, 2].sum()
+    above, found, fits = int(sums[:, 3].sum()), 0, t.low < t.high and sums[:, 4].max() < ROOM
+    for c in range(t.chunks if fits else 0):
+        for i in range(c * ROOM, c * ROOM + int(sums[c, 4])):  # gather them at the front
             theta_found[found], m_found[found] = theta_found[i], m_found[i]
             found += 1
     t.alpha, t.threshold, t.unit, gamma = math.nan, 0.0, t.radius, t.gamma
@@ -236,25 +250,16 @@ def move(t, theta, m):
     step = number(t.alpha) * number(t.unit)
     for i in range(m.size):
         x = m[i]
-        towards = -step * x if along else (-step if x > zero else (step if x < zero else zero))
+        towards = -step * x if along else (-step if x > zero else step)
         theta[i] = stay * theta[i] + (towards if abs(x) > threshold else zero)
-
-
-@compiled
-def owner(tensors, chunk):
-    """The number of the tensor that has this chunk."""
-    i = 0
-    while tensors[i].first + tensors[i].chunks <= chunk:
-        i += 1
-    return i
 
 
 @functools.cache
 def phase(number: type[np.floating]) -> Any:
     """What each thread calls with the address of a CALL, to work until no item of a phase is left.
 
-    Items are the large tensors, or chunks: of all tensors when
-    buffers advance, which finishes the small ones, and of the large ones when these are moved.
+    Items are the large tensors, or chunks: of all tensors when buffers advance, which finishes the
+    small ones, and of the large ones when these are moved.
     """
 
     def work(address):
@@ -269,20 +274,21 @@ def phase(number: type[np.floating]) -> Any:
             if call.phase == MOVE:
                 c = call.items - 1 - item  # what was advanced last is in the caches
             if call.phase == ADVANCE or call.phase == MOVE:
-                i = owner(tensors, c)
+                i = 0
+                while tensors[i].first + tensors[i].chunks <= c:
+                    i += 1
             t = tensors[i]
             first, end, whole = t.first, t.first + t.chunks, c >= call.chunks
             a, b = (0, t.n) if whole else ((c - first) * CHUNK, min(t.n, (c - first + 1) * CHUNK))
             theta = carray(pointer(t.theta), t.n, number)
             m = carray(pointer(t.m), t.n, number)
             g = carray(pointer(t.g), t.n, number)
-            if call.phase == BRACKET:
+            if call.phase == BRACKET and t.sample:
                 bracket(t, theta, m, g)
             elif call.phase == ADVANCE:
                 r, s = (0, 0) if whole else (c * ROOM, (c + 1) * ROOM)
-                sums[c, 0], sums[c, 1], sums[c, 2], sums[c, 3], sums[c, 4] = advance(
-                    t, theta[a:b], m[a:b], g[a:b], theta_found[r:s], m_found[r:s]
-                )
+                room = theta_found[r:s], m_found[r:s]
+                advance(t, theta[a:b], m[a:b], g[a:b], sums[c], *room)
             if call.phase == SELECT or (call.phase == ADVANCE and whole):
                 r, s = (0, 0) if whole else (first * ROOM, end * ROOM)
                 settle(t, theta, m, sums[first:end], theta_found[r:s], m_found[r:s])

@@ -117,11 +117,13 @@ def _sample(n: int, k: int) -> tuple[int, int, int]:
 
 def _lie_alike(tensors: Sequence[Tensor]) -> bool:
     """Whether the entries of the tensors can be read from their addresses, in the same order."""
-    if not all(is_local(t) and not t.is_neg() for t in tensors):
-        return False
-    if all(t.is_contiguous() for t in tensors):
-        return True
-    return all(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
+    contiguous = channels_last = True
+    for t in tensors:
+        if not is_local(t) or t.is_neg():
+            return False
+        contiguous = contiguous and t.is_contiguous()
+        channels_last = channels_last and t.is_contiguous(memory_format=torch.channels_last)
+    return contiguous or channels_last
 
 
 @functools.cache

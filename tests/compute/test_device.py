@@ -1,10 +1,14 @@
-"""Memory formats and compilation."""
+"""Memory, its formats, and compilation."""
 
+import ctypes
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from runs import DIGITS
+from runs import DIGITS, ROOT
 from torch import nn
 
 from models import build_model
@@ -17,6 +21,31 @@ def test_convolutions_are_channels_last_on_the_cpu():
     model = placed(build_model("VGG16", 10, 3, 32), CPU)
     kernels = [p for p in model.parameters() if p.dim() == 4]
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+
+
+HUGE = """
+import torch
+from utils.compute.device import pick_device
+pick_device(-1)
+address, flags = torch.zeros(1 << 24)[1 << 23 :].data_ptr(), {}
+for line in open("/proc/self/smaps"):
+    words = line.split()
+    if not words[0].endswith(":"):
+        area = range(*(int(end, 16) for end in words[0].split("-")))
+    elif words[0] == "VmFlags:":
+        flags[area] = words[1:]
+print(*(flags[area] for area in flags if address in area))
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").is_dir()
+    or not hasattr(ctypes.CDLL(None), "mallopt"),
+    reason="needs huge pages of Linux, and glibc",
+)
+def test_large_tensors_lie_where_huge_pages_are_asked_for():
+    run = subprocess.run([sys.executable, "-c", HUGE], cwd=ROOT, capture_output=True, text=True)
+    assert "'hg'" in run.stdout, run.stderr
 
 
 @pytest.mark.parametrize(("channels", "last"), [(15, False), (16, True)])

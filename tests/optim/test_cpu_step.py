@@ -238,7 +238,7 @@ def test_a_bracket_that_a_sample_has_put_wrong_does_not_matter(unseen, monkeypat
     """The sample sees none of the entries that are larger, or smaller, than all that it sees."""
     n, k, seen = 100_000, 5000, torch.zeros(100_000, dtype=torch.bool)
     for r in range(step._sample(n, k)[0] // kernels.RUN):
-        start = int(r * kernels.GOLDEN % 1.0 * (n - kernels.RUN))
+        start = int(r * kernels.GOLDEN % 1.0 * (n // kernels.RUN)) * kernels.RUN
         seen[start : start + kernels.RUN] = True
     g = torch.randn(n, generator=torch.Generator().manual_seed(0))
     g[seen] *= 1e-3 if unseen == "larger" else 1e3

