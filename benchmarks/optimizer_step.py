@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """Time SFW's step as a ratio to those of torch.optim.SGD(momentum=0.9) and AdamW, in one run.
 
-First for whole networks, then for tensors of 10^4 to 10^8 entries. Steps of the optimizers take
-turns, and medians are compared. On the CPU with one thread and with all, and also on CUDA when
-there is a device; what a step launches and moves there is shown, too. With --against, another
-checkout and this one run in turns, for networks only.
+Steps of the optimizers take turns, and medians are compared. On the CPU with one thread and with
+all, and also on CUDA when there is a device; what a step launches and moves there is shown, too.
+With --against, another checkout and this one run in turns.
 """
 
 import argparse
@@ -25,7 +24,7 @@ sys.path.insert(0, os.environ.get("CHECKOUT", str(Path(__file__).parents[1])))
 
 from machine import describe, row, table
 
-from constraints import KSparsePolytope, build_constraints, make_feasible
+from constraints import build_constraints, make_feasible
 from models import build_model
 from optim import SFW, ProjectedSGD
 from utils.compute.device import keep_freed_memory
@@ -38,11 +37,6 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet50": partial(build_model, "torchvision.models:resnet50", 1000, 3, 224),
     "vit_b_16": partial(build_model, "torchvision.models:vit_b_16", 1000, 3, 224),
 }
-SIZES = [10**power for power in range(4, 9)]
-# The tensors of a row have this many entries in total; a larger tensor is alone. In training, the
-# forward and backward pass displace an optimizer's tensors from the caches; if the tensors of a row
-# were small in total, they would stay in the caches from one step to the next.
-ENTRIES_PER_ROW = 1 << 26
 SPARSITY = 0.05  # K as a fraction of the entries, as in the paper
 # Their places among the steps, and the bytes an entry that they move: see optim/cuda/step.py; SGD
 # reads theta, g and m, and writes two of them. Those of the plain step are not known.
@@ -52,7 +46,6 @@ MOVED = {"SGD, fused": (0, 20), "SFW": (3, 40), "plain SFW": (6, 0)}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4, help="for each row (default: 4)")
-    parser.add_argument("--largest", type=float, default=1e8, help="entries (default: 1e8)")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
     devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
     parser.add_argument("--devices", nargs="+", choices=devices, default=devices)
@@ -69,15 +62,11 @@ def main() -> None:
         torch.set_num_threads(count)
         print(f"\n{describe(device)}\n")
         networks(device, arguments.seconds, arguments.networks)
-        if arguments.largest and count == threads:
-            print()
-            sizes(device, arguments.seconds, arguments.largest)
 
 
 def against(arguments: argparse.Namespace) -> int:
     """Time networks with the other checkout and with this one, three times in turns."""
-    flags = ["--seconds", str(arguments.seconds), "--largest", "0"]
-    flags += ["--devices", *arguments.devices, "--networks"]
+    flags = ["--seconds", str(arguments.seconds), "--devices", *arguments.devices, "--networks"]
     for checkout in [arguments.against.resolve(), Path(__file__).resolve().parents[1]] * 3:
         print(f"\n{checkout}", flush=True)
         command = [sys.executable, __file__, *flags, *arguments.networks]
@@ -132,22 +121,6 @@ def launches(step: Callable[[], object], moved: int) -> str:
         return "not seen by the profiler"
     rate = f", {moved / seconds / 1e9:.0f}" if moved else ""
     return f"{len(events)}, {1e3 * seconds:.3f}{rate}"
-
-
-def sizes(device: str, seconds: float, largest: float) -> None:
-    table(["entries", "SGD, fused, ns an entry", "SFW, ns an entry", "SFW / SGD, fused"])
-    for n in (size for size in SIZES if size <= largest):
-        count = max(1, ENTRIES_PER_ROW // n)
-        tensors = [nn.Parameter(torch.zeros(n, device=device)) for _ in range(count)]
-        for p in tensors:
-            p.grad = torch.randn(n, device=device)
-        region = KSparsePolytope(n, max(1, int(SPARSITY * n)), radius=1.0)
-        steps = [
-            torch.optim.SGD(tensors, lr=1e-9, momentum=0.9, fused=True).step,
-            SFW(tensors, [region] * len(tensors), lr=1e-6).step,
-        ]
-        sgd, ours = (t / (n * len(tensors)) * 1e9 for t in time_in_turns(steps, seconds, device))
-        row(f"{n:,}", f"{sgd:.3f}", f"{ours:.3f}", f"{ours / sgd:.2f}")
 
 
 if __name__ == "__main__":

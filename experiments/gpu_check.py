@@ -57,7 +57,7 @@ STOPPED = "stopped: "  # begins a command that gets SIGTERM once it has printed 
 PYTEST = "-m pytest -p no:cacheprovider -v --tb short"
 RUN = "--data {data} --arch {arch} --gpu {gpu} --data_dir {data_dir} --output_dir {work}"
 FIRST = f"{RUN}/first --epoch_num {{first}}"
-STEPS = "benchmarks/optimizer_step.py --largest 0 --devices {device} --networks {networks}"
+STEPS = "benchmarks/optimizer_step.py --devices {device} --networks {networks}"
 # By name, the limit in seconds and the commands; the most valuable first.
 STAGES: dict[str, tuple[float, Sequence[str]]] = {
     "fused step": (45, [f"{PYTEST} tests/optim/test_random_tensors.py"]),

@@ -110,14 +110,12 @@ def plain_kernels() -> Iterator[None]:
         yield
 
 
-def multiply_adds(model: nn.Module, inputs: Tensor) -> int:
-    """The multiply-adds that convolutions and matrix products of a forward pass take per input."""
-    return multiply_adds_by_module(model, inputs)[""]
-
-
 @torch.no_grad()
-def multiply_adds_by_module(model: nn.Module, inputs: Tensor) -> dict[str, int]:
-    """The same for each module that takes any, by its name; "" is the whole network."""
+def multiply_adds(model: nn.Module, inputs: Tensor) -> dict[str, int]:
+    """What convolutions and matrix products of a forward pass take per input, by module.
+
+    "" is the whole network; modules that take none are left out.
+    """
     from torch.utils.flop_counter import FlopCounterMode  # imports Triton
 
     with plain_kernels(), FlopCounterMode(display=False) as counter:

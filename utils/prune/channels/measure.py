@@ -23,7 +23,7 @@ def measured(
         "channels": sum(channels_by_layer(sliced).values()),
         "parameters": sum(p.numel() for p in sliced.parameters()),
         "bytes": sum(values.nbytes for values in sliced.state_dict().values()),
-        "multiply_adds": multiply_adds(sliced, images[:2]),
+        "multiply_adds": multiply_adds(sliced, images[:2])[""],
     }
     for batch, (of_dense, of_sliced) in compare_speed(dense, sliced, images, precision).items():
         columns[f"milliseconds_{batch}"] = round(1000 * of_sliced, 4)

@@ -8,7 +8,7 @@ from math import gcd
 
 from torch import Tensor, nn
 
-from utils.compute.measure import multiply_adds, multiply_adds_by_module
+from utils.compute.measure import multiply_adds
 from utils.process.errors import UserError, reason
 from utils.prune.channels.graph import Dimension, Unit, cut_out, refusal
 from utils.prune.channels.scores import SCORES, squared_norms
@@ -52,7 +52,7 @@ class ChannelRanking:
             group[:] = [*others, *(units[i] for i in sorted(kept))]
         self.order = [number for _, number in sorted(ranked)]
         self.round_to = round_to
-        by_module = multiply_adds_by_module(copy.deepcopy(self.model), images)
+        by_module = multiply_adds(copy.deepcopy(self.model), images)
         self.dense_multiply_adds = by_module[""]
         self.estimates = self._estimates(by_module)
         self.fractions = {0: 0.0}  # those that are known
@@ -82,7 +82,7 @@ class ChannelRanking:
     def fraction(self, count: int) -> float:
         """The fraction of the multiply-adds that the network loses with these units."""
         if count not in self.fractions:
-            left = multiply_adds(self.cut(count), self.images)
+            left = multiply_adds(self.cut(count), self.images)[""]
             self.fractions[count] = 1 - left / self.dense_multiply_adds
         return self.fractions[count]
 
