@@ -80,6 +80,8 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
         sweep = slice_channels
     check_writable(report.paths, "--output_dir")
     dataset = config.load_dataset().to(device)
+    if config.own_data is None and trained.test_sha256 not in (None, dataset.checksum("test")):
+        warn(f"--data_dir {config.data_dir}: has other test images than when the model was trained")
     model = placed(trained.model, device, config.image_shape)
     correction = build_correction(prune, model, dataset, config)
     tested = tester(trained, config, prune, dataset, correction)

@@ -80,8 +80,13 @@ def _drawn_norms(layer: nn.Module, initialise: str, keep: str) -> dict[str, floa
 
 
 def _present_norm(name: str, p: Tensor) -> float:
-    """The L2 norm of the parameter, but 1 where all entries are equal."""
+    """The L2 norm of the parameter, but 1 where all entries are equal.
+
+    It is 1, too, of a frozen one with entries that are not finite, such as a mask: it stays.
+    """
     flat = p if p.is_meta else whole(p).flatten()
+    if not (p.is_meta or p.requires_grad or flat.isfinite().all()):
+        return 1.0
     if not p.is_meta and flat.isfinite().all():
         return 1.0 if torch.equal(flat, flat[:1].expand_as(flat)) else lp_norm(flat, 2).item()
     problem = "no values, and no reset_parameters" if p.is_meta else "NaN or infinite values"

@@ -56,16 +56,20 @@ def check_network(model: nn.Module, num_classes: int, color_channel: int, image_
                 f" logits of shape (2, {num_classes}) for two images"
             )
     _check_tensors(model)
+    if not logits.requires_grad:
+        raise ValueError("no gradient leads from its network's outputs to what is to be trained")
 
 
-@torch.no_grad()
 def dry_run(model: nn.Module, images: Tensor, training: bool) -> Tensor:
-    """What the model returns for these images in this mode, with all of it left as it was."""
+    """What the model returns for these images in this mode, with all of it left as it was.
+
+    In training mode it has gradients to follow.
+    """
     modes = {module: module.training for module in model.modules()}
     model.train(training)
     devices = [images.device] if images.is_cuda else []
     try:
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(training):
             if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
                 model(images)
             buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -101,6 +105,12 @@ def _check_tensors(model: nn.Module) -> None:
         if not p.is_floating_point() or not p.numel():
             form = f"{str(p.dtype).removeprefix('torch.')} {tuple(p.shape)}"
             raise ValueError(f"parameter {name} is {form}: each must hold real numbers")
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse:
+            raise ValueError(f"its layer {name} has sparse gradients; build it with sparse=False")
+    for name, values in model.state_dict().items():
+        if not isinstance(values, Tensor):
+            raise ValueError(f"{name} in its state dict is no tensor: files hold tensors alone")
 
 
 def describe_error(error: BaseException) -> str:

@@ -115,6 +115,44 @@ def frozen(num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes)).requires_grad_(False)
 
 
+def masks_alone(num_classes):
+    """A frozen mask with infinite entries, and a frozen layer far outside of its region."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, num_classes))
+    mask = torch.full((3, 3), -torch.inf).triu(1)
+    model.mask = nn.Parameter(mask, requires_grad=False)
+    nn.init.normal_(model[1].requires_grad_(False).weight)
+    return model
+
+
+def without_gradient(num_classes):
+    class Detached(nn.Linear):
+        @torch.no_grad()
+        def forward(self, images):
+            return super().forward(images.flatten(1))
+
+    return Detached(64, num_classes)
+
+
+def sparse(num_classes):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+    model[1].words = nn.Embedding(3, 4, sparse=True)
+    return model
+
+
+def extra_state(num_classes):
+    class Counting(nn.Linear):
+        def get_extra_state(self):
+            return {"calls": 1}
+
+    return nn.Sequential(nn.Flatten(), Counting(64, num_classes))
+
+
+def cubes(num_classes):
+    """A convolution in three dimensions, whose weight has no channels-last format."""
+    cube = nn.Unflatten(1, (1, 1)), nn.Conv3d(1, 4, (1, 3, 3))
+    return nn.Sequential(*cube, nn.Flatten(), nn.Linear(144, num_classes))
+
+
 def other_size(num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes))
 

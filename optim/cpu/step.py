@@ -28,7 +28,7 @@ from optim.foreach import move_to_vertices, rescaling
 
 # Tensors of up to this many entries are taken whole; with fewer in all, threads cost more time
 # than they save.
-WHOLE, PARALLEL_FROM = 1 << 16, 1 << 16
+WHOLE, PARALLEL_FROM = 1 << 17, 1 << 16
 # A sample takes one entry in SAMPLE_EVERY, but at least SAMPLE_LEAST and at most SAMPLE_MOST.
 SAMPLE_LEAST, SAMPLE_MOST, SAMPLE_EVERY = 1 << 11, 1 << 13, 1 << 5
 # The bracket extends to either side by this many standard deviations of the K-th rank in a sample

@@ -106,8 +106,8 @@ def test_an_onnx_file_that_computes_something_else_is_not_kept(network, tmp_path
 
 
 def own_network(name):
-    """A network of tests/networks.py, and the metadata of its files."""
-    config = Config(data="digits", arch=f"networks:{name}")
+    """A network of tests/saved_networks.py, and the metadata of its files."""
+    config = Config(data="digits", arch=f"saved_networks:{name}")
     return new_model(config), pruned_metadata(config.as_dict(), {"sparsity": 0.5})
 
 
@@ -147,7 +147,7 @@ def test_a_network_that_takes_no_single_image_has_no_onnx_file(tmp_path):
 def test_types_that_numpy_lacks_come_back_in_the_network(tmp_path):
     model, metadata = own_network("HalfBuffer")
     write_pruned(tmp_path / "a.npz", "npz", model, GREY, metadata)
-    state = load_pruned(tmp_path / "a.npz", arch="networks:HalfBuffer").state_dict()
+    state = load_pruned(tmp_path / "a.npz", arch="saved_networks:HalfBuffer").state_dict()
     assert all(values.dtype == state[n].dtype for n, values in model.state_dict().items())
     assert all(torch.equal(values, state[n]) for n, values in model.state_dict().items())
 
@@ -160,7 +160,7 @@ def test_a_network_whose_outputs_are_no_numbers_is_saved(tmp_path):
 
 def test_a_network_that_cannot_be_exported_is_named_in_one_line(quick, tmp_path, caplog):
     torch.save(own_network("BranchOnImages")[0].state_dict(), tmp_path / "a.pt")
-    flags = ("--data", "digits", "--arch", "networks:BranchOnImages", "--ratios", 0.5)
+    flags = ("--data", "digits", "--arch", "saved_networks:BranchOnImages", "--ratios", 0.5)
     flags += ("--model_path", tmp_path / "a.pt", "--output_dir", tmp_path)
     saved = ("--save_pruned", 0.5, "--pruned_format", "onnx", "npz")
     status, out, err = quick("test_prune.py", *flags, *saved)

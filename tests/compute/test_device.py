@@ -59,6 +59,11 @@ def test_strided_1x1_convolutions_of_few_channels_keep_pytorchs_format(channels,
     assert options == [{"layout_optimization": last}]
 
 
+def test_a_network_with_a_tensor_of_five_dimensions_keeps_pytorchs_format():
+    model = placed(nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv3d(1, 16, 3)), CPU, (3, 8, 8))
+    assert all(p.is_contiguous() for p in model.parameters())
+
+
 def test_a_smaller_batch_is_not_compiled_for(monkeypatch):
     model = build_model("Mlp", 10, 1, 8)
     sizes = []

@@ -1,10 +1,8 @@
 """SFW's fused step on the CPU against the algorithm written out, whatever the tensors look like."""
 
 import copy
-import errno
 import math
 
-import numba
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -297,53 +295,3 @@ def test_results_do_not_depend_on_the_number_of_threads():
         return p
 
     assert torch.equal(run(1), run(2))
-
-
-def nothing(address):
-    pass
-
-
-def emptied(path):
-    path.write_bytes(b"")
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-def zeroed(path):
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-@pytest.mark.parametrize(
-    ("damage", "ending"), [(emptied, "nbi"), (cut, "nbi"), (zeroed, "nbi"), (cut, "nbc")]
-)
-def test_damaged_compiled_code_is_compiled_anew_with_one_warning(
-    damage, ending, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    kernels.compiled_callback(nothing)
-    (path,) = tmp_path.rglob(f"*.{ending}")
-    damage(path)
-    with pytest.warns(UserWarning, match="compiled anew in this run") as warned:
-        kernels.compiled_callback(nothing).ctypes(0)
-    assert len(warned) == 1
-
-
-def test_compiled_code_that_cannot_be_kept_is_used_with_one_warning(monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(numba.core.caching.FunctionCache, "save_overload", full)
-    with pytest.warns(UserWarning, match="No space left on device") as warned:
-        kernels.compiled_callback(nothing).ctypes(0)
-    assert len(warned) == 1
-
-
-def test_autograd_notices_that_weights_moved():
-    p = nn.Parameter(torch.ones(3))
-    loss = (p * p).sum()
-    p.grad = torch.ones(3)
-    SFW([p], [KSparsePolytope(3, 1, radius=1.0)]).step()
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()

@@ -103,3 +103,12 @@ def test_gradients_laid_out_unlike_their_weights_are_taken():
     p.grad = torch.arange(24.0).view(2, 3, 2, 2).contiguous()
     SFW([p], [KSparsePolytope(24, 2, radius=1.0)], rescale=None).step()
     assert p.detach().flatten().tolist() == [0] * 22 + [-1, -1]
+
+
+def test_autograd_notices_that_weights_moved():
+    p = nn.Parameter(torch.ones(3))
+    loss = (p * p).sum()
+    p.grad = torch.ones(3)
+    SFW([p], [KSparsePolytope(3, 1, radius=1.0)]).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

@@ -25,8 +25,7 @@ class GoldenMlp(nn.Module):
         self.linear_layer_2 = nn.Linear(32, 10)
 
     def forward(self, x):
-        x = self.linear_layer_0(x).relu()
-        return self.linear_layer_2(self.linear_layer_1(x).relu())
+        return self.linear_layer_2(self.linear_layer_1(self.linear_layer_0(x).relu()).relu())
 
 
 def regions_of(model, tau=15.0):
@@ -59,9 +58,8 @@ def test_scales_are_the_authors(golden):
     model = GoldenMlp()
     state = {k.removeprefix("init_"): torch.tensor(file[k]) for k in file if k.startswith("init_")}
     model.load_state_dict(state)
-    batches = list(
-        zip(torch.tensor(file["batches_x"]), torch.tensor(file["batches_y"]), strict=True)
-    )
+    x, y = (torch.tensor(file[f"batches_{name}"]) for name in "xy")
+    batches = list(zip(x, y, strict=True))
     scales = sfw_init(model, batches, regions_of(model), lr=1.0, iterations=390)
     for name, scale in scales.items():
         assert scale == pytest.approx(float(file[f"scale_{name}"]), rel=1e-4), name

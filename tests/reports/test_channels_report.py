@@ -248,8 +248,8 @@ def test_without_torch_pruning_one_line_says_what_to_install(quick, trained, mon
 def test_channels_are_found_and_timed_on_training_images(quick, tmp_path, monkeypatch):
     timed = []
     monkeypatch.setattr(SPEED_OF, lambda *a: timed.append(a[2]) or SPEED)
-    torch.save(build_model("networks:leaves_early", 10, 1, 8).state_dict(), tmp_path / "random.pt")
-    flags = ("--data", "digits", "--arch", "networks:leaves_early", *CHANNELS)
+    torch.save(build_model("networks:LeavesEarly", 10, 1, 8).state_dict(), tmp_path / "random.pt")
+    flags = ("--data", "digits", "--arch", "networks:LeavesEarly", *CHANNELS)
     flags += ("--model_path", tmp_path / "random.pt", "--output_dir", tmp_path)
     status, _, err = quick("test_prune.py", *flags)
     assert status == 0, err

@@ -31,20 +31,8 @@ def resnet(tmp_path, write_npz):
     torch.manual_seed(0)
     model = build_model(arch, 10, 3, 32)
     write_contents(config.files.model, model_contents(model, config, 1, {}))
-    return (
-        "--arch",
-        arch,
-        "--ratios",
-        0,
-        0.1,
-        0.5,
-        "--epoch_num",
-        1,
-        "--data_dir",
-        tmp_path / "data",
-        "--output_dir",
-        tmp_path,
-    )
+    flags = f"--arch {arch} --ratios 0 0.1 0.5 --epoch_num 1".split()
+    return *flags, "--data_dir", tmp_path / "data", "--output_dir", tmp_path
 
 
 def test_pruned_models_are_saved_with_what_they_reached(quick, trained, folders):

@@ -189,6 +189,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line_and_saves_no_model(q
     flags = ("--optimizer", "SGD", "--constraint", "unconstraints", "--lr", 1e9)
     result = quick("train_prune.py", *DIGITS, *flags, "--output_dir", tmp_path)
     assert_failed(result, "Epoch 1/2, step 3: the loss is nan, the last finite one was 8.9")
+    assert result[2].endswith("; lower --lr or --weight_decay\n")  # there is no region
     assert [path.suffixes[-2:] for path in tmp_path.rglob("*.pt")] == [[".resume", ".pt"]]
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from runs import SCRIPTS, assert_refused, read_csv
 
 from utils.checkpoints.model_file import read_contents
+from utils.datasets.builtin import read_digits
 from utils.prune import load_pruned
 
 RUN = "data=my pets_model=Mlp_optimizer=SFW_train_batchsize=16_epoch_num=2"
@@ -160,6 +161,18 @@ def test_a_model_is_tested_on_other_images_of_its_classes_with_a_warning(quick, 
     assert "has other data than the model was trained on: its pixels or labels are others\n" in err
     write_npz(tmp_path / "data", classes=np.array(["a", "b", "c"]))
     assert_refused(quick("test_prune.py", *model), "has other data than the model was trained on")
+
+
+def test_a_built_in_data_set_of_other_test_images_is_told(quick, trained, tmp_path):
+    digits = read_digits("digits", tmp_path)
+    digits["x_test"] = digits["x_test"][::-1]
+    np.savez(tmp_path / "digits.npz", **digits)
+    (path,) = trained.rglob("*.pt")
+    model = ("--model_path", path, "--ratios", 0, "--output_dir", tmp_path)
+    assert "test images" not in quick("test_prune.py", *model)[2]
+    status, _, err = quick("test_prune.py", *model, "--data_dir", tmp_path)
+    warning = f"warning: --data_dir {tmp_path}: has other test images than when the model was"
+    assert status == 0 and err.startswith(warning)
 
 
 @pytest.mark.parametrize("form", ["npz", "folder"])

@@ -55,6 +55,12 @@ def reorder(path):
     change(path, optimizer=optimizer)
 
 
+def of_other_data(path):
+    recorder = torch.load(path, weights_only=True)["recorder"]
+    recorder["metrics"]["sha256"]["train"] = "0"
+    change(path, recorder=recorder)
+
+
 DAMAGE = {
     "empty": (lambda path: path.write_bytes(b""), "is no model file"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is truncated"),
@@ -71,10 +77,11 @@ MISFITS = {
     "version": (lambda path: change(path, format=1), "is no resume file of this version"),
     "settings": (lambda path: change(path, config={"lr": 0.5}), "is of --lr 0.5, not 1"),
     "device": (lambda path: change(path, device="cuda"), "another kind of device"),
-    "network": (of_another_network, "does not fit the network"),
+    "network": (of_another_network, "does not fit this run"),
     "reordered": (reorder, "or of these in another order"),
-    "batches": (lambda path: change(path, batches={"taken": 1}), "does not fit the network"),
-    "optimizer": (lambda path: change(path, optimizer={}), "does not fit the network"),
+    "batches": (lambda path: change(path, batches={"taken": 1}), "does not fit this run"),
+    "data": (of_other_data, "its data are others than those in --data_dir"),
+    "optimizer": (lambda path: change(path, optimizer={}), "does not fit this run"),
 }
 
 
@@ -177,6 +184,22 @@ def test_a_folder_that_changes_in_mid_run_is_told_or_made_anew(spoil, quick, tmp
     told = {"vanished": 0, "file": 1, "folder": 3}[spoil]  # each save
     assert [line[:9] for line in err.splitlines()] == ["warning: "] * told
     assert status == 0 and len(list(models.glob("*epoch_num=5*init=1.pt"))) == 1
+
+
+def test_a_run_that_starts_over_and_is_stopped_leaves_nothing_of_the_former_one(
+    quick, stopped, stop_after
+):
+    former = stopped.resume.read_bytes()
+    stop_after(1)
+    flags = (*FLAGS, "--resume", "never", "--output_dir", stopped.output_dir)
+    assert quick("train_prune.py", *flags)[0] == 143
+    assert former not in (stopped.resume.read_bytes(), stopped.previous_resume.read_bytes())
+
+
+def test_a_model_is_not_tested_while_a_stopped_run_is_to_replace_it(quick, stopped):
+    stopped.model.write_bytes(stopped.resume.read_bytes())
+    result = quick("test_prune.py", *FLAGS, "--output_dir", stopped.output_dir)
+    assert_refused(result, "the training was stopped before its end; train_prune.py with the same")
 
 
 def test_what_a_killed_write_left_is_removed(quick, stopped):

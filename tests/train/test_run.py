@@ -1,5 +1,6 @@
 """A training run that nobody watches, that learns nothing, or that has a shorter sibling."""
 
+import re
 import subprocess
 import sys
 
@@ -64,7 +65,7 @@ def test_a_run_that_ends_far_above_the_loss_of_guessing_warns(quick, tmp_path):
     flags = ("--optimizer", "SGD", "--constraint", "unconstraints", "--mode", "None", "--lr", "50")
     status, _, err = quick("train_prune.py", *DIGITS, *flags, "--output_dir", tmp_path)
     assert status == 0
-    assert err.startswith("warning: the network has learned nothing: its training loss is ")
+    assert err.startswith("warning: the training has probably diverged: its loss is ")
     assert "guessing has 2.303; lower --lr" in err
 
 
@@ -77,6 +78,15 @@ def test_a_run_of_sfw_begins_with_how_much_of_its_regions_the_network_fills(quic
     assert f"at most {largest} ({tensor})" in out
     # Uniform entries, of which K is 5 %, at tau 15: (1 / 2) / (15 sqrt(0.05 / 3)).
     assert 0.25 < float(mean) <= float(largest) < 0.27
+
+
+def test_frozen_parameters_are_neither_in_the_gauge_nor_looked_at_for_what_is_not_finite(
+    quick, tmp_path
+):
+    flags = (*DIGITS[:2], "--arch", "own_networks:masks_alone", "--epoch_num", 1)
+    status, out, _ = quick("train_prune.py", *flags, "--output_dir", tmp_path)
+    largest, tensor = re.search(r"at most (\S+) \((\S+)\); a region", out).groups()
+    assert status == 0 and float(largest) < 0.3 and tensor.startswith("2.")
 
 
 def test_a_region_of_ones_own_without_a_gauge_and_sgd_report_none(quick, tmp_path, monkeypatch):

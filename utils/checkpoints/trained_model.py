@@ -37,6 +37,7 @@ class TrainedModel:
     settings: dict[str, Any]  # those that identify the run
     pruned_before: dict[str, Any] | None = None  # how, if the file holds a pruned model
     train_accuracy: float | None = None  # of the last epoch, in percent, if the file states it
+    test_sha256: str | None = None  # the checksum of its test images and labels, if it states that
 
     @property
     def training_known(self) -> bool:
@@ -56,14 +57,14 @@ def load_trained(config: Config) -> TrainedModel:
     Raises UserError when there is none, or when its file holds something else.
     """
     path = config.files.model
-    if path.is_file():
-        return load_model_file(path, vars(config))
     for unfinished in (config.files.resume, config.files.previous_resume):
         if unfinished.is_file():
             raise UserError(
                 f"{path}: the training was stopped before its end; train_prune.py with the same"
                 f" flags goes on, and --model_path {unfinished} tests what it has reached"
             )
+    if path.is_file():
+        return load_model_file(path, vars(config))
     raise UserError(
         f"{path}: no such model; train it first, with train_prune.py and the same flags, or give"
         " --model_path"
@@ -93,8 +94,9 @@ def load_model_file(path: Path, explicit: Mapping[str, Any]) -> TrainedModel:
         files = replace(files, run=file_name({"sha256": digest[:16]}, Path(source).stem))
     metrics = {} if stored is None else contents.get("metrics", {})
     *_, last = None, *metrics.get("train_accuracy", [])  # none before the end of the first epoch
+    tested = metrics.get("sha256", {}).get("test")
     model = build_network(path, contents, config)
-    return TrainedModel(model, config, files, source, settings, pruning, last)
+    return TrainedModel(model, config, files, source, settings, pruning, last, tested)
 
 
 def load_pruned(path: str | Path, arch: str | None = None) -> nn.Module:

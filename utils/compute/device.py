@@ -40,8 +40,8 @@ def pick_device(gpu: int) -> torch.device:
     """
     if process_count() > 1 and not dist.is_initialized():
         raise UserError(
-            f"WORLD_SIZE={process_count()}: this is one of several processes, as torchrun starts"
-            " them; train_prune.py alone can use them; start this script with python"
+            f"WORLD_SIZE={process_count()}: this is one of several processes; train_prune.py alone"
+            " can use them, started by torchrun; otherwise unset WORLD_SIZE, and use python"
         )
     if gpu < 0:
         keep_freed_memory()
@@ -95,19 +95,20 @@ def placed(
     """The model on the device, in the memory format in which convolutions are fastest.
 
     With `image_shape` (channels, height, width) it is tried on such images: networks that flatten
-    with `view` fail, and keep PyTorch's ordinary format.
+    with `view` fail, and keep PyTorch's ordinary format. So do tensors of five dimensions.
     """
     model.to(device)
     if not trains_in_channels_last(model):
         return model.to(memory_format=torch.contiguous_format)
-    model.to(memory_format=torch.channels_last)
-    if image_shape is not None:
-        training = model.training
-        try:
+    training = model.training
+    try:
+        model.to(memory_format=torch.channels_last)
+        if image_shape is not None:
             with torch.no_grad():
                 model.eval()(torch.zeros(2, *image_shape, device=device))
-        except RuntimeError:
-            model.to(memory_format=torch.contiguous_format)
+    except RuntimeError:
+        model.to(memory_format=torch.contiguous_format)
+    if image_shape is not None:
         model.train(training)
     return model
 

@@ -141,8 +141,9 @@ def zeros_by_parameter(model: nn.Module) -> dict[str, int]:
 
 
 def not_finite(model: nn.Module) -> list[str]:
-    """The names of the parameters that hold an infinite entry or one that is not a number."""
-    return [name for name, p in model.named_parameters() if not p.isfinite().all()]
+    """The names of the parameters that are trained and hold an infinite entry or no number."""
+    trained = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+    return [name for name, p in trained if not p.isfinite().all()]
 
 
 def count_above(model: nn.Module, thresholds: tuple[float, ...] = THRESHOLDS) -> list[int]:

@@ -78,4 +78,5 @@ class Batches:
         if self.augment is not None and self.generator is not None:
             with torch.autocast(images.device.type, enabled=False):  # it may resize by matrices
                 images = self.augment(images, self.generator)
-        return torch.addcmul(self.offset, images.float(), self.scale), self.labels[chosen]
+        inputs = torch.addcmul(self.offset, images.float(), self.scale)
+        return inputs, self.labels.index_select(0, chosen)

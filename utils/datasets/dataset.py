@@ -1,5 +1,6 @@
 """The data sets, by name: held in memory as uint8, checked, and fitted to a network."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,13 @@ class Dataset:
     def to(self, device: torch.device) -> "Dataset":
         tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **tensors)
+
+    def checksum(self, split: str) -> str:
+        """SHA-256 of the images and labels of "train" or "test"."""
+        digest = hashlib.sha256()
+        for tensor in (getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")):
+            digest.update(tensor.cpu().numpy())
+        return digest.hexdigest()
 
     def train_batches(self, batch_size: int, generator: Generator) -> Batches:
         """Raises UserError where there are test images alone, which serve test_prune.py."""

@@ -30,7 +30,7 @@ from utils.settings.fields import first_difference, identifying_settings
 from utils.train.distributed import World, check_processes
 from utils.train.recording import Recorder
 
-FORMAT = 2
+FORMAT = 3
 MOST_PROCESSES = 64  # whose resume files are looked for
 SAVE_SECONDS = 30.0  # between two epochs that are saved
 WAY_OUT = "start over with --resume never, or move the file away"
@@ -76,6 +76,10 @@ def _own_files(config: Config) -> Iterator[None]:
         yield
 
 
+def position(epoch: int, steps: int) -> str:
+    return f"epoch {epoch}" + (f" and {steps} steps" if steps else "")
+
+
 @dataclass
 class RunState:
     """What changes as a run goes on."""
@@ -88,8 +92,7 @@ class RunState:
 
     @property
     def position(self) -> str:
-        steps = f" and {self.batches.taken} steps" if self.batches.taken else ""
-        return f"epoch {self.recorder.epoch}{steps}"
+        return position(self.recorder.epoch, self.batches.taken)
 
     def model_contents(self) -> dict[str, Any]:
         return model_contents(self.model, self.config, self.recorder.epoch, self.recorder.metrics)
@@ -113,7 +116,7 @@ class RunState:
                 getattr(self, name).load_state_dict(saved[name])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = textwrap.shorten(str(error), 200)
-            raise UserError(f"{path}: does not fit the network ({reason}); {WAY_OUT}") from None
+            raise UserError(f"{path}: does not fit this run ({reason}); {WAY_OUT}") from None
 
 
 class Checkpointer:
@@ -170,7 +173,6 @@ class Checkpointer:
             self.save(state)
         else:
             state.restore(saved, self.newest)
-            self.position = state.position
             say(f"Going on after {state.position} of {self.config.epoch_num} epochs")
         self.signals.deferring = True
 
@@ -179,7 +181,7 @@ class Checkpointer:
         last = state.recorder.epoch == self.config.epoch_num
         if last or time.monotonic() - self._saved_at >= SAVE_SECONDS:
             self.save(state)
-            if self.world.is_main:
+            if self.world.is_main and not last:
                 state.recorder.draw()
 
     def stop_if_signalled(self, state: RunState) -> None:
@@ -197,7 +199,11 @@ class Checkpointer:
             return
         try:
             state.recorder.save()
-            write_contents(self.newest, state.contents(), keep_former=self.previous)
+            former = self.previous if self.position else None  # else it is of a run given up
+            write_contents(self.newest, state.contents(), keep_former=former)
+            if not former:
+                with suppress(OSError):
+                    self.previous.unlink(missing_ok=True)
             self.position = state.position
         except RunError as error:
             warn(f"{error}; the next save tries again")
@@ -211,6 +217,7 @@ class Checkpointer:
             state.recorder.save()
         except RunError as error:
             raise RunError(f"{error}; {self.advice()}, once it can") from None
+        state.recorder.draw()
         for path in (self.previous, self.newest):
             with suppress(OSError):  # it is of no more use
                 path.unlink(missing_ok=True)
@@ -250,6 +257,7 @@ class Checkpointer:
                 f"{path}: is of a run with {theirs} threads, and this one has {ours}: sums are"
                 f" rounded in another way, and results differ; OMP_NUM_THREADS={theirs} keeps them"
             )
+        self.position = position(saved["epoch"], saved["batches"]["taken"])
         return saved
 
     def _check_settings(self, saved: dict[str, Any], path: Path, way_out: str) -> None:

@@ -18,14 +18,12 @@ from utils.process.errors import RunError, say, warn
 from utils.reports import logs
 from utils.reports.headings import heading
 from utils.reports.plots import plot_training
-from utils.settings.config import Config
+from utils.settings.config import NO_REGION, Config
 from utils.settings.fields import identifying_settings
 from utils.train.distributed import World
 
 READ_BACK_SECONDS = 0.5
 METRICS = ("train_loss", "train_accuracy", "test_accuracy", "lr", "effective_weight_decay")
-# What helps against losses and weights that are not finite.
-REMEDY = "lower --lr, --tau or --weight_decay"
 # A network that guesses has a loss of ln(classes). One that ends far above that has diverged.
 DIVERGED = 1.5
 HISTOGRAM, BINS = "log10_magnitude", 100
@@ -90,6 +88,9 @@ class Recorder:
         self._earlier = 0.0  # seconds of the epoch, before the run was stopped in it
         on_board = config.tensorboard and world.is_main
         self._board = Board(config.files.tensorboard) if on_board else None
+        # What helps against losses and weights that are not finite.
+        sizes = "--lr" if config.constraint == NO_REGION else "--lr, --tau"
+        self.remedy = f"lower {sizes} or --weight_decay"
 
     @property
     def epoch(self) -> int:
@@ -99,6 +100,7 @@ class Recorder:
     def begin(self, model: nn.Module, dataset: Dataset) -> None:
         """Begin the log, and tell people what is trained on what."""
         config = self.config
+        self.metrics["sha256"] = {split: dataset.checksum(split) for split in ("train", "test")}
         self.log.add(logs.configuration_line(config))
         count = sum(p.numel() for p in model.parameters())
         say(
@@ -111,9 +113,9 @@ class Recorder:
         """Tell people how much of its region the network fills, where SFW keeps it in one."""
         if not self.is_sfw or not (filled := gauges(model, regions)):
             return
-        fullest = max(filled, key=filled.get)
-        sizes = [p.numel() for p in model.parameters()]
-        mean = sum(g * n for g, n in zip(filled.values(), sizes, strict=True)) / sum(sizes)
+        sizes = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
+        fullest = max(sizes, key=filled.get)
+        mean = sum(filled[n] * size for n, size in sizes.items()) / sum(sizes.values())
         self.log.add(logs.gauge_line(filled[fullest], fullest, mean))
         say(
             f"Gauge: the weights fill {mean:.4f} of their regions on average, and at most"
@@ -149,11 +151,12 @@ class Recorder:
         rows = self.world.sums(torch.stack(results)).tolist()
         for (loss, correct, alpha), images, sparsity in zip(rows, *known, strict=True):
             if not math.isfinite(loss):
-                last = f"{self.steps[-1].loss:.4g}" if self.steps else "before this epoch"
+                last = ", the last finite one was " if self.steps else ""
+                last += f"{self.steps[-1].loss:.4g}" if self.steps else ""
                 pruned = ", or leave out --pruned_steps" if sparsity else ""
                 raise RunError(
-                    f"{self.title}, step {len(self.steps) + 1}: the loss is {loss}, the last"
-                    f" finite one was {last}; {REMEDY}{pruned}"
+                    f"{self.title}, step {len(self.steps) + 1}: the loss is {loss}{last};"
+                    f" {self.remedy}{pruned}"
                 )
             accuracy = 100 * correct / images
             self.steps.append(StepResult(loss, accuracy, alpha, images, sparsity))
@@ -177,7 +180,7 @@ class Recorder:
         if names := not_finite(model):
             raise RunError(
                 f"{self.title}: the weights of {', '.join(names)} are not finite after step"
-                f" {len(self.steps)}, whose loss was {self.steps[-1].loss:.4g}; {REMEDY}"
+                f" {len(self.steps)}, whose loss was {self.steps[-1].loss:.4g}; {self.remedy}"
             )
         alpha = sum(step.alpha for step in self.steps) / len(self.steps)
         self._log_epoch(model, test_accuracy, alpha)
@@ -228,8 +231,8 @@ class Recorder:
         guessing = math.log(config.num_classes)
         if loss > DIVERGED * guessing:
             warn(
-                f"the network has learned nothing: its training loss is {loss:.4g}, and guessing"
-                f" has {guessing:.4g}; lower --lr"
+                f"the training has probably diverged: its loss is {loss:.4g}, and guessing has"
+                f" {guessing:.4g}; lower --lr"
             )
         say(f"\nModel: {config.files.model}\nLog: {config.files.train_log}")
 
@@ -244,6 +247,9 @@ class Recorder:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError for a run on other images or labels."""
+        if state["metrics"].get("sha256") != self.metrics.get("sha256"):
+            raise ValueError("its data are others than those in --data_dir")
         self.metrics, self.seconds = state["metrics"], state["seconds"]
         self.steps = [StepResult(*step) for step in state["steps"]]
         self._earlier = state["seconds_of_steps"]
