@@ -137,8 +137,9 @@ def tell_left_dense(ranking: PatternRanking, patterns: list[str]) -> None:
         if len(names) == len(ranking.parameters):
             m = pattern.partition(":")[2]
             raise UserError(
-                f"--patterns {pattern}: no linear layer or convolution has a number of inputs that"
-                f" is a multiple of {m}; choose another pattern"
+                f"--patterns {pattern}: no linear layer or convolution that computes with its own"
+                f" weights has a number of inputs that is a multiple of {m}; choose another"
+                " pattern, or prune to ratios"
             )
         told.setdefault(names, []).append(pattern)
     for names, its_patterns in told.items():
@@ -201,6 +202,8 @@ def tester(
             pruning["accuracy_uncorrected"] = accuracies["accuracy"].percent
         if accuracy.not_finite:
             pruning["not_finite"] = accuracy.not_finite
+        if trained.pruned_before is not None:
+            pruning["pruned_before"] = trained.pruned_before
         metadata = pruned_metadata(trained.settings, pruning | identifying_settings(prune))
         if widths := widths_of(pruned, built):
             metadata["widths"] = widths

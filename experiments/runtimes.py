@@ -205,7 +205,7 @@ def compare(options: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     add, names = parser.add_argument, list(RUNTIMES)
-    text = "a trained model (default: ResNet18 for CIFAR-10 as it is built)"
+    text = "a trained model of a built-in network (default: ResNet18 for CIFAR-10 as it is built)"
     add("--model_path", type=path, metavar="FILE", help=text)
     text = "for the runtimes' files (default: %(default)s)"
     add("--folder", type=path, default=Path("saved_models/runtimes"), metavar="FOLDER", help=text)

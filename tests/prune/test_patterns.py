@@ -53,6 +53,13 @@ def test_of_a_linear_layer_of_equal_weights_the_later_inputs_stay():
     assert pruned_to(torch.ones(1, 8), "1:4").tolist() == [[0, 0, 0, 1, 0, 0, 0, 1]]
 
 
+class Scaled(nn.Linear):
+    """Computes with other weights than its own, in which zeros may be none."""
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight - self.weight.mean())
+
+
 class Layers(nn.Module):
     """Weights that 2:4 prunes, and those that it leaves: 3 inputs, 1 a group, no such layer."""
 
@@ -65,7 +72,7 @@ class Layers(nn.Module):
             nn.TransformerEncoderLayer(8, 2, 12, 0.0, batch_first=True),
             nn.Linear(8, 5),
         )
-        self.words = nn.Embedding(4, 8)
+        self.words, self.scaled = nn.Embedding(4, 8), Scaled(8, 8)
 
     def forward(self, x):
         x = self.up(self.depthwise(self.fits(self.first(x)))).flatten(1)

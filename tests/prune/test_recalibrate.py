@@ -63,6 +63,20 @@ def test_batches_count_by_their_sizes():
     torch.testing.assert_close(model[1].running_var, (weights * variances).sum(0))
 
 
+def test_all_calls_of_a_layer_count():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.norm(x) + self.norm(x + 10)
+
+    model, batches = Net(), [torch.randn(30, 4), torch.randn(6, 4)]
+    recalibrate(model, batches)
+    torch.testing.assert_close(model.norm.running_mean, torch.cat(batches).mean(0) + 5)
+
+
 def test_later_layers_see_what_earlier_ones_normalise_anew():
     model, (images,) = network(), some_batches(50)
     recalibrate(model, [images])

@@ -7,9 +7,14 @@ import torch
 from torch import nn
 
 from models import build_model
+from utils.datasets import load_dataset
+from utils.process.errors import UserError
 from utils.prune import global_prune
+from utils.prune.config import PruneConfig
+from utils.prune.corrections.correction import build_correction
 from utils.prune.corrections.repair import layers_with_weights, measure_signals, repair
 from utils.prune.weights.ranking import MagnitudeRanking
+from utils.settings.config import Config
 
 
 def network(convolutional):
@@ -38,12 +43,35 @@ def test_signals_are_the_mean_and_deviation_of_each_channel(convolutional):
     torch.testing.assert_close(signals[first][1], values.std(1, correction=0))
 
 
-def test_layers_whose_weight_is_computed_or_shared_are_left_alone():
-    first, second, last = (nn.Linear(6, 6) for _ in range(3))
+class Standardised(nn.Linear):
+    """Computes with other weights than its own, which a factor does not change."""
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight / self.weight.std(), self.bias)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_layers_whose_weight_is_computed_or_shared_are_left_alone(bias):
+    first, second, last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6, bias=bias)
     second.weight = first.weight
     computed = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6))
-    model = nn.Sequential(first, second, computed, last)
-    assert list(layers_with_weights(model)) == ["3"]
+    model = nn.Sequential(first, second, computed, Standardised(6, 6), last)
+    assert list(layers_with_weights(model)) == ["4"]
+
+
+def test_a_network_in_which_nothing_can_be_scaled_is_refused(tmp_path):
+    config, data = Config(data="digits", arch="Mlp"), load_dataset("digits", tmp_path)
+    with pytest.raises(UserError, match=r"--repair: Mlp has no linear layer or convolution with"):
+        build_correction(PruneConfig(repair=10), Standardised(64, 10), data, config)
+
+
+def test_an_image_whose_outputs_are_not_finite_does_not_count():
+    model, (images, *_) = network(False), some_batches()
+    names, last = list(layers_with_weights(model)), images.clone()
+    last[0] = torch.nan
+    one, other = (measure_signals(model, [x], names) for x in (images[1:], last))
+    for name in names:
+        torch.testing.assert_close(one[name], other[name])
 
 
 @pytest.mark.parametrize("convolutional", [True, False])

@@ -5,15 +5,16 @@ import re
 import numpy as np
 import pytest
 import torch
+from networks import SharedTensor
 from runs import DIGITS, RUN, assert_refused, read_csv
 from torch import nn
 
 import test_prune
 from models import build_model
-from utils.checkpoints.model_file import model_contents, write_contents
+from utils.checkpoints.model_file import model_contents, read_contents, write_contents
 from utils.datasets import DATASETS, load_dataset
 from utils.prune import load_pruned
-from utils.prune.channels.measure import compare_speed, training_images
+from utils.prune.channels.measure import compare_speed, measured, training_images
 from utils.prune.channels.slicing import ChannelRanking
 from utils.settings.config import Config
 
@@ -132,6 +133,15 @@ def test_a_sliced_network_is_tested_and_sliced_again(quick, trained):
     counts = [sum(p.numel() for p in load_pruned(other).parameters()) for other in others]
     whole = sum(p.numel() for p in load_pruned(first).parameters())
     assert sorted(counts)[1] == whole > sorted(counts)[0]
+    for other in others:
+        before = read_contents(other, "")["pruning"]["pruned_before"]
+        assert before["sparsity"] == 0.5 and before["granularity"] == "channels"
+
+
+def test_a_tensor_that_two_layers_share_is_counted_once():
+    model, images = SharedTensor(), torch.zeros(128, 64)
+    columns = measured(model, model, images, "fp32")
+    assert columns["bytes"] == 4 * columns["parameters"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,13 @@ from utils.checkpoints.trained_model import TrainedModel
 from utils.compute.measure import Accuracy
 from utils.prune.config import CORRECTIONS, PruneConfig
 from utils.prune.weights.ranking import RATIOS
-from utils.reports.comparison import heading_of, labels_of, read_curves, read_runs
+from utils.reports.comparison import (
+    comparison_table,
+    heading_of,
+    labels_of,
+    read_curves,
+    read_runs,
+)
 from utils.reports.report import Report, Result
 from utils.settings.config import Config
 from utils.settings.fields import OF_TEST, identifying_settings
@@ -111,10 +117,8 @@ def test_runs_that_differ_in_the_seed_alone_share_a_label(table):
 
 def test_a_model_that_was_pruned_before_is_no_other_seed_of_a_dense_one(table):
     paths = table("a"), table("b", seed=1, before={"sparsity": 0.9, "accuracy": 80.0})
-    assert labels(*paths) == [
-        "CIFAR-10, ResNet18, SFW, K-sparse polytope",
-        "pruned before 0.9",
-    ]
+    expected = ["CIFAR-10, ResNet18, SFW, K-sparse polytope", "pruned before 0.9"]
+    assert labels(*paths) == expected
 
 
 def test_the_channels_of_a_data_set_are_no_label(table):
@@ -207,6 +211,7 @@ def test_a_table_of_corrected_networks_alone_is_no_further_run_of_them(table):
         "as pruned": 1,
         "repaired": 1,
     }
+    assert "| SFW, repaired | 95.00" in comparison_table(read_runs([only], ["SFW"])[1])
 
 
 def test_accuracies_of_outputs_that_are_not_finite_are_marked(quick, table, tmp_path):

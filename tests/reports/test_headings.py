@@ -1,6 +1,7 @@
 """What stands above and below pictures: words for people, and all settings."""
 
-from utils.reports.headings import heading
+from utils.checkpoints.trained_model import TrainedModel
+from utils.reports.headings import heading, heading_of
 from utils.settings.config import Config
 from utils.settings.fields import identifying_settings
 
@@ -33,3 +34,11 @@ def test_what_differs_between_runs_is_left_out():
         "tau": "5",
     }  # the rate is SGD's default
     assert heading(common).title == "Mlp on several data sets: SGD, tau 5"
+
+
+def test_all_prunings_of_a_model_are_in_its_title():
+    config = Config()
+    first = {"sparsity": 0.5, "granularity": "channels"}
+    before = {"sparsity": 0.9, "granularity": "weights", "pruned_before": first}
+    trained = TrainedModel(None, config, config.files, "a.pt", identifying_settings(config), before)
+    assert heading_of(trained).title.endswith("sliced before by 50%, pruned before to 90%")

@@ -64,7 +64,7 @@ def test_saved_files_have_the_pattern_and_say_so(run, tmp_path):
 
 
 REFUSED = {
-    "--patterns 1:3": "--patterns 1:3: no linear layer or convolution has a number",
+    "--patterns 1:3": "--patterns 1:3: no linear layer or convolution that computes with its own",
     "--patterns 4:2": "--patterns 4:2: choose one of 2:4, 1:4, 4:8, 2:8, or N:M",
     "--save_pruned 0.9": "--save_pruned 0.9: does not go with --granularity N:M; give patterns",
     "--allocation lamp": "--allocation: is for --granularity weights or channels; give that",
@@ -93,3 +93,12 @@ def test_weights_that_do_not_fit_are_named_once_for_their_patterns(capsys):
         "note: 2:4, 1:4: these weights do not fit and stay dense: 0.weight",
         "note: 4:8: these weights do not fit and stay dense: 0.weight, 1.weight",
     ]
+
+
+def test_weights_that_were_zero_before_are_not_said_to_be_removed(quick, tmp_path):
+    model = build_model("Mlp", 10, 1, 8)
+    torch.nn.init.zeros_(model.linear_layer_1.weight)
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    flags = ("--model_path", tmp_path / "a.pt", "--data", "digits", "--arch", "Mlp")
+    status, _, err = quick("test_prune.py", *flags, "--ratios", 0.5, "--output_dir", tmp_path)
+    assert (status, err) == (0, "")

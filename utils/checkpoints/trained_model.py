@@ -44,6 +44,14 @@ class TrainedModel:
         return training_known(self.settings)
 
 
+def prunings(last: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """What the file of a pruned model states of each time it was pruned, the first one first."""
+    if last is None:
+        return []
+    own = {name: value for name, value in last.items() if name != "pruned_before"}
+    return [*prunings(last.get("pruned_before")), own]
+
+
 def load_chosen(flags: Flags) -> TrainedModel:
     """The model at --model_path, or else the one that was trained with the same flags."""
     if "model_path" in flags.explicit:
@@ -126,7 +134,8 @@ def build_network(path: Path, contents: dict[str, Any], config: Config) -> nn.Mo
     except (RuntimeError, TypeError, AttributeError, ValueError):
         raise UserError(
             f"{path}: holds other tensors than {config.arch} for {config.data} has; give the"
-            " --arch, --data and --color_channel it was trained with"
+            " --arch, --data, --color_channel and --image_size it was trained with; of a sliced"
+            " network, the .npz file"
         ) from None
     return model
 

@@ -8,6 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.checkpoints.trained_model import prunings
 from utils.compute.measure import Accuracy
 from utils.process.errors import UserError, warn
 from utils.process.writing import atomic_write, check_writable
@@ -117,9 +118,11 @@ def read_curves(table: Path, number: int = 1) -> list[Curve]:
         if model_file is not None:
             training = {name: training[name] for name in stored["training"]}
         known = training | identifying_settings(PruneConfig(**stored["pruning"]))
-        before = stored["pruned_before"] or {}
-        words = [f"{name} {plain(value)}" for name, value in differing(before, DEFAULTS).items()]
-        known[PRUNED_BEFORE] = ", ".join([plain(before.get("sparsity")), *words])
+        words = []
+        for before in prunings(stored["pruned_before"]):
+            words.append(plain(before.get("sparsity")))
+            words += [f"{n} {plain(value)}" for n, value in differing(before, DEFAULTS).items()]
+        known[PRUNED_BEFORE] = ", ".join(words) or plain(None)
     except (OSError, UserError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path}: does not hold the settings of {table.name} ({error}); run test_prune.py again"
@@ -180,9 +183,9 @@ def comparison_table(runs: Runs) -> str:
     ratios = SHOWN if common.issuperset(SHOWN) else [ratio for ratio in first if ratio in common]
     lines = ["| weights removed | " + " | ".join(map(shown, ratios)) + " |"]
     lines.append("| --- |" + " --- |" * len(ratios))
-    several = len({column for _, column in runs}) > 1
+    corrected = any(column != AS_PRUNED for _, column in runs)
     for (label, column), of_runs in runs.items():
-        name = label + f", {column}" * several + f", {len(of_runs)} runs" * (len(of_runs) > 1)
+        name = label + f", {column}" * corrected + f", {len(of_runs)} runs" * (len(of_runs) > 1)
         cells = [_cell([run[ratio] for run in of_runs]) for ratio in ratios]
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines) + "\n"

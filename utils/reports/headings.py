@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from utils.checkpoints.trained_model import TrainedModel
+from utils.checkpoints.trained_model import TrainedModel, prunings
 from utils.settings.config import METHOD, defaults_beside
 from utils.settings.fields import differing
 from utils.settings.names import plain, shown
@@ -70,8 +70,9 @@ def heading(
 def heading_of(trained: TrainedModel, pruning: Mapping[str, Any] = {}) -> Heading:
     """The heading of a picture of the model, pruned with these settings if there are some."""
     remarks = []
-    if trained.pruned_before is not None and "sparsity" in trained.pruned_before:
-        remarks.append(f"pruned before to {shown(trained.pruned_before['sparsity'])}")
+    for before in prunings(trained.pruned_before):
+        how = "sliced before by" if before.get("granularity") == "channels" else "pruned before to"
+        remarks += [f"{how} {shown(before['sparsity'])}"] if "sparsity" in before else []
     if not trained.training_known:
         remarks.append(f"{trained.source}, whose training settings are unknown")
     return heading(trained.settings, pruning, remarks)

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from utils.checkpoints.trained_model import TrainedModel
+from utils.checkpoints.trained_model import TrainedModel, prunings
 from utils.compute.measure import Accuracy, channels_by_layer, zeros_by_parameter
 from utils.process.errors import say, warn
 from utils.process.writing import atomic_write
@@ -87,6 +87,7 @@ class Report:
     def begin(self) -> None:
         """Print which network it is, how it is pruned, and the heads of the columns."""
         trained, model, prune = self.trained, self.trained.model, self.prune
+        self.zeros = zeros_by_parameter(model)  # before it is pruned
         count = sum(p.numel() for p in model.parameters())
         how = [self.layout.how, *(f"{n} {plain(value)}" for n, value in prune.in_name().items())]
         config = trained.config
@@ -94,8 +95,8 @@ class Report:
         if not trained.training_known:
             say(f"Training settings unknown: {trained.source} does not state them")
         if trained.pruned_before is not None:
-            zeros = sum(zeros_by_parameter(model).values())
-            say(f"It is pruned already: {count - zeros:,} of its parameters are left")
+            left = count - sum(self.zeros.values())
+            say(f"It is pruned already: {left:,} of its parameters are left")
         heads = [f"{self.layout.ratio:>8}", *(f"{head:>12}" for head in self.layout.printed)]
         heads += [] if prune.corrected_only else [f"{'accuracy':>8}"]
         heads += [f"{CORRECTIONS[prune.correction]:>12}"] if prune.correction else []
@@ -128,7 +129,8 @@ class Report:
         """
         model = self.trained.model
         whole = {name: p.numel() for name, p in model.named_parameters()}
-        emptied = {} if self.of_channels else first_emptied(whole, self.results)
+        pruned = {n: size for n, size in whole.items() if self.zeros[n] < size}
+        emptied = {} if self.of_channels else first_emptied(pruned, self.results)
         self._write_log(emptied)
         self.write_tables(channels_by_layer(model) if self.of_channels else whole)
         self._draw(whole)
@@ -141,8 +143,8 @@ class Report:
         log.add(configuration_line(trained.config, trained.training_known))
         if settings := self.prune.in_name():
             log.add(pruning_line("Pruning", settings))
-        if trained.pruned_before is not None:
-            log.add(pruning_line("Pruned_Before", trained.pruned_before))
+        for before in prunings(trained.pruned_before):
+            log.add(pruning_line("Pruned_Before", before))
         for result in self.results:
             ratio = plain(result.ratio)
             if self.of_channels:

@@ -22,7 +22,7 @@ def measured(
     columns = {
         "channels": sum(channels_by_layer(sliced).values()),
         "parameters": sum(p.numel() for p in sliced.parameters()),
-        "bytes": sum(values.nbytes for values in sliced.state_dict().values()),
+        "bytes": sum(values.nbytes for values in (*sliced.parameters(), *sliced.buffers())),
         "multiply_adds": multiply_adds(sliced, images[:2])[""],
     }
     for batch, (of_dense, of_sliced) in compare_speed(dense, sliced, images, precision).items():

@@ -35,5 +35,10 @@ def build_correction(
     batches = calibration_batches(dataset, count, f"--{prune.correction}")
     if prune.bn_recalibrate:
         return lambda pruned: recalibrate(pruned, batches, config.precision)
-    dense = measure_signals(model, batches, list(layers_with_weights(model)), config.precision)
+    if not (names := list(layers_with_weights(model))):
+        raise UserError(
+            f"--repair: {config.arch} has no linear layer or convolution with weights of its own,"
+            " which could be scaled; leave it out"
+        )
+    dense = measure_signals(model, batches, names, config.precision)
     return lambda pruned: repair(pruned, dense, batches, config.precision)

@@ -1,5 +1,6 @@
 """Re-estimating BatchNorm's running statistics after the weights have changed."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -51,23 +52,27 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 def recalibrate(model: nn.Module, batches: Sequence[Tensor], precision: str = "fp32") -> None:
     """Replace BatchNorm's running means and variances by those of `batches`, a list of inputs.
 
-    They become averages over the batches, weighted by batch size. Weights, labels and gradients are
-    not involved, and dropout is off. Afterwards the model is in evaluation mode.
+    They become averages over all calls of a layer, weighted by batch size. Weights, labels and
+    gradients are not involved, and dropout is off. Afterwards the model is in evaluation mode.
     """
     norms = batch_norms(model)
     momenta = [norm.momentum for norm in norms]
     model.eval()
-    seen = 0
+    seen: Counter[_BatchNorm] = Counter()
+
+    def weigh(norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        seen[norm] += len(inputs[0])
+        norm.momentum = len(inputs[0]) / seen[norm]
+
+    hooks = [norm.train().register_forward_pre_hook(weigh) for norm in norms]
     try:
         with autocast(batches[0].device, precision):
             for inputs in batches:
-                seen += len(inputs)
-                for norm in norms:
-                    norm.train()
-                    norm.momentum = len(inputs) / seen
                 model(inputs)
     finally:
         model.eval()
+        for hook in hooks:
+            hook.remove()
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 

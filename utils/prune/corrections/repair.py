@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from utils.compute.device import autocast
+from utils.prune.weights.patterns import has_plain_weights
 
 # For each layer, the mean and the standard deviation of its outputs, both (channels,).
 Signals = dict[str, tuple[Tensor, Tensor]]
-
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 # A channel whose deviation is less than this fraction of the dense network's holds rounding errors
 # alone, and is not scaled.
@@ -27,14 +26,14 @@ LEAST_DEVIATION = 1e-3
 def layers_with_weights(model: nn.Module) -> dict[str, nn.Module]:
     """The linear and convolutional layers by name, in the order of their registration.
 
-    Those whose weight is computed, as by weight normalisation, or shared with another layer are
-    left out: it cannot be scaled for one layer alone.
+    Those whose weight is computed, as by weight normalisation or in a `forward` of their own, or
+    shared with another layer are left out: it cannot be scaled for one layer alone.
     """
-    owners = Counter(id(p) for m in model.modules() for p in m._parameters.values())
+    owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
     return {
         name: m
         for name, m in model.named_modules()
-        if isinstance(m, LAYERS) and owners[id(m._parameters.get("weight"))] == 1
+        if has_plain_weights(m) and owners[id(m._parameters.get("weight"))] == 1
     }
 
 
@@ -45,14 +44,15 @@ def measure_signals(
     """The mean and standard deviation of the outputs of the layers called `names`, by channel.
 
     Channels are the last dimension of a linear layer's outputs, and the second of others.
-    `batches` holds inputs. A layer that is not called, as attention's own linear layers are not,
-    is left out. Afterwards the model is in evaluation mode.
+    `batches` holds inputs; outputs that are not finite do not count. A layer that is not called, as
+    attention's own linear layers are not, is left out. Afterwards the model is in evaluation mode.
     """
     sums = {model.get_submodule(name): [] for name in names}
 
     def note(module: nn.Module, _inputs: object, outputs: Tensor) -> None:
         channels = -1 if isinstance(module, nn.Linear) else 1
         values = outputs.double().transpose(0, channels).flatten(1)
+        values = values[:, values.isfinite().all(0)]
         count = torch.full_like(values[:, 0], values.shape[1])
         sums[module].append(torch.stack([count, values.sum(1), values.square().sum(1)]))
 
@@ -69,7 +69,7 @@ def measure_signals(
     for name, parts in zip(names, sums.values(), strict=True):
         if parts:
             count, total, squares = torch.stack(parts).sum(0)
-            mean = total / count
+            mean, count = total / count.clamp(min=1), count.clamp(min=1)
             signals[name] = mean, (squares / count - mean**2).clamp(min=0).sqrt()
     return signals
 

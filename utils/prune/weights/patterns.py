@@ -62,16 +62,22 @@ def has_pattern(weight: Tensor, pattern: str) -> bool:
     return fits(weight, pattern) and bool((groups_of(weight, m).count_nonzero(1) <= n).all())
 
 
+def has_plain_weights(layer: nn.Module) -> bool:
+    """Whether this is one of LAYERS, and no subclass that computes other weights from its own."""
+    return isinstance(layer, LAYERS) and any(type(layer).forward is k.forward for k in LAYERS)
+
+
 def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights of linear layers, attention's projections and convolutions, by name.
 
-    Computed ones, as of weight normalisation, and those of transposed convolutions are left out.
-    Raises ValueError for a model with masks of torch.nn.utils.prune.
+    Computed ones, as of weight normalisation, and those of layers with a `forward` of their own and
+    of transposed convolutions are left out. Raises ValueError for a model with masks of
+    torch.nn.utils.prune.
     """
     of_layers = {
         id(p)
         for layer in model.modules()
-        if isinstance(layer, LAYERS)
+        if has_plain_weights(layer)
         for name, p in layer.named_parameters(recurse=False)
         if name.endswith("weight")
     }
