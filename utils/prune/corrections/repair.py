@@ -52,8 +52,9 @@ def measure_signals(
     def note(module: nn.Module, _inputs: object, outputs: Tensor) -> None:
         channels = -1 if isinstance(module, nn.Linear) else 1
         values = outputs.double().transpose(0, channels).flatten(1)
-        values = values[:, values.isfinite().all(0)]
-        count = torch.full_like(values[:, 0], values.shape[1])
+        finite = values.isfinite().all(0)
+        values = torch.where(finite, values, 0)  # to choose columns would wait for a GPU
+        count = finite.sum().to(values).expand(len(values))
         sums[module].append(torch.stack([count, values.sum(1), values.square().sum(1)]))
 
     hooks = [module.register_forward_hook(note) for module in sums]
