@@ -185,20 +185,22 @@ def bracket(t, theta, m, g):
             run[i] = abs(momentum * m_[i] + gain * (g_[i] + decay * theta_[i]))
             part += run[i] * run[i]
         square += part
-    t.high = math.inf
-    if t.fewest:
-        t.high = select(magnitudes, t.fewest, 0, 0.0, bound(square, t.fewest))[1]
+    few = t.fewest
+    t.high = select(magnitudes, few, 0, 0.0, bound(square, few))[1] if few else math.inf
     t.low = select(magnitudes, t.most, 0, 0.0, bound(square, t.most))[0]
 
 
 @compiled
 def distance_to_vertex(theta, m, threshold, radius):
     """||theta - v||^2, where v is -radius sign(m) where |m| exceeds the threshold."""
-    distance = 0.0
-    for i in range(m.size):
-        minus_v = radius if m[i] > 0 else -radius
-        difference = float(theta[i]) + (minus_v if abs(m[i]) > threshold else 0.0)
-        distance += difference * difference
+    zero, distance = m.dtype.type(0), 0.0
+    for j in range(0, m.size, BLOCK):
+        theta_, m_, block = theta[j : j + BLOCK], m[j : j + BLOCK], zero
+        for i in range(m_.size):
+            minus_v = radius if m_[i] > zero else -radius
+            difference = theta_[i] + (minus_v if abs(m_[i]) > threshold else zero)
+            block += difference * difference
+        distance += block
     return distance
 
 
@@ -233,7 +235,7 @@ def settle(t, theta, m, sums, theta_found, m_found):
         t.threshold, other = select(m, t.k, above, low, high)
         if t.threshold != other:
             return
-        distance += distance_to_vertex(theta, m, t.threshold, t.radius)
+        distance += distance_to_vertex(theta, m, m.dtype.type(t.threshold), m.dtype.type(t.radius))
     if math.isnan(gamma):
         gamma = 0.0 if square == 0 else math.inf if distance <= 0 else math.sqrt(square / distance)
     # A product of 0 and infinity, at a vertex, is 0.
@@ -270,9 +272,8 @@ def phase(number: type[np.floating]) -> Any:
         theta_found, m_found = found[: call.chunks * ROOM], found[call.chunks * ROOM :]
         item = fetch_and_add(address)
         while item < call.items:
-            i, c = item, item
-            if call.phase == MOVE:
-                c = call.items - 1 - item  # what was advanced last is in the caches
+            # What was advanced last is in the caches, and moved first.
+            i, c = item, call.items - 1 - item if call.phase == MOVE else item
             if call.phase == ADVANCE or call.phase == MOVE:
                 i = 0
                 while tensors[i].first + tensors[i].chunks <= c:
