@@ -80,7 +80,7 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
         sweep = slice_channels
     check_writable(report.paths, "--output_dir")
     dataset = config.load_dataset().to(device)
-    if config.own_data is None and trained.test_sha256 not in (None, dataset.checksum("test")):
+    if config.own_data is None and trained.test_sha256 not in (None, dataset.sha256["test"]):
         warn(f"--data_dir {config.data_dir}: has other test images than when the model was trained")
     model = placed(trained.model, device, config.image_shape)
     correction = build_correction(prune, model, dataset, config)
@@ -205,6 +205,7 @@ def tester(
         if trained.pruned_before is not None:
             pruning["pruned_before"] = trained.pruned_before
         metadata = pruned_metadata(trained.settings, pruning | identifying_settings(prune))
+        metadata["metrics"] = {"sha256": {"test": trained.test_sha256}}
         if widths := widths_of(pruned, built):
             metadata["widths"] = widths
         return accuracies, save(prune.pruned_files(trained.files, ratio), pruned, dataset, metadata)

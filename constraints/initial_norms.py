@@ -25,8 +25,9 @@ def initial_norms(model: nn.Module) -> list[float]:
 
     It is estimated from at most 100 draws in float32 on a copy of the layer. For a parameter that
     no initialiser draws, or in a layer that cannot be copied, it is the parameter's present norm.
-    It is 1 for a constant, such as BatchNorm's initial scale and shift, whatever its value. Raises
-    ValueError, with the parameter's name, for one that has no values, or NaN or infinite ones.
+    It is 1 for a constant, such as BatchNorm's initial scale and shift, whatever its value, and for
+    a frozen parameter with NaN or infinite values, such as a mask. Raises ValueError, with the
+    parameter's name, for another one that has such values, or none.
     """
     norms: dict[nn.Parameter, float] = {}
     with torch.random.fork_rng(devices=[]):
@@ -36,7 +37,10 @@ def initial_norms(model: nn.Module) -> list[float]:
             drawn = _drawn(layer) if own else {}
             for name, p in own.items():
                 norm = drawn.get(name)
-                norms[p] = _present_norm(f"{path}.{name}".lstrip("."), p) if norm is None else norm
+                if norm is None:
+                    frozen = not p.requires_grad
+                    norm = _present_norm(f"{path}.{name}".lstrip("."), p, frozen)
+                norms[p] = norm
     return [norms[p] for p in model.parameters()]
 
 
@@ -79,13 +83,10 @@ def _drawn_norms(layer: nn.Module, initialise: str, keep: str) -> dict[str, floa
     return {name: fmean(values) for name, values in norms.items()}
 
 
-def _present_norm(name: str, p: Tensor) -> float:
-    """The L2 norm of the parameter, but 1 where all entries are equal.
-
-    It is 1, too, of a frozen one with entries that are not finite, such as a mask: it stays.
-    """
+def _present_norm(name: str, p: Tensor, frozen: bool = False) -> float:
+    """The L2 norm of the parameter, but 1 where all entries are equal, or frozen and not finite."""
     flat = p if p.is_meta else whole(p).flatten()
-    if not (p.is_meta or p.requires_grad or flat.isfinite().all()):
+    if frozen and not p.is_meta and not flat.isfinite().all():
         return 1.0
     if not p.is_meta and flat.isfinite().all():
         return 1.0 if torch.equal(flat, flat[:1].expand_as(flat)) else lp_norm(flat, 2).item()

@@ -39,10 +39,11 @@ def check_network(model: nn.Module, num_classes: int, color_channel: int, image_
                 source = WRAPPERS[kind.__name__]
                 raise ValueError(f"{what} comes from {source}; give the plain module")
     refuse_masks(model)
-    images = torch.zeros(2, color_channel, image_size, image_size)
-    for mode in ("evaluation", "training"):
+    images, followed = torch.zeros(2, color_channel, image_size, image_size), False
+    # The last pass has no gradients again: what the network keeps of it can be copied.
+    for mode, gradients in (("evaluation", False), ("training", True), ("training", False)):
         try:
-            logits = dry_run(model, images, mode == "training")
+            logits = dry_run(model, images, mode == "training", gradients)
         except Exception as error:
             raise ValueError(
                 f"its network takes no images of shape {tuple(images.shape)} in {mode} mode:"
@@ -55,21 +56,22 @@ def check_network(model: nn.Module, num_classes: int, color_channel: int, image_
                 f"its network returns an output of {output} in {mode} mode, and must return"
                 f" logits of shape (2, {num_classes}) for two images"
             )
+        followed = followed or logits.requires_grad
     _check_tensors(model)
-    if not logits.requires_grad:
+    if not followed:
         raise ValueError("no gradient leads from its network's outputs to what is to be trained")
 
 
-def dry_run(model: nn.Module, images: Tensor, training: bool) -> Tensor:
+def dry_run(model: nn.Module, images: Tensor, training: bool, gradients: bool = False) -> Tensor:
     """What the model returns for these images in this mode, with all of it left as it was.
 
-    In training mode it has gradients to follow.
+    With `gradients` its operations are recorded; what it keeps of them cannot be copied.
     """
     modes = {module: module.training for module in model.modules()}
     model.train(training)
     devices = [images.device] if images.is_cuda else []
     try:
-        with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(training):
+        with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(gradients):
             if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
                 model(images)
             buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -106,7 +108,8 @@ def _check_tensors(model: nn.Module) -> None:
             form = f"{str(p.dtype).removeprefix('torch.')} {tuple(p.shape)}"
             raise ValueError(f"parameter {name} is {form}: each must hold real numbers")
     for name, module in model.named_modules():
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse:
+        embeds = isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+        if embeds and module.sparse and module.weight.requires_grad:
             raise ValueError(f"its layer {name} has sparse gradients; build it with sparse=False")
     for name, values in model.state_dict().items():
         if not isinstance(values, Tensor):

@@ -133,6 +133,20 @@ def without_gradient(num_classes):
     return Detached(64, num_classes)
 
 
+class Remembering(nn.Linear):
+    """Keeps, in training alone, what it has computed."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images.flatten(1))
+        if self.training:
+            self.kept = logits.sum()
+        return logits
+
+
+def remembering(num_classes):
+    return Remembering(64, num_classes)
+
+
 def sparse(num_classes):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
     model[1].words = nn.Embedding(3, 4, sparse=True)

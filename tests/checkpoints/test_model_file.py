@@ -19,5 +19,6 @@ def test_model_file_holds_plain_types_and_what_was_measured(trained):
     assert set(contents) == {"state_dict", "config", "epoch", "metrics", "versions"}
     assert Config(**contents["config"]).run_name == RUN
     assert contents["epoch"] == 2
+    assert contents["metrics"].pop("sha256").keys() == {"train", "test"}
     assert {len(values) for values in contents["metrics"].values()} == {2}
     assert contents["versions"]["torch"] == torch.__version__

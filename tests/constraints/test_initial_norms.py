@@ -151,6 +151,20 @@ def test_a_parameter_whose_norm_is_no_number_is_named_with_the_way_out(value):
     assert len(build_constraints(model, "l2_constraints", mode="radius")) == 1
 
 
+def test_an_initialiser_that_draws_an_infinite_constant_is_told_unless_it_is_frozen():
+    class Infinite(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((4,), math.inf))
+
+        def reset_parameters(self):
+            nn.init.constant_(self.weight, math.inf)
+
+    with pytest.raises(ValueError, match="'weight' has NaN or infinite"):
+        radii(Infinite())
+    assert radii(Infinite().requires_grad_(False)) == {"weight": 1.0}
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_the_regions_do_not_depend_on_the_models_type(dtype):
     def network():

@@ -1,5 +1,6 @@
 """Networks of one's own: how factories are found and called, and what is refused."""
 
+import copy
 import sys
 
 import pytest
@@ -140,3 +141,12 @@ def test_an_epoch_that_ends_in_one_image_is_refused_where_batch_norm_cannot_take
     assert_refused(result, "--train_batchsize 8: an epoch of 33 images has a batch")
     assert quick("train_prune.py", *own, "--train_batchsize", 9)[0] == 0
     assert quick("train_prune.py", *flags, "--arch", "Mlp", "--train_batchsize", 8)[0] == 0
+
+
+def test_a_network_that_keeps_what_it_computes_can_be_copied_once_it_is_checked():
+    copy.deepcopy(build_model("own_networks:remembering", 10, 1, 8))
+
+
+def test_a_network_with_a_convolution_in_three_dimensions_is_trained(quick, tmp_path):
+    flags = ("--data", "digits", "--arch", "own_networks:cubes", "--epoch_num", 1)
+    assert quick("train_prune.py", *flags, "--output_dir", tmp_path)[0] == 0

@@ -8,7 +8,7 @@ import torch
 from constraints import KSparsePolytope
 from optim import RESCALES, SFW
 
-SIDES = {1: 100_000, 2: 500, 3: 60, 4: 24}  # the longest side of a tensor, by its dimensions
+SIDES = {1: 300_000, 2: 500, 3: 60, 4: 24}  # the longest side of a tensor, by its dimensions
 TENSORS, ROUNDS = 8, {"cpu": 2, "cuda": 20}
 
 

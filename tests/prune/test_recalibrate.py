@@ -70,11 +70,21 @@ def test_all_calls_of_a_layer_count():
             self.norm = nn.BatchNorm1d(4)
 
         def forward(self, x):
-            return self.norm(x) + self.norm(x + 10)
+            return self.norm(x) + self.norm(input=x + 10)
 
     model, batches = Net(), [torch.randn(30, 4), torch.randn(6, 4)]
     recalibrate(model, batches)
     torch.testing.assert_close(model.norm.running_mean, torch.cat(batches).mean(0) + 5)
+
+
+def test_a_layer_of_which_only_the_forward_is_called_counts_too():
+    class Bare(nn.BatchNorm1d):
+        def __call__(self, x):
+            return self.forward(x)
+
+    model, batches = nn.Sequential(Bare(4)), [torch.randn(30, 4), torch.randn(6, 4)]
+    recalibrate(model, batches)
+    torch.testing.assert_close(model[0].running_mean, torch.cat(batches).mean(0))
 
 
 def test_later_layers_see_what_earlier_ones_normalise_anew():

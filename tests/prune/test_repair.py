@@ -65,6 +65,20 @@ def test_a_network_in_which_nothing_can_be_scaled_is_refused(tmp_path):
         build_correction(PruneConfig(repair=10), Standardised(64, 10), data, config)
 
 
+def test_a_channel_that_is_never_finite_stays_and_costs_the_others_nothing():
+    model, batches = network(False), some_batches()
+    name = next(iter(layers_with_weights(model)))
+    layer = model.get_submodule(name)
+    with torch.no_grad():
+        layer.bias[0] = -torch.inf  # before a ReLU
+        dense = measure_signals(model, batches, [name])
+        layer.weight.mul_(0.5)
+    repair(model, dense, batches)
+    mean, deviation = measure_signals(model, batches, [name])[name]
+    assert layer.bias[0] == -torch.inf and mean[0].isnan()
+    torch.testing.assert_close(deviation[1:], dense[name][1][1:], rtol=1e-4, atol=1e-5)
+
+
 def test_an_image_whose_outputs_are_not_finite_does_not_count():
     model, (images, *_) = network(False), some_batches()
     names, last = list(layers_with_weights(model)), images.clone()

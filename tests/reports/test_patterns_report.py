@@ -93,12 +93,3 @@ def test_weights_that_do_not_fit_are_named_once_for_their_patterns(capsys):
         "note: 2:4, 1:4: these weights do not fit and stay dense: 0.weight",
         "note: 4:8: these weights do not fit and stay dense: 0.weight, 1.weight",
     ]
-
-
-def test_weights_that_were_zero_before_are_not_said_to_be_removed(quick, tmp_path):
-    model = build_model("Mlp", 10, 1, 8)
-    torch.nn.init.zeros_(model.linear_layer_1.weight)
-    torch.save(model.state_dict(), tmp_path / "a.pt")
-    flags = ("--model_path", tmp_path / "a.pt", "--data", "digits", "--arch", "Mlp")
-    status, _, err = quick("test_prune.py", *flags, "--ratios", 0.5, "--output_dir", tmp_path)
-    assert (status, err) == (0, "")

@@ -155,3 +155,12 @@ def test_a_bare_state_dict_of_another_network_is_refused(
     result = quick(NAME, *flags, "--data", "digits", "--arch", "Mlp")
     message = "holds other tensors than Mlp for digits has"
     assert_refused_unchanged(result, message, tmp_path, [tmp_path / "authors.pt"])
+
+
+def test_weights_that_were_zero_before_are_not_said_to_be_removed(quick, tmp_path):
+    model = build_model("Mlp", 10, 1, 8)
+    torch.nn.init.zeros_(model.linear_layer_1.weight)
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    flags = ("--model_path", tmp_path / "a.pt", "--data", "digits", "--arch", "Mlp")
+    status, _, err = quick("test_prune.py", *flags, "--ratios", 0.5, "--output_dir", tmp_path)
+    assert (status, err) == (0, "")

@@ -170,6 +170,10 @@ def test_a_built_in_data_set_of_other_test_images_is_told(quick, trained, tmp_pa
     (path,) = trained.rglob("*.pt")
     model = ("--model_path", path, "--ratios", 0, "--output_dir", tmp_path)
     assert "test images" not in quick("test_prune.py", *model)[2]
+    quick("test_prune.py", *model, "--save_pruned", 0.5)
+    (saved,) = tmp_path.glob("saved_models/*.npz")
+    pruned = ("--model_path", saved, *model[2:], "--data_dir", tmp_path)
+    assert "has other test images" in quick("test_prune.py", *pruned)[2]
     status, _, err = quick("test_prune.py", *model, "--data_dir", tmp_path)
     warning = f"warning: --data_dir {tmp_path}: has other test images than when the model was"
     assert status == 0 and err.startswith(warning)

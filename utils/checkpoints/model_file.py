@@ -5,8 +5,7 @@ import platform
 import warnings
 import zipfile
 from collections.abc import Mapping
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": str(np.__version__),
-        "numba": version("numba") if find_spec("numba") else "none",
+        "numba": next((d.version for d in distributions(name="numba")), "none"),
     }
 
 

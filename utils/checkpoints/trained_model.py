@@ -134,8 +134,8 @@ def build_network(path: Path, contents: dict[str, Any], config: Config) -> nn.Mo
     except (RuntimeError, TypeError, AttributeError, ValueError):
         raise UserError(
             f"{path}: holds other tensors than {config.arch} for {config.data} has; give the"
-            " --arch, --data, --color_channel and --image_size it was trained with; of a sliced"
-            " network, the .npz file"
+            " --arch, --data, --color_channel and --image_size it was trained with or, for a"
+            " sliced network, its .npz file"
         ) from None
     return model
 

@@ -1,7 +1,7 @@
 """The data sets, by name: held in memory as uint8, checked, and fitted to a network."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: Augmentation | None
+    sha256: dict[str, str] = field(default_factory=dict)  # of "train" and "test", as they were read
 
     @property
     def color_channel(self) -> int:
@@ -47,13 +48,6 @@ class Dataset:
     def to(self, device: torch.device) -> "Dataset":
         tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **tensors)
-
-    def checksum(self, split: str) -> str:
-        """SHA-256 of the images and labels of "train" or "test"."""
-        digest = hashlib.sha256()
-        for tensor in (getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")):
-            digest.update(tensor.cpu().numpy())
-        return digest.hexdigest()
 
     def train_batches(self, batch_size: int, generator: Generator) -> Batches:
         """Raises UserError where there are test images alone, which serve test_prune.py."""
@@ -103,7 +97,12 @@ def load_dataset(
     channels = color_channel or info.channels
     side, tensors = image_size or info.input_side or info.side, {}
     augment, fit = augment or info.augment, _resized if resize else _fit
+    sha256: dict[str, str] = {}
     for split in ("train", "test"):
+        labels = arrays[f"y_{split}"].astype(np.int64)
+        digest = hashlib.sha256(np.ascontiguousarray(arrays[f"x_{split}"]))
+        digest.update(labels)
+        sha256[split] = digest.hexdigest()
         check_memory(len(arrays[f"x_{split}"]) * channels * side**2, data_dir)
         pixels = np.ascontiguousarray(arrays.pop(f"x_{split}").transpose(0, 3, 1, 2))
         images = torch.from_numpy(pixels)
@@ -111,12 +110,13 @@ def load_dataset(
         if split == "test" or augment != "resized_crop_flip":
             images = fit(images, side)
         tensors[f"{split}_images"] = _set_channels(images, channels)
-        tensors[f"{split}_labels"] = torch.from_numpy(arrays[f"y_{split}"].astype(np.int64))
+        tensors[f"{split}_labels"] = torch.from_numpy(labels)
     mean, std = (_channel_statistics(values, channels) for values in (info.mean, info.std))
     function = AUGMENTATIONS[augment]
     if augment == "resized_crop_flip":
         function = partial(resized_crop_and_flip, side=side)
-    return Dataset(**tensors, classes=info.classes, mean=mean, std=std, augment=function)
+    rest = dict(classes=info.classes, mean=mean, std=std, augment=function, sha256=sha256)
+    return Dataset(**tensors, **rest)
 
 
 def _read(name: str, data_dir: Path) -> Arrays:

@@ -85,7 +85,8 @@ def exit_status(main: Callable[[], None]) -> int:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the end
     if isinstance(sys.stdout, io.TextIOWrapper):  # it escapes what it has no code for
         sys.stdout.reconfigure(errors="backslashreplace")
-    gc.freeze()  # modules stay; to search their objects for garbage again and again takes 0.5 s
+    if not gc.get_freeze_count():  # modules stay: to search them for garbage takes 0.5 s in all
+        gc.freeze()
     try:
         main()
         print(end="", flush=True)  # what fails at the end of the process cannot be reported

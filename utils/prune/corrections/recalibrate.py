@@ -58,16 +58,20 @@ def recalibrate(model: nn.Module, batches: Sequence[Tensor], precision: str = "f
     norms = batch_norms(model)
     momenta = [norm.momentum for norm in norms]
     model.eval()
-    seen: Counter[_BatchNorm] = Counter()
+    images, seen = 0, Counter()
 
-    def weigh(norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
-        seen[norm] += len(inputs[0])
-        norm.momentum = len(inputs[0]) / seen[norm]
+    def weigh(norm: _BatchNorm, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        count = len(inputs[0] if inputs else named["input"])
+        seen[norm] += count
+        norm.momentum = count / seen[norm]
 
-    hooks = [norm.train().register_forward_pre_hook(weigh) for norm in norms]
+    hooks = [norm.train().register_forward_pre_hook(weigh, with_kwargs=True) for norm in norms]
     try:
         with autocast(batches[0].device, precision):
             for inputs in batches:
+                images += len(inputs)
+                for norm in norms:  # of one that is not called, but whose `forward` is
+                    norm.momentum = len(inputs) / images
                 model(inputs)
     finally:
         model.eval()

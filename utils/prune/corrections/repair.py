@@ -44,17 +44,17 @@ def measure_signals(
     """The mean and standard deviation of the outputs of the layers called `names`, by channel.
 
     Channels are the last dimension of a linear layer's outputs, and the second of others.
-    `batches` holds inputs; outputs that are not finite do not count. A layer that is not called, as
-    attention's own linear layers are not, is left out. Afterwards the model is in evaluation mode.
+    `batches` holds inputs. Outputs that are not finite do not count, and a channel that has no
+    others is NaN. A layer that is not called, as attention's own linear layers are not, is left
+    out. Afterwards the model is in evaluation mode.
     """
     sums = {model.get_submodule(name): [] for name in names}
 
     def note(module: nn.Module, _inputs: object, outputs: Tensor) -> None:
         channels = -1 if isinstance(module, nn.Linear) else 1
         values = outputs.double().transpose(0, channels).flatten(1)
-        finite = values.isfinite().all(0)
-        values = torch.where(finite, values, 0)  # to choose columns would wait for a GPU
-        count = finite.sum().to(values).expand(len(values))
+        finite = values.isfinite()
+        values, count = torch.where(finite, values, 0), finite.sum(1).to(values)
         sums[module].append(torch.stack([count, values.sum(1), values.square().sum(1)]))
 
     hooks = [module.register_forward_hook(note) for module in sums]
@@ -70,7 +70,7 @@ def measure_signals(
     for name, parts in zip(names, sums.values(), strict=True):
         if parts:
             count, total, squares = torch.stack(parts).sum(0)
-            mean, count = total / count.clamp(min=1), count.clamp(min=1)
+            mean = total / count
             signals[name] = mean, (squares / count - mean**2).clamp(min=0).sqrt()
     return signals
 
@@ -95,4 +95,5 @@ def repair(
         layer.weight.mul_(scale.to(layer.weight).view(by_output))
         if layer.bias is not None:
             shifted = mean - scale * (pruned_mean - layer.bias)
-            layer.bias.copy_(torch.where(layer.bias == 0, 0, shifted))
+            stays = (layer.bias == 0) | shifted.isnan()
+            layer.bias.copy_(torch.where(stays, layer.bias, shifted))
