@@ -86,10 +86,10 @@ def _drawn_norms(layer: nn.Module, initialise: str, keep: str) -> dict[str, floa
 def _present_norm(name: str, p: Tensor, frozen: bool = False) -> float:
     """The L2 norm of the parameter, but 1 where all entries are equal, or frozen and not finite."""
     flat = p if p.is_meta else whole(p).flatten()
-    if frozen and not p.is_meta and not flat.isfinite().all():
-        return 1.0
     if not p.is_meta and flat.isfinite().all():
         return 1.0 if torch.equal(flat, flat[:1].expand_as(flat)) else lp_norm(flat, 2).item()
+    if frozen and not p.is_meta:
+        return 1.0
     problem = "no values, and no reset_parameters" if p.is_meta else "NaN or infinite values"
     raise ValueError(
         f"the parameter {name!r} has {problem}, on whose norm its region depends: give it"

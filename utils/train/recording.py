@@ -151,8 +151,7 @@ class Recorder:
         rows = self.world.sums(torch.stack(results)).tolist()
         for (loss, correct, alpha), images, sparsity in zip(rows, *known, strict=True):
             if not math.isfinite(loss):
-                last = ", the last finite one was " if self.steps else ""
-                last += f"{self.steps[-1].loss:.4g}" if self.steps else ""
+                last = f", the last finite one was {self.steps[-1].loss:.4g}" if self.steps else ""
                 pruned = ", or leave out --pruned_steps" if sparsity else ""
                 raise RunError(
                     f"{self.title}, step {len(self.steps) + 1}: the loss is {loss}{last};"
