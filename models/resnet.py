@@ -51,3 +51,8 @@ class ResNet18(nn.Module):
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
         return self.classifier(out.mean((2, 3)))
+
+
+def narrow_resnet18(num_classes: int, color_channel: int, image_size: int) -> ResNet18:
+    """The small ResNet18 of docs/results/, by --arch models.resnet:narrow_resnet18."""
+    return ResNet18(num_classes, color_channel, image_size, width=16)

@@ -42,6 +42,14 @@ def test_resnet18_takes_images_of_other_sizes(side):
     assert build_model("ResNet18", 7, 1, side)(torch.randn(2, 1, side, side)).shape == (2, 7)
 
 
+def test_narrow_resnet18_has_a_quarter_of_the_channels():
+    wide = build_model("ResNet18", 10, 3, 32).state_dict()
+    narrow = build_model("models.resnet:narrow_resnet18", 10, 3, 32).state_dict()
+    assert {name: v.shape[0] for name, v in narrow.items() if v.ndim == 4} == {
+        name: v.shape[0] // 4 for name, v in wide.items() if v.ndim == 4
+    }
+
+
 def test_unknown_network_and_wrong_image_size_are_named():
     with pytest.raises(ValueError, match="Nothing"):
         build_model("Nothing", 10, 3, 32)
