@@ -3,17 +3,28 @@
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from optim.sfw_init import Report
 from utils.compute.measure import Accuracy
 from utils.process.errors import warn
 from utils.process.writing import append, atomic_write
 from utils.settings.config import FIELDS, LABELS, Config
 from utils.settings.fields import OF_TEST
 from utils.settings.names import plain
+
+# The lines of a training, which str.format fills. Steps and epochs count from 1.
+TRAIN = "Train Steps: {} Epoch: {} Batch_Loss: {:.4f} Batch_Accuracy {}"
+TEST = "Test Epoch: {} Test_Accuracy: {:.2f} Current_Time:{:%Y-%m-%d-%H_%M_%S}"
+WEIGHTS = "Weight_Distribution >{} {}"
+DECAY = "Effective_Weight_Decay Epoch: {} Mean_Alpha: {:.6g}"
+GAUGE = "Region_Gauge Largest: {:.4f} Tensor: {} Mean: {:.4f}"
+SCALE = "SFW_Init Scale {} {:.6f}"
+SFW_INIT = (  # of an optim.sfw_init.Report
+    "SFW_Init Iteration: {0.iteration} Loss_Before: {0.loss_before:.4f}"
+    " Loss_After: {0.loss_after:.4f} Scale_Min: {0.smallest:.4f} Scale_Mean: {0.mean:.4f}"
+    " Scale_Max: {0.largest:.4f}"
+)
 
 
 class TextLog:
@@ -66,33 +77,6 @@ def configuration_line(config: Config, training_known: bool = True) -> str:
     return " ".join([*parts, last])
 
 
-def train_line(step: int, epoch: int, loss: float, accuracy: float) -> str:
-    """`step` counts the batches of the run, and `epoch` its epochs, both from 1."""
-    return (
-        f"Train Steps: {step} Epoch: {epoch} Batch_Loss: {loss:.4f}"
-        f" Batch_Accuracy {round(accuracy, 4)}"
-    )
-
-
-def test_line(epoch: int, accuracy: float) -> str:
-    now = datetime.now().strftime("%Y-%m-%d-%H_%M_%S")
-    return f"Test Epoch: {epoch} Test_Accuracy: {accuracy:.2f} Current_Time:{now}"
-
-
-def decay_line(epoch: int, mean_alpha: float) -> str:
-    """The effective weight decay of SFW: how much its mean step of the epoch shrinks weights."""
-    return f"Effective_Weight_Decay Epoch: {epoch} Mean_Alpha: {mean_alpha:.6g}"
-
-
-def distribution_line(threshold: float, above: int) -> str:
-    return f"Weight_Distribution >{plain(threshold)} {above}"
-
-
-def gauge_line(largest: float, tensor: str, mean: float) -> str:
-    """How much of its region the network fills: the fullest tensor, and the mean over entries."""
-    return f"Region_Gauge Largest: {largest:.4f} Tensor: {tensor} Mean: {mean:.4f}"
-
-
 def pruning_line(title: str, settings: dict[str, Any]) -> str:
     """Settings of pruning, by name, after a title that says which pruning they belong to."""
     return " ".join([title, *(f"{name.title()}: {plain(v)}" for name, v in settings.items())])
@@ -108,19 +92,6 @@ def prune_line(ratio: float, accuracies: Mapping[str, Accuracy]) -> str:
             line += f" Not_Finite {accuracy.not_finite}"
             line += f" Layer {accuracy.layer}" if accuracy.layer else ""
     return line
-
-
-def init_line(report: Report) -> str:
-    """The progress of SFW-Init, logged every ten iterations."""
-    return (
-        f"SFW_Init Iteration: {report.iteration} Loss_Before: {report.loss_before:.4f}"
-        f" Loss_After: {report.loss_after:.4f} Scale_Min: {report.smallest:.4f}"
-        f" Scale_Mean: {report.mean:.4f} Scale_Max: {report.largest:.4f}"
-    )
-
-
-def scale_line(name: str, scale: float) -> str:
-    return f"SFW_Init Scale {name} {scale:.6f}"
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

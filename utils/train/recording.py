@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from utils.reports.headings import heading
 from utils.reports.plots import plot_training
 from utils.settings.config import NO_REGION, Config
 from utils.settings.fields import identifying_settings
+from utils.settings.names import plain
 from utils.train.distributed import World
 
 READ_BACK_SECONDS = 0.5
@@ -116,7 +118,7 @@ class Recorder:
         sizes = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
         fullest = max(sizes, key=filled.get)
         mean = sum(filled[n] * size for n, size in sizes.items()) / sum(sizes.values())
-        self.log.add(logs.gauge_line(filled[fullest], fullest, mean))
+        self.log.add(logs.GAUGE.format(filled[fullest], fullest, mean))
         say(
             f"Gauge: the weights fill {mean:.4f} of their regions on average, and at most"
             f" {filled[fullest]:.4f} ({fullest}); a region binds at 1"
@@ -199,12 +201,13 @@ class Recorder:
     def _log_epoch(self, model: nn.Module, test_accuracy: float, alpha: float) -> None:
         number = self.epoch + 1
         for i, step in enumerate(self.steps, self.epoch * len(self.steps) + 1):
-            self.log.add(logs.train_line(i, number, step.loss, step.accuracy))
+            accuracy = round(step.accuracy, 4)
+            self.log.add(logs.TRAIN.format(i, number, step.loss, accuracy))
         if self.is_sfw:
-            self.log.add(logs.decay_line(number, alpha))
-        self.log.add(logs.test_line(number, test_accuracy))
+            self.log.add(logs.DECAY.format(number, alpha))
+        self.log.add(logs.TEST.format(number, test_accuracy, datetime.now()))
         for threshold, above in zip(THRESHOLDS, count_above(model), strict=True):
-            self.log.add(logs.distribution_line(threshold, above))
+            self.log.add(logs.WEIGHTS.format(plain(threshold), above))
 
     def table(self) -> dict[str, list[float]]:
         """A value for each epoch, by the name of the column."""

@@ -12,7 +12,7 @@ from optim.sfw_init import Report
 from utils.compute.device import autocast, network_generator
 from utils.datasets import Dataset
 from utils.process.errors import RunError, UserError, say
-from utils.reports.logs import TextLog, init_line, scale_line
+from utils.reports.logs import SCALE, SFW_INIT, TextLog
 from utils.reports.plots import plot_scales
 from utils.settings.config import Config
 from utils.train.recording import draw
@@ -38,7 +38,7 @@ def learn_initial_scales(
     bar = tqdm(desc="SFW-Init", total=iterations, unit="iteration", leave=False, disable=None)
 
     def show(report: Report) -> None:
-        log.add(init_line(report))
+        log.add(SFW_INIT.format(report))
         bar.set_postfix_str(f"loss {report.loss_before:.4f} -> {report.loss_after:.4f}", False)
         bar.update(report.iteration - bar.n)
 
@@ -55,7 +55,7 @@ def learn_initial_scales(
             f" ({reason}); leave this flag out"
         ) from None
     for name, scale in scales.items():
-        log.add(scale_line(name, scale))
+        log.add(SCALE.format(name, scale))
     draw(plot_scales, config.files.scales_plot, scales, config)
     sizes = scales.values()
     say(f"SFW-Init: {iterations} iterations, scales {min(sizes):.3f} to {max(sizes):.3f}")
