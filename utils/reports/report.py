@@ -65,7 +65,7 @@ LAYOUTS = {
 
 
 class Report:
-    """What people read of a test: `begin` and `add` print, and `save` writes files.
+    """What people read of a test: `begin` and `add` print and log, and `save` writes files.
 
     `paths` are those of all files of the test, with those of --save_pruned.
     """
@@ -85,11 +85,16 @@ class Report:
             self.paths += prune.pruned_files(trained.files, ratio).values()
 
     def begin(self) -> None:
-        """Print which network it is, how it is pruned, and the heads of the columns."""
+        """Tell which network it is, how it is pruned, and the heads of the columns."""
         trained, model, prune = self.trained, self.trained.model, self.prune
+        self.log.add(configuration_line(trained.config, trained.training_known))
+        if settings := prune.in_name():
+            self.log.add(pruning_line("Pruning", settings))
+        for before in prunings(trained.pruned_before):
+            self.log.add(pruning_line("Pruned_Before", before))
         self.zeros = zeros_by_parameter(model)  # before it is pruned
         count = sum(p.numel() for p in model.parameters())
-        how = [self.layout.how, *(f"{n} {plain(value)}" for n, value in prune.in_name().items())]
+        how = [self.layout.how, *(f"{name} {plain(value)}" for name, value in settings.items())]
         config = trained.config
         say(f"{config.arch} with {count:,} parameters on {config.data}, {', '.join(how)}")
         if not trained.training_known:
@@ -103,8 +108,12 @@ class Report:
         say("\n" + "  ".join([*heads, *(["file"] if prune.save_pruned else [])]))
 
     def add(self, result: Result) -> None:
-        """Print a line on a pruned network."""
+        """Tell of a pruned network."""
         self.results.append(result)
+        ratio = plain(result.ratio)
+        if self.of_channels:
+            self.log.add(pruning_line(f"Sliced {ratio}", result.measures))
+        self.log.add(prune_line(result.ratio, result.accuracies))
         cells = [f"{shown(result.ratio):>8}"]
         for head, form in self.layout.printed.items():
             cells.append(f"{form.format(**result.measures):>{max(len(head), 12)}}")
@@ -115,6 +124,8 @@ class Report:
         for name, size in result.sizes.items():
             label = f"{name} " if len(result.sizes) > 1 else ""
             cells.append(f"{label}{size / 1000:,.0f} kB, {100 * size / dense:.1f} % of dense")
+            path = self.prune.pruned_files(self.trained.files, result.ratio)[name]
+            self.log.add(f"Pruned_Model {ratio} {size} bytes {path.name}")
         for column, accuracy in result.accuracies.items():
             if accuracy.not_finite:
                 where = f", first in layer {accuracy.layer}" if accuracy.layer else ""
@@ -131,31 +142,14 @@ class Report:
         whole = {name: p.numel() for name, p in model.named_parameters()}
         pruned = {n: size for n, size in whole.items() if self.zeros[n] < size}
         emptied = {} if self.of_channels else first_emptied(pruned, self.results)
-        self._write_log(emptied)
+        for name, ratio in emptied.items():
+            self.log.add(f"Emptied {plain(ratio)} {name}")
+        self.log.save()
         self.write_tables(channels_by_layer(model) if self.of_channels else whole)
         self._draw(whole)
         if emptied:
             names = ", ".join(f"{name} (from {shown(ratio)})" for name, ratio in emptied.items())
             warn(f"pruning removes all weights of {names}")
-
-    def _write_log(self, emptied: dict[str, float]) -> None:
-        log, trained = self.log, self.trained
-        log.add(configuration_line(trained.config, trained.training_known))
-        if settings := self.prune.in_name():
-            log.add(pruning_line("Pruning", settings))
-        for before in prunings(trained.pruned_before):
-            log.add(pruning_line("Pruned_Before", before))
-        for result in self.results:
-            ratio = plain(result.ratio)
-            if self.of_channels:
-                log.add(pruning_line(f"Sliced {ratio}", result.measures))
-            log.add(prune_line(result.ratio, result.accuracies))
-            saved = self.prune.pruned_files(trained.files, result.ratio)
-            for name, size in result.sizes.items():
-                log.add(f"Pruned_Model {ratio} {size} bytes {saved[name].name}")
-        for name, ratio in emptied.items():
-            log.add(f"Emptied {plain(ratio)} {name}")
-        log.save()
 
     def write_tables(self, whole: dict[str, int]) -> None:
         """What was measured by ratio, and by ratio and part of the network, as CSV files.
