@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from utils.checkpoints.formats import check_formats, write_pruned
+from utils.checkpoints.formats import write_pruned
 from utils.checkpoints.model_file import new_model, pruned_metadata
 from utils.checkpoints.onnx_file import InputImages
 from utils.checkpoints.trained_model import TrainedModel, load_chosen
@@ -34,7 +34,6 @@ from utils.process.errors import (
     is_out_of_memory,
     notify,
     reason,
-    require,
     say,
     warn,
 )
@@ -73,11 +72,7 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
     prune = prune.beside(config.precision)
     if prune.test_precision:
         config = dataclasses.replace(config, precision=prune.test_precision, from_file=True)
-    check_formats(prune.pruned_format)
-    report, sweep = Report(trained, prune), prune_weights
-    if prune.granularity == "channels":
-        require("--granularity channels", "torch_pruning")
-        sweep = slice_channels
+    report = Report(trained, prune)
     check_writable(report.paths, "--output_dir")
     dataset = config.load_dataset().to(device)
     if config.own_data is None and trained.test_sha256 not in (None, dataset.sha256["test"]):
@@ -85,6 +80,7 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
     model = placed(trained.model, device, config.image_shape)
     correction = build_correction(prune, model, dataset, config)
     tested = tester(trained, config, prune, dataset, correction)
+    sweep = slice_channels if prune.granularity == "channels" else prune_weights
     tests = sweep(model, prune, dataset, config, tested)
 
     report.begin()

@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from models import ARCHITECTURES
 from test_prune import tell_left_dense, test
 from train_prune import train
-from utils.checkpoints.formats import check_formats
 from utils.checkpoints.model_file import new_model
 from utils.checkpoints.trained_model import load_trained
 from utils.process.errors import RunError, UserError, exit_status, warn
@@ -78,7 +77,6 @@ def planned_runs(flags: Flags) -> tuple[list[Config], PruneConfig]:
         raise UserError("--granularity channels: is not compared; leave it out")
     prune = prune.beside(configs[0].precision)
     # The test would refuse these only after hours of training.
-    check_formats(prune.pruned_format)
     for config in {config.arch: config for config in configs}.values():
         if prune.granularity == "N:M":
             tell_left_dense(PatternRanking(new_model(config)), prune.all_ratios[1:])

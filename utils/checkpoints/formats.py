@@ -14,7 +14,7 @@ from utils.checkpoints.npz_file import pack
 from utils.checkpoints.onnx_file import InputImages, NormalisedInput, encode_onnx, load_onnx
 from utils.checkpoints.trained_model import build_network
 from utils.compute.device import placed
-from utils.process.errors import reason, require
+from utils.process.errors import reason
 from utils.process.writing import atomic_write
 from utils.settings.config import Config
 
@@ -61,12 +61,6 @@ FORMATS = {
         ".onnx", encode_onnx, load_onnx, ("onnx", "onnxscript", "onnxruntime"), sizes=(1, 3)
     ),
 }
-
-
-def check_formats(names: tuple[str, ...]) -> None:
-    """Raise UserError where these formats, keys of FORMATS, need what is not installed."""
-    for name in names:
-        require(f"--pruned_format {name}", *FORMATS[name].modules)
 
 
 def write_pruned(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.checkpoints.formats import FORMATS
-from utils.process.errors import UserError
+from utils.process.errors import UserError, require
 from utils.prune.channels.scores import SCORES
 from utils.prune.weights.allocation import ALLOCATIONS, SCOPES
 from utils.prune.weights.patterns import DENSE, by_removed, is_pattern
@@ -50,7 +50,10 @@ def ratio(text: str) -> float | str:
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """The settings of pruning. Raises UserError for an invalid value."""
+    """The settings of pruning.
+
+    Raises UserError for an invalid value, and for one that needs what is not installed.
+    """
 
     # fmt: off
     granularity: str = setting(
@@ -122,6 +125,10 @@ class PruneConfig:
         if self.pruned_format != DEFAULTS["pruned_format"] and not self.save_pruned:
             raise UserError("--pruned_format: nothing is saved without --save_pruned; give ratios")
         object.__setattr__(self, "pruned_format", tuple(dict.fromkeys(self.pruned_format)))
+        for name in self.pruned_format:
+            require(f"--pruned_format {name}", *FORMATS[name].modules)
+        if self.granularity == "channels":
+            require("--granularity channels", "torch_pruning")
 
     def _check_granularity(self) -> None:
         """Raise UserError for a setting that is of another granularity."""
