@@ -108,11 +108,10 @@ def prune_weights(
     else:
         ranking = MagnitudeRanking(model, prune.allocation, prune.prune_scope)
     count = sum(p.numel() for p in ranking.parameters)
-    dense = None if prune.correction is None else copy.deepcopy(model.state_dict())
+    dense = copy.deepcopy(model.state_dict())
 
     def pruned_at(ratio: Ratio) -> Result:
-        if dense is not None:
-            model.load_state_dict(dense)
+        model.load_state_dict(dense)  # a correction changes more than pruning restores
         removed = ranking.prune(ratio)
         measures = {"removed": round(removed / count, 6)} if of_patterns else {}
         measures |= {"remaining": count - removed, "parameters": count}
@@ -181,7 +180,6 @@ def tester(
 ) -> Tester:
     """What tests a pruned network, as it is and corrected, and then saves it at --save_pruned."""
     batches = dataset.test_batches(config.test_batchsize)
-    built = new_model(config) if prune.save_pruned else None
 
     def tested(pruned: nn.Module, ratio: Ratio) -> tuple[dict[str, Accuracy], dict[str, int]]:
         accuracies = {}
@@ -194,15 +192,12 @@ def tester(
             return accuracies, {}
         *_, accuracy = accuracies.values()
         pruning = {"sparsity": ratio, "accuracy": accuracy.percent}
+        pruning |= {"not_finite": accuracy.not_finite, "pruned_before": trained.pruned_before}
         if "accuracy" in accuracies:
             pruning["accuracy_uncorrected"] = accuracies["accuracy"].percent
-        if accuracy.not_finite:
-            pruning["not_finite"] = accuracy.not_finite
-        if trained.pruned_before is not None:
-            pruning["pruned_before"] = trained.pruned_before
         metadata = pruned_metadata(trained.settings, pruning | identifying_settings(prune))
         metadata["metrics"] = {"sha256": {"test": trained.test_sha256}}
-        if widths := widths_of(pruned, built):
+        if widths := widths_of(pruned, new_model(config)):
             metadata["widths"] = widths
         return accuracies, save(prune.pruned_files(trained.files, ratio), pruned, dataset, metadata)
 
