@@ -4,9 +4,8 @@ import csv
 import hashlib
 import json
 from collections.abc import Sequence
-from itertools import zip_longest
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from utils.checkpoints.trained_model import prunings
 from utils.compute.measure import Accuracy
@@ -30,14 +29,15 @@ OF_PRUNING = (*PRUNING, PRUNED_BEFORE)
 Runs = dict[tuple[str, str], list[dict[float, Accuracy]]]
 
 
-class Curve(NamedTuple):
+@dataclass(frozen=True)
+class Curve:
     """The accuracies of one network by ratio, as pruned or corrected.
 
     `settings`, as text, identify it; `notable` are those that are not at their defaults. A network
     whose training settings are unknown is called by its `model_file`.
     """
 
-    table: int  # its number, from 1
+    table: int = field(compare=False)  # its number, from 1
     column: str  # AS_PRUNED, or what corrected it
     settings: dict[str, str]
     notable: list[str]
@@ -87,16 +87,15 @@ def read_runs(tables: Sequence[Path], labels: Sequence[str]) -> tuple[list[Curve
     """The curves in these tables, each once, and their accuracies by label and column."""
     if labels and len(labels) != len(tables):
         raise UserError(f"--labels: there are {len(labels)} for {len(tables)} tables; give as many")
-    own = dict(zip_longest((path.resolve() for path in tables), labels))
-    read = [curve for i, path in enumerate(own, 1) for curve in read_curves(path, i)]
-    if not read:
+    curves: list[Curve] = []
+    for number, table in enumerate(tables, 1):
+        # Tables with and without a correction share the uncorrected network.
+        curves += [curve for curve in read_curves(table, number) if curve not in curves]
+    if not curves:
         raise UserError("--compare: no table is of --granularity weights; name some that are")
-    # Tables with and without a correction share the uncorrected network.
-    curves = list({str(curve._replace(table=0)): curve for curve in reversed(read)}.values())[::-1]
-    given = list(own.values())
     runs: Runs = {}
     for label, curve in zip(labels_of(curves), curves, strict=True):
-        label = given[curve.table - 1] or label
+        label = labels[curve.table - 1] if labels else label
         runs.setdefault((label, curve.column), []).append(curve.accuracies)
     return curves, runs
 
@@ -181,14 +180,13 @@ def comparison_table(runs: Runs) -> str:
         )
     (first, *_), *_ = runs.values()
     ratios = SHOWN if common.issuperset(SHOWN) else [ratio for ratio in first if ratio in common]
-    lines = ["| weights removed | " + " | ".join(map(shown, ratios)) + " |"]
-    lines.append("| --- |" + " --- |" * len(ratios))
+    rows = [["weights removed", *map(shown, ratios)], ["---"] * (1 + len(ratios))]
     corrected = any(column != AS_PRUNED for _, column in runs)
     for (label, column), of_runs in runs.items():
         name = label + f", {column}" * corrected + f", {len(of_runs)} runs" * (len(of_runs) > 1)
         cells = [_cell([run[ratio] for run in of_runs]) for ratio in ratios]
-        lines.append("| " + " | ".join([name, *cells]) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([name, *cells])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _cell(runs: Sequence[Accuracy]) -> str:
