@@ -46,24 +46,17 @@ from utils.prune.corrections.recalibrate import note_stale_statistics
 from utils.prune.weights.patterns import DENSE, PatternRanking
 from utils.prune.weights.ranking import MagnitudeRanking
 from utils.prune.weights.saved import check_pattern
-from utils.reports.comparison import compare
+from utils.reports.comparison import Comparison, compare
 from utils.reports.report import Report, Result
-from utils.settings.cli import Flags, Parser
+from utils.settings.cli import Parser
 from utils.settings.config import Config
-from utils.settings.fields import identifying_settings, path
+from utils.settings.fields import identifying_settings
 from utils.settings.names import results_line
 
 # At what a network is pruned: a ratio, or a pattern N:M.
 Ratio = float | str
 # Gives a pruned network's accuracies by column, and the sizes of its files, saved at some ratios.
 Tester = Callable[[nn.Module, Ratio], tuple[dict[str, Accuracy], dict[str, int]]]
-# Flags that go with --compare alone, and their help.
-OF_COMPARISON = {
-    "labels": "a label for each table, in their order; tables with the same one are runs of one"
-    " method (default: the settings that differ, in words)",
-    "title": "title of the picture (default: the settings in common, in words)",
-    "name": "name of the files in saved_logs/comparison/ (default: made of settings in common)",
-}
 
 
 def test(trained: TrainedModel, prune: PruneConfig) -> None:
@@ -225,42 +218,26 @@ def save(
     return sizes
 
 
-def compare_tables(flags: Flags) -> None:
-    """Run --compare, which takes settings of output alone."""
-    own = {name: flags.explicit[name] for name in OF_COMPARISON if name in flags.explicit}
-    if others := sorted(flags.explicit.keys() - own - {"compare", "output_dir", "figure_format"}):
-        raise UserError(
-            f"--{others[0]}: --compare takes the settings from the files beside its tables; leave"
-            " this flag out"
-        )
-    compare(flags.explicit["compare"], flags.settings(Config), **own)
-
-
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(__doc__, Config, PruneConfig)
+    parser = Parser(__doc__, Config, PruneConfig, Comparison)
     parser.add_model_path()
-    group = parser.add_argument_group("comparison")
-    group.add_argument(
-        "--compare",
-        nargs="+",
-        type=path,
-        metavar="CSV",
-        help="instead of a test, draw these tables of saved_logs/SFW_prune_test/ in one picture and"
-        " print them as one table; goes with the flags below, --output_dir and --figure_format",
-    )
-    for name, text in OF_COMPARISON.items():
-        number, metavar = ("+", "LABEL") if name == "labels" else (None, "TEXT")
-        group.add_argument(f"--{name}", nargs=number, metavar=metavar, help=text)
 
     def run() -> None:
         flags = parser.parse(argv)
-        if "compare" in flags.explicit:
-            compare_tables(flags)
-        elif alone := OF_COMPARISON.keys() & flags.explicit.keys():
-            raise UserError(f"--{min(alone)}: is of a comparison; add --compare, or leave it out")
-        else:
+        own = flags.explicit_settings(Comparison)
+        others = flags.explicit.keys() - own - {"output_dir", "figure_format"}
+        if "compare" not in own:
+            if own:
+                raise UserError(f"--{min(own)}: is of a comparison; add --compare, or leave it out")
             prune = flags.settings(PruneConfig)
             test(load_chosen(flags), prune)
+        elif others:
+            raise UserError(
+                f"--{min(others)}: --compare takes the settings from the files beside its tables;"
+                " leave this flag out"
+            )
+        else:
+            compare(flags.settings(Comparison), flags.settings(Config))
 
     return exit_status(run)
 

@@ -25,7 +25,7 @@ from utils.process.locks import LockedError, run_lock
 from utils.prune.config import PruneConfig
 from utils.prune.corrections.correction import build_correction
 from utils.prune.weights.patterns import PatternRanking
-from utils.reports.comparison import compare
+from utils.reports.comparison import Comparison, compare
 from utils.reports.report import Report
 from utils.settings.cli import Flags, Parser
 from utils.settings.config import Config, with_own_data
@@ -61,8 +61,8 @@ def reproduce(flags: Flags) -> None:
     if left:
         print(f"\nRuns that others are doing: {len(left)}; who ends last compares all of them")
         return
-    tables = [prune.files(config.files).prune_test(".csv") for config in configs]
-    compare(tables, configs[0])
+    tables = tuple(prune.files(config.files).prune_test(".csv") for config in configs)
+    compare(Comparison(tables), configs[0])
 
 
 def planned_runs(flags: Flags) -> tuple[list[Config], PruneConfig]:

@@ -17,7 +17,7 @@ from utils.reports.logs import write_csv
 from utils.reports.plots import AS_PRUNED, plot_accuracies
 from utils.reports.report import NOT_FINITE
 from utils.settings.config import FIELDS, METHOD, Config, defaults_beside
-from utils.settings.fields import differing, identifying_settings, training_known
+from utils.settings.fields import differing, identifying_settings, path, setting, training_known
 from utils.settings.names import RunFiles, file_name, plain, results_line, shown
 
 # The ratios that a comparison prints if all of its tables have them.
@@ -27,6 +27,26 @@ PRUNING = tuple(identifying_settings(PruneConfig()))
 OF_PRUNING = (*PRUNING, PRUNED_BEFORE)
 # By method and column, the accuracies of each run, by ratio.
 Runs = dict[tuple[str, str], list[dict[float, Accuracy]]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and what it is called."""
+
+    # fmt: off
+    compare: tuple[Path, ...] = setting(
+        (), "comparison", "instead of a test, draw these tables of saved_logs/SFW_prune_test/ in"
+        " one picture and print them as one table; goes with the flags below, --output_dir and"
+        " --figure_format", type=path, several=True)
+    labels: tuple[str, ...] = setting(
+        (), "comparison", "a label for each table, in their order; tables with the same one are"
+        " runs of one method (default: the settings that differ, in words)", type=str, several=True)
+    title: str | None = setting(
+        None, "comparison", "title of the picture (default: the settings in common, in words)")
+    name: str | None = setting(
+        None, "comparison", "name of the files in saved_logs/comparison/ (default: made of"
+        " settings in common)")
+    # fmt: on
 
 
 @dataclass(frozen=True)
@@ -45,31 +65,24 @@ class Curve:
     accuracies: dict[float, Accuracy]
 
 
-def compare(
-    tables: Sequence[Path],
-    config: Config,
-    labels: Sequence[str] = (),
-    title: str | None = None,
-    name: str | None = None,
-) -> None:
-    """Draw the curves of these tables in one picture, and write and print them as one table.
+def compare(settings: Comparison, config: Config) -> None:
+    """Draw the curves of the tables in one picture, and write and print them as one table.
 
-    There is one of the `labels` for each table, or none; tables with the same one are runs of one
-    method. `title` is that of the picture, and `name` that of the files. Raises UserError for a
-    file that is no table of test_prune.py or has no settings beside it, and for tables that have no
-    ratio in common.
+    Raises UserError for a file that is no table of test_prune.py or has no settings beside it, and
+    for tables that have no ratio in common.
     """
-    curves, runs = read_runs(tables, labels)
+    tables = settings.compare
+    curves, runs = read_runs(tables, settings.labels)
     text = comparison_table(runs)
     paths = "\n".join(str(path.resolve()) for path in tables).encode(errors="replace")
     digest = hashlib.sha256(paths).hexdigest()[:16]
-    name = name or file_name({"runs": len(tables), "sha256": digest})
+    name = settings.name or file_name({"runs": len(tables), "sha256": digest})
     files = RunFiles(config.output_dir, name, config.files.figures)
     picture, table, numbers = (files.comparison(s) for s in (files.figures, ".md", ".csv"))
     check_writable([picture, table, numbers], "--output_dir")
     above = heading_of(curves)
     drawn = {k: [{r: a.percent for r, a in run.items()} for run in of] for k, of in runs.items()}
-    plot_accuracies(picture, drawn, Heading(title or above.title, above.settings))
+    plot_accuracies(picture, drawn, Heading(settings.title or above.title, above.settings))
     with atomic_write(table) as file:
         file.write(text)
     rows = [
@@ -106,12 +119,12 @@ def read_curves(table: Path, number: int = 1) -> list[Curve]:
     None of a table of --granularity channels, which gets a warning. Raises UserError for a file
     that is no table, or has no settings beside it.
     """
-    columns, path = read_accuracies(table), table.with_suffix(".json")
+    columns, file = read_accuracies(table), table.with_suffix(".json")
     if not columns:
         warn(f"{table}: is of --granularity channels, and left out")
         return []
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads(file.read_text())
         training = identifying_settings(Config(**stored["training"], from_file=True))
         model_file = None if training_known(stored["training"]) else stored["model_file"]
         if model_file is not None:
@@ -124,7 +137,7 @@ def read_curves(table: Path, number: int = 1) -> list[Curve]:
         known[PRUNED_BEFORE] = ", ".join(words) or plain(None)
     except (OSError, UserError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{path}: does not hold the settings of {table.name} ({error}); run test_prune.py again"
+            f"{file}: does not hold the settings of {table.name} ({error}); run test_prune.py again"
             " with the flags of that run"
         ) from None
     defaults = defaults_beside(training) | DEFAULTS | {PRUNED_BEFORE: None}

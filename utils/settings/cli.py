@@ -23,6 +23,7 @@ GROUPS = {
     "method": "method: optimizer and feasible region",
     "pruning": "pruning",
     "machine": "machine and files",
+    "comparison": "comparison",
 }
 
 
@@ -84,7 +85,7 @@ class Parser(argparse.ArgumentParser):
             flag,
             type=kind,
             **({"nargs": "+", "action": "extend"} if data["several"] else {}),
-            metavar=f"{{{listed}}}" if listed else VALUES.get(kind, "FOLDER"),
+            metavar=f"{{{listed}}}" if listed else VALUES.get(kind, "PATH"),
             help=text.replace("%", "%%"),
         )
 
