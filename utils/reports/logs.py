@@ -9,7 +9,7 @@ from typing import Any
 from utils.compute.measure import Accuracy
 from utils.process.errors import warn
 from utils.process.writing import append, atomic_write
-from utils.settings.config import FIELDS, LABELS, Config
+from utils.settings.config import LABELS, Config
 from utils.settings.fields import OF_TEST
 from utils.settings.names import plain
 
@@ -67,18 +67,17 @@ class TextLog:
 
 def configuration_line(config: Config, training_known: bool = True) -> str:
     """All settings except the folders, with SFW-Init last, or those of a test alone."""
-    parts = ["Configuration"]
-    for name, field in FIELDS.items():
-        value = getattr(config, name)
-        shown = name != "sfw_init" and (training_known or name in OF_TEST)
-        if shown and not isinstance(value, Path) and field.metadata["group"]:
-            parts.append(f"{LABELS.get(name, name).title()}: {plain(value)}")
+    settings = {
+        LABELS.get(name, name): value
+        for name, value in config.as_dict().items()
+        if name not in ("sfw_init", "own_data") and (training_known or name in OF_TEST)
+    }
     last = f"SFW_Init {config.sfw_init}" if training_known else "Training_Settings: unknown"
-    return " ".join([*parts, last])
+    return f"{settings_line('Configuration', settings)} {last}"
 
 
-def pruning_line(title: str, settings: dict[str, Any]) -> str:
-    """Settings of pruning, by name, after a title that says which pruning they belong to."""
+def settings_line(title: str, settings: Mapping[str, Any]) -> str:
+    """Settings, or what was measured, by name, after a title that says of what they are."""
     return " ".join([title, *(f"{name.title()}: {plain(v)}" for name, v in settings.items())])
 
 

@@ -11,7 +11,7 @@ from utils.process.writing import atomic_write
 from utils.prune.channels.measure import BATCHES
 from utils.prune.config import CORRECTIONS, PruneConfig
 from utils.reports.headings import heading_of
-from utils.reports.logs import TextLog, configuration_line, prune_line, pruning_line, write_csv
+from utils.reports.logs import TextLog, configuration_line, prune_line, settings_line, write_csv
 from utils.reports.plots import (
     AS_PRUNED,
     Curves,
@@ -89,9 +89,9 @@ class Report:
         trained, model, prune = self.trained, self.trained.model, self.prune
         self.log.add(configuration_line(trained.config, trained.training_known))
         if settings := prune.in_name():
-            self.log.add(pruning_line("Pruning", settings))
+            self.log.add(settings_line("Pruning", settings))
         for before in prunings(trained.pruned_before):
-            self.log.add(pruning_line("Pruned_Before", before))
+            self.log.add(settings_line("Pruned_Before", before))
         self.zeros = zeros_by_parameter(model)  # before it is pruned
         count = sum(p.numel() for p in model.parameters())
         how = [self.layout.how, *(f"{name} {plain(value)}" for name, value in settings.items())]
@@ -112,7 +112,7 @@ class Report:
         self.results.append(result)
         ratio = plain(result.ratio)
         if self.of_channels:
-            self.log.add(pruning_line(f"Sliced {ratio}", result.measures))
+            self.log.add(settings_line(f"Sliced {ratio}", result.measures))
         self.log.add(prune_line(result.ratio, result.accuracies))
         cells = [f"{shown(result.ratio):>8}"]
         for head, form in self.layout.printed.items():
