@@ -185,9 +185,12 @@ def tester(
             return accuracies, {}
         *_, accuracy = accuracies.values()
         pruning = {"sparsity": ratio, "accuracy": accuracy.percent}
-        pruning |= {"not_finite": accuracy.not_finite, "pruned_before": trained.pruned_before}
         if "accuracy" in accuracies:
             pruning["accuracy_uncorrected"] = accuracies["accuracy"].percent
+        if accuracy.not_finite:
+            pruning["not_finite"] = accuracy.not_finite
+        if trained.pruned_before is not None:
+            pruning["pruned_before"] = trained.pruned_before
         metadata = pruned_metadata(trained.settings, pruning | identifying_settings(prune))
         metadata["metrics"] = {"sha256": {"test": trained.test_sha256}}
         if widths := widths_of(pruned, new_model(config)):
