@@ -119,9 +119,9 @@ def tell_left_dense(ranking: PatternRanking, patterns: list[str]) -> None:
 
     Raises UserError for a pattern that leaves all so.
     """
-    told: dict[tuple[str, ...], list[str]] = {}
+    told: dict[str, list[str]] = {}
     for pattern in patterns:
-        names = tuple(ranking.left_dense(pattern))
+        names = ranking.left_dense(pattern)
         if len(names) == len(ranking.parameters):
             m = pattern.partition(":")[2]
             raise UserError(
@@ -129,13 +129,10 @@ def tell_left_dense(ranking: PatternRanking, patterns: list[str]) -> None:
                 f" weights has a number of inputs that is a multiple of {m}; choose another"
                 " pattern, or prune to ratios"
             )
-        told.setdefault(names, []).append(pattern)
-    for names, its_patterns in told.items():
         if names:
-            notify(
-                f"{', '.join(its_patterns)}: these weights do not fit and stay dense:"
-                f" {', '.join(names)}"
-            )
+            told.setdefault(", ".join(names), []).append(pattern)
+    for names, its_patterns in told.items():
+        notify(f"{', '.join(its_patterns)}: these weights do not fit and stay dense: {names}")
 
 
 def slice_channels(
