@@ -5,7 +5,8 @@ matplotlib takes half a second to import, so each function imports what it needs
 
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,8 +36,15 @@ MARKERS = "os^Dv<>"  # as many as are coprime to the ten colours: 70 methods loo
 REMOVED = (0, 30, 50, 70, 80, 90, 95, 97, 98, 99, 99.5, 99.9, 99.99, 99.999)  # ticks, in percent
 
 
-def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of this size in inches; raises RunError without matplotlib."""
+@contextmanager
+def picture(
+    path: Path, heading: Heading, width: int, height: float, metadata: Mapping[str, str] = {}
+) -> Iterator["Figure"]:
+    """An empty figure of this size in inches; what is drawn in it is saved with the heading.
+
+    The suffix of `path` names the format. Raises RunError without matplotlib and when the file
+    cannot be written.
+    """
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -44,17 +52,8 @@ def new_figure(width: float, height: float) -> "Figure":
         raise RunError(f"pictures need matplotlib ({error}); install requirements.txt") from None
     style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     matplotlib.rcParams.update(style)
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def save_figure(
-    figure: "Figure", path: Path, heading: Heading, metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write the figure with its heading in the format that the suffix of `path` names.
-
-    Raises RunError when that fails.
-    """
-    width = int(figure.get_figwidth())
+    figure = Figure(figsize=(width, height), layout="constrained")
+    yield figure
     # What a name contains is not to be read as a formula.
     title = textwrap.fill(heading.title, 12 * width, break_on_hyphens=False)
     figure.suptitle(title, fontsize=10, parse_math=False)
@@ -67,19 +66,18 @@ def save_figure(
 
 def plot_training(path: Path, table: dict[str, Sequence[float | None]], heading: Heading) -> None:
     """Loss and accuracies against epochs, from the columns of a training's table."""
-    figure = new_figure(10, 4.2)
-    loss, accuracy = figure.subplots(1, 2)
-    for axes, title, column, label in (
-        (loss, "training loss", "loss", None),
-        (accuracy, "accuracy, %", "train_accuracy", "training"),
-        (accuracy, "accuracy, %", "test_accuracy", "test"),
-    ):
-        axes.plot(table["epoch"], table[column], "o-", markersize=3, label=label)
-        axes.set(xlabel="epoch", ylabel=title)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-    accuracy.legend()
-    save_figure(figure, path, heading)
+    with picture(path, heading, 10, 4.2) as figure:
+        loss, accuracy = figure.subplots(1, 2)
+        for axes, title, column, label in (
+            (loss, "training loss", "loss", None),
+            (accuracy, "accuracy, %", "train_accuracy", "training"),
+            (accuracy, "accuracy, %", "test_accuracy", "test"),
+        ):
+            axes.plot(table["epoch"], table[column], "o-", markersize=3, label=label)
+            axes.set(xlabel="epoch", ylabel=title)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.grid(alpha=0.3)
+        accuracy.legend()
 
 
 def plot_accuracies(
@@ -87,12 +85,11 @@ def plot_accuracies(
     curves: Curves,
     heading: Heading,
     removed: str = "weights",
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str] = {},
 ) -> None:
     """Accuracy against how much is removed, in one panel, of one network or of several methods."""
-    figure = new_figure(10, 4 + 0.1 * len(curves))
-    _draw_accuracies(figure.subplots(), curves, removed)
-    save_figure(figure, path, heading, metadata)
+    with picture(path, heading, 10, 4 + 0.1 * len(curves), metadata) as figure:
+        _draw_accuracies(figure.subplots(), curves, removed)
 
 
 def _draw_accuracies(axes: "Axes", curves: Curves, removed: str) -> None:
@@ -169,21 +166,20 @@ def plot_slicing(
     `measures` has what was measured of each sliced network. The last of the `curves`, which are of
     one run each, is drawn against time.
     """
-    figure = new_figure(12, 4.4)
-    by_removed, by_time = figure.subplots(1, 2, sharey=True)
-    _draw_accuracies(by_removed, curves, "multiply-adds")
-    (_, column), (accuracies,) = list(curves.items())[-1]
-    y = np.array([accuracies[row["removed"]] for row in measures], dtype=float)
-    for batch, marker in zip(BATCHES, MARKERS, strict=False):
-        name = f"milliseconds_{batch}"
-        percents = [100 * row[name] / row[f"dense_{name}"] for row in measures]
-        by_time.plot(percents, y, marker, markersize=4, label=f"{column}, batch of {batch}")
-    by_time.set_xlabel("measured time, % of the dense network's")
-    by_time.set_xlim(left=0)
-    by_time.invert_xaxis()  # the dense network is on the left of both panels
-    by_time.grid(alpha=0.3)
-    by_time.legend(fontsize=8)
-    save_figure(figure, path, heading)
+    with picture(path, heading, 12, 4.4) as figure:
+        by_removed, by_time = figure.subplots(1, 2, sharey=True)
+        _draw_accuracies(by_removed, curves, "multiply-adds")
+        (_, column), (accuracies,) = list(curves.items())[-1]
+        y = np.array([accuracies[row["removed"]] for row in measures], dtype=float)
+        for batch, marker in zip(BATCHES, MARKERS, strict=False):
+            name = f"milliseconds_{batch}"
+            percents = [100 * row[name] / row[f"dense_{name}"] for row in measures]
+            by_time.plot(percents, y, marker, markersize=4, label=f"{column}, batch of {batch}")
+        by_time.set_xlabel("measured time, % of the dense network's")
+        by_time.set_xlim(left=0)
+        by_time.invert_xaxis()  # the dense network is on the left of both panels
+        by_time.grid(alpha=0.3)
+        by_time.legend(fontsize=8)
 
 
 def plot_layer_sparsity(
@@ -196,17 +192,17 @@ def plot_layer_sparsity(
     from matplotlib.colors import LogNorm
 
     values = np.array(list(left.values()))
-    figure = new_figure(9, 1.8 + 0.16 * len(left))
-    axes = figure.subplots()
-    least = values[values > 0].min(initial=0.1)
-    mesh = axes.pcolormesh(values, cmap="viridis", norm=LogNorm(least, 1))
-    rows, columns = np.nonzero(values == 0)
-    axes.plot(columns + 0.5, rows + 0.5, "x", color="black", markersize=4)
-    axes.set_xticks(np.arange(len(ratios)) + 0.5, [*map(shown, ratios)], fontsize=7, rotation=90)
-    axes.set_xlabel("weights removed from the network")
-    _name_rows(axes, list(left))
-    figure.colorbar(mesh, ax=axes, label="fraction left (cross: none)", pad=0.01)
-    save_figure(figure, path, heading)
+    with picture(path, heading, 9, 1.8 + 0.16 * len(left)) as figure:
+        axes = figure.subplots()
+        least = values[values > 0].min(initial=0.1)
+        mesh = axes.pcolormesh(values, cmap="viridis", norm=LogNorm(least, 1))
+        rows, columns = np.nonzero(values == 0)
+        axes.plot(columns + 0.5, rows + 0.5, "x", color="black", markersize=4)
+        middles = np.arange(len(ratios)) + 0.5
+        axes.set_xticks(middles, [*map(shown, ratios)], fontsize=7, rotation=90)
+        axes.set_xlabel("weights removed from the network")
+        _name_rows(axes, list(left))
+        figure.colorbar(mesh, ax=axes, label="fraction left (cross: none)", pad=0.01)
 
 
 def plot_distribution(path: Path, model: nn.Module, heading: Heading) -> None:
@@ -219,33 +215,31 @@ def plot_distribution(path: Path, model: nn.Module, heading: Heading) -> None:
     edges = np.linspace(low, high, bins + 1)
     rows = torch.stack([torch.histc(values, bins, low, high) for values in logs.values()])
 
-    figure = new_figure(9, 4 + 0.16 * len(logs))
-    heights = (3, max(1, 0.16 * len(logs)))
-    overall, layers = figure.subplots(2, 1, sharex=True, height_ratios=heights)
-    overall.stairs(rows.sum(0).numpy(), edges, fill=True, alpha=0.7)
-    overall.set_ylabel("parameters")
-    total = sum(p.numel() for p in model.parameters())
-    zeros = sum(zeros_by_parameter(model).values())
-    overall.set_title(f"all {total:,} parameters, of which {zeros:,} are exactly 0", fontsize=9)
-    shares = (rows / rows.sum(1, keepdim=True).clamp(min=1)).numpy()
-    mesh = layers.pcolormesh(edges, range(len(logs) + 1), shares, cmap="viridis")
-    _name_rows(layers, list(logs))
-    figure.colorbar(mesh, ax=layers, label="share", pad=0.01)
-    layers.set_xlabel("log10 of magnitude")
-    save_figure(figure, path, heading)
+    with picture(path, heading, 9, 4 + 0.16 * len(logs)) as figure:
+        heights = (3, max(1, 0.16 * len(logs)))
+        overall, layers = figure.subplots(2, 1, sharex=True, height_ratios=heights)
+        overall.stairs(rows.sum(0).numpy(), edges, fill=True, alpha=0.7)
+        overall.set_ylabel("parameters")
+        total = sum(p.numel() for p in model.parameters())
+        zeros = sum(zeros_by_parameter(model).values())
+        overall.set_title(f"all {total:,} parameters, of which {zeros:,} are exactly 0", fontsize=9)
+        shares = (rows / rows.sum(1, keepdim=True).clamp(min=1)).numpy()
+        mesh = layers.pcolormesh(edges, range(len(logs) + 1), shares, cmap="viridis")
+        _name_rows(layers, list(logs))
+        figure.colorbar(mesh, ax=layers, label="share", pad=0.01)
+        layers.set_xlabel("log10 of magnitude")
 
 
 def plot_scales(path: Path, scales: dict[str, float], heading: Heading) -> None:
     """A bar for each parameter tensor's SFW-Init scale, in the order of the network."""
-    figure = new_figure(7, 1.6 + 0.16 * len(scales))
-    axes = figure.subplots()
-    colours = ["C1" if "bias" in name else "C0" for name in scales]
-    axes.barh(list(scales), list(scales.values()), color=colours)
-    axes.axvline(1, color="0.5", linestyle="--")
-    axes.tick_params(axis="y", labelsize=6)
-    axes.set_ylim(len(scales) - 0.5, -0.5)
-    axes.set_xlabel("scale of the initial values (blue: weights, orange: biases)")
-    save_figure(figure, path, heading)
+    with picture(path, heading, 7, 1.6 + 0.16 * len(scales)) as figure:
+        axes = figure.subplots()
+        colours = ["C1" if "bias" in name else "C0" for name in scales]
+        axes.barh(list(scales), list(scales.values()), color=colours)
+        axes.axvline(1, color="0.5", linestyle="--")
+        axes.tick_params(axis="y", labelsize=6)
+        axes.set_ylim(len(scales) - 0.5, -0.5)
+        axes.set_xlabel("scale of the initial values (blue: weights, orange: biases)")
 
 
 def _name_rows(axes: "Axes", names: Sequence[str]) -> None:
