@@ -31,14 +31,9 @@ def set_widths(model: nn.Module, widths: Widths, state: Mapping[str, Tensor]) ->
         layer = model.get_submodule(name)
         for key, size in sizes.items():
             setattr(layer, key, type(getattr(layer, key))(size))
-    for prefix, layer in model.named_modules():
-        for tensors in (layer._parameters, layer._buffers):
-            for key, values in tensors.items():
-                new = state.get(f"{prefix}.{key}" if prefix else key)
-                if values is not None and new is not None and values.shape != new.shape:
-                    tensors[key] = values.new_empty(new.shape)
-                    if isinstance(values, nn.Parameter):
-                        tensors[key] = nn.Parameter(tensors[key], values.requires_grad)
+    for name, values in model.state_dict(keep_vars=True).items():
+        if name in state and values.shape != state[name].shape:
+            values.data = values.new_empty(state[name].shape)
 
 
 def _sizes(layer: nn.Module) -> dict[str, int | list[int]]:
