@@ -170,6 +170,7 @@ def tester(
 ) -> Tester:
     """What tests a pruned network, as it is and corrected, and then saves it at --save_pruned."""
     batches = dataset.test_batches(config.test_batchsize)
+    built = new_model(config) if prune.save_pruned else None
 
     def tested(pruned: nn.Module, ratio: Ratio) -> tuple[dict[str, Accuracy], dict[str, int]]:
         accuracies = {}
@@ -190,7 +191,7 @@ def tester(
             pruning["pruned_before"] = trained.pruned_before
         metadata = pruned_metadata(trained.settings, pruning | identifying_settings(prune))
         metadata["metrics"] = {"sha256": {"test": trained.test_sha256}}
-        if widths := widths_of(pruned, new_model(config)):
+        if widths := widths_of(pruned, built):
             metadata["widths"] = widths
         return accuracies, save(prune.pruned_files(trained.files, ratio), pruned, dataset, metadata)
 

@@ -96,6 +96,11 @@ def test_an_onnx_file_takes_any_batch_normalises_it_and_states_how_it_was_made(n
     assert stated["images"].startswith("float32 (batch, 3, 6, 6) in 0 ... 1; ")
 
 
+def test_an_onnx_file_holds_no_paths_of_the_machine(network, tmp_path):
+    write_onnx(tmp_path / "a.onnx", network, {})
+    assert b".py" not in (tmp_path / "a.onnx").read_bytes()
+
+
 def test_an_onnx_file_that_computes_something_else_is_not_kept(network, tmp_path, monkeypatch):
     export = onnx_file._exported
     other = nn.Sequential(nn.Flatten(), nn.Linear(108, 5))

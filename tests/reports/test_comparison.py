@@ -8,15 +8,10 @@ from runs import DIGITS, assert_refused, read_csv
 
 from utils.checkpoints.trained_model import TrainedModel
 from utils.compute.measure import Accuracy
+from utils.datasets.own import OwnData
 from utils.prune.config import CORRECTIONS, PruneConfig
 from utils.prune.weights.ranking import RATIOS
-from utils.reports.comparison import (
-    comparison_table,
-    heading_of,
-    labels_of,
-    read_curves,
-    read_runs,
-)
+from utils.reports.comparison import comparison_table, heading_of, labels_of, read_curves, read_runs
 from utils.reports.report import Report, Result
 from utils.settings.config import Config
 from utils.settings.fields import OF_TEST, identifying_settings
@@ -117,8 +112,14 @@ def test_runs_that_differ_in_the_seed_alone_share_a_label(table):
 
 def test_a_model_that_was_pruned_before_is_no_other_seed_of_a_dense_one(table):
     paths = table("a"), table("b", seed=1, before={"sparsity": 0.9, "accuracy": 80.0})
-    expected = ["CIFAR-10, ResNet18, SFW, K-sparse polytope", "pruned before 0.9"]
-    assert labels(*paths) == expected
+    assert labels(*paths) == ["CIFAR-10, ResNet18, SFW, K-sparse polytope", "pruned before 0.9"]
+
+
+def test_runs_on_data_sets_of_one_name_are_no_runs_of_one_method(table):
+    known = OwnData(("a", "b"), 1, 4, (0.5,), (0.5,), (2, 2), "").plain()
+    data = [dict(data="mine", own_data=known | {"sha256": 64 * n}) for n in "12"]
+    paths = [table(f"run{n}", arch="Mlp", seed=n, **own) for n, own in enumerate(data)]
+    assert labels(*paths) == ["data set 11111111", "data set 22222222"]
 
 
 def test_the_channels_of_a_data_set_are_no_label(table):
@@ -256,8 +257,7 @@ def test_tables_that_test_prune_wrote_are_compared(quick, trained):
         quick("test_prune.py", *flags, "--allocation", allocation)
     tables = (trained / "saved_logs" / "SFW_prune_test").glob("*.csv")
     status, out, _ = quick("test_prune.py", "--compare", *tables, "--output_dir", trained)
-    assert status == 0
-    assert "| allocation global |" in out and "| allocation uniform |" in out
+    assert status == 0 and "| allocation global |" in out and "| allocation uniform |" in out
 
 
 def change_settings(**changed):

@@ -52,6 +52,8 @@ def encode_onnx(model: nn.Module, images: InputImages, metadata: dict[str, Any])
     network cannot be exported.
     """
     program = _exported(model, images)
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # has paths of this machine, in stack traces
     for key, value in metadata.items():
         program.model.metadata_props[key] = json.dumps(value)
     program.model.metadata_props["images"] = (

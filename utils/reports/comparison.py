@@ -135,6 +135,8 @@ def read_curves(table: Path, number: int = 1) -> list[Curve]:
             words.append(plain(before.get("sparsity")))
             words += [f"{n} {plain(value)}" for n, value in differing(before, DEFAULTS).items()]
         known[PRUNED_BEFORE] = ", ".join(words) or plain(None)
+        if own := known.pop("own_data", None):  # data sets of one name are told apart
+            known["own_data"] = own["sha256"][:8]
     except (OSError, UserError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{file}: does not hold the settings of {table.name} ({error}); run test_prune.py again"
@@ -144,8 +146,7 @@ def read_curves(table: Path, number: int = 1) -> list[Curve]:
     curves = []
     for column, accuracies in columns.items():
         others = [flag for flag, its_column in CORRECTIONS.items() if its_column != column]
-        # What changes no accuracy in the column, or is not for people to read.
-        left_out = (*others, "corrected_only", "own_data")
+        left_out = (*others, "corrected_only")  # what changes no accuracy in the column
         settings = {n: plain(v) for n, v in known.items() if n not in left_out}
         notable = list(differing(settings, defaults))
         title = AS_PRUNED if column == "accuracy" else column
@@ -214,11 +215,10 @@ def _cell(runs: Sequence[Accuracy]) -> str:
 
 def heading_of(curves: Sequence[Curve]) -> Heading:
     """The heading of a picture of these curves: the settings that they have in common."""
-    first, *others = curves
-    common = {
-        n: v for n, v in first.settings.items() if all(o.settings.get(n) == v for o in others)
-    }
-    training = {name: value for name, value in common.items() if name not in OF_PRUNING}
+    first, *rest = curves
+    common = {n: v for n, v in first.settings.items() if all(c.settings.get(n) == v for c in rest)}
+    others = (*OF_PRUNING, "own_data")
+    training = {name: value for name, value in common.items() if name not in others}
     pruning = {n: v for n, v in common.items() if n in OF_PRUNING and n in first.notable}
     return heading(training, pruning)
 

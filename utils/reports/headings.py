@@ -32,6 +32,7 @@ PHRASES = {
 NAMES = {
     "sfw_init": "SFW-Init",
     "test_precision": "a test precision of its own",
+    "own_data": "data set",
     "k_sparseness": "K at least",
     "k_frac": "K fraction",
 }
