@@ -7,23 +7,25 @@ SFW's regions. All other settings are the usual ones.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from constraints import build_constraints, make_feasible
-from optim import SFW, sfw_init
+from constraints import make_feasible
+from optim import sfw_init
+from train_prune import build_optimizer
 from utils.datasets.batches import Batches
+from utils.settings.config import Config
 from utils.train.pruned_steps import SPARSITIES, pruned
+from utils.train.trials import feasible_regions
 
 WEIGHT_DECAYS = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 TAUS = (2.0, 3.5, 6.0, 11.0, 20.0)
 
 # CrAM+ as its authors set it for high sparsities on CIFAR-10.
 CRAM_RHO, CRAM_SPARSITIES = 0.15, (0.5, 0.7, 0.8, 0.9, 0.95)
-
 
 # Called with a model, inputs, targets, the number of this step and that of all steps: leaves
 # gradients in the model's parameters and returns the loss of this batch.
@@ -74,54 +76,47 @@ def gradient_with_pruned_steps(
         return dense_gradient(model, inputs, targets, step, steps)
 
 
-def sgd(model: nn.Module, weight_decay: float, halves: Batches) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=weight_decay)
-
-
-def sfw(
-    model: nn.Module,
-    tau: float,
-    halves: Batches,
-    kind: str = "k_sparse_constraints",
-    k_frac: float = 0.05,
-    init: bool = False,
-) -> torch.optim.Optimizer:
-    """SFW with regions of this kind, into which the model's weights are shifted.
-
-    With `init` SFW-Init scales them, on the batches `halves`, half as large as training's.
-    """
-    regions = build_constraints(model, kind, k_frac=k_frac, tau=tau)
-    make_feasible(model, regions)
-    if init:
-        sfw_init(model, halves, regions)
-    return SFW(model.parameters(), regions)
-
-
 @dataclass(frozen=True)
 class Method:
-    """One row of the comparison; `optimizer` takes the model, a strength and SFW-Init's batches."""
+    """One row of the comparison: settings of train_prune.py, a grid of strengths, a gradient."""
 
-    optimizer: Callable[[nn.Module, float, Batches], torch.optim.Optimizer]
+    settings: dict[str, Any]
     strengths: tuple[float, ...]
     gradient: Gradient = dense_gradient
-    scheme: str = "cosine"
     epochs: float = 1.0  # in units of the comparison's
 
+    def config(self, strength: float, epochs: int) -> Config:
+        """The settings of a training, in a comparison of this many epochs."""
+        tuned = "weight_decay" if self.settings.get("optimizer") == "SGD" else "tau"
+        settings = {"lr_scheme": "cosine", tuned: strength} | self.settings
+        return Config(**settings, epoch_num=round(epochs * self.epochs))
 
+
+def build(config: Config, model: nn.Module, halves: Batches) -> torch.optim.Optimizer:
+    """The optimizer; the model is shifted into its regions, and scaled if there is SFW-Init.
+
+    That takes the batches `halves`, half as large as training's.
+    """
+    regions = feasible_regions(config, model)
+    make_feasible(model, regions)
+    if config.sfw_init:
+        sfw_init(model, halves, regions)
+    return build_optimizer(config, model, regions)
+
+
+SGD, L2 = {"optimizer": "SGD"}, {"constraint": "l2_constraints"}
 # To save time, some methods have shorter grids; the best strength must not be at an end that was
 # cut.
 METHODS = {
-    "SGD": Method(sgd, WEIGHT_DECAYS),
-    "SFW K-sparse": Method(sfw, TAUS),
-    "SFW K-sparse 0.2": Method(partial(sfw, k_frac=0.2), TAUS),
-    "SFW L2": Method(partial(sfw, kind="l2_constraints"), TAUS),
-    "SFW-Init K-sparse 0.2": Method(partial(sfw, k_frac=0.2, init=True), TAUS[:3]),
-    "CrAM+ equal compute": Method(sgd, WEIGHT_DECAYS, cram_plus_gradient, epochs=0.5),
-    "CrAM+ equal epochs": Method(sgd, WEIGHT_DECAYS[1:], cram_plus_gradient),
-    "SGD, pruned steps": Method(sgd, (*WEIGHT_DECAYS[1:], 0.02), gradient_with_pruned_steps),
-    "SFW K-sparse, pruned steps": Method(sfw, (1.0, *TAUS), gradient_with_pruned_steps),
-    "SFW L2, pruned steps": Method(
-        partial(sfw, kind="l2_constraints"), TAUS[:3], gradient_with_pruned_steps
-    ),
-    "SFW as in the paper": Method(sfw, (15.0,), scheme="dynamic_change"),
+    "SGD": Method(SGD, WEIGHT_DECAYS),
+    "SFW K-sparse": Method({}, TAUS),
+    "SFW K-sparse 0.2": Method({"k_frac": 0.2}, TAUS),
+    "SFW L2": Method(L2, TAUS),
+    "SFW-Init K-sparse 0.2": Method({"k_frac": 0.2, "sfw_init": 1}, TAUS[:3]),
+    "CrAM+ equal compute": Method(SGD, WEIGHT_DECAYS, cram_plus_gradient, epochs=0.5),
+    "CrAM+ equal epochs": Method(SGD, WEIGHT_DECAYS[1:], cram_plus_gradient),
+    "SGD, pruned steps": Method(SGD, (*WEIGHT_DECAYS[1:], 0.02), gradient_with_pruned_steps),
+    "SFW K-sparse, pruned steps": Method({}, (1.0, *TAUS), gradient_with_pruned_steps),
+    "SFW L2, pruned steps": Method(L2, TAUS[:3], gradient_with_pruned_steps),
+    "SFW as in the paper": Method({"lr_scheme": "dynamic_change"}, (15.0,)),
 }

@@ -23,7 +23,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from experiments.methods import METHODS
+from experiments.methods import METHODS, build
 from experiments.results import (
     COLUMNS,
     RECALIBRATED,
@@ -35,7 +35,6 @@ from experiments.results import (
 )
 from experiments.tables import accuracy_table, draw, tuning_table
 from models import ResNet18
-from optim import LR_SCHEMES
 from utils.checkpoints.model_file import versions, write_contents
 from utils.compute.device import autocast, pick_device, placed
 from utils.compute.measure import evaluate
@@ -49,6 +48,7 @@ from utils.prune.weights.ranking import MagnitudeRanking
 from utils.settings.config import Config
 from utils.settings.fields import path
 from utils.settings.names import results_line
+from utils.train.trials import learning_rates
 
 WIDTH, EPOCHS, BATCH_SIZE, PRECISION = 16, 12, 128, "bf16"
 TRAIN_IMAGES, HELD_OUT_IMAGES, CALIBRATION_IMAGES = 15_000, 5_000, 2_000
@@ -97,6 +97,7 @@ def load_data(data_dir: Path) -> tuple[Dataset, Dataset]:
 def train(run: Run, data: Dataset) -> nn.Module:
     """The trained network, read from the run's file if there is one."""
     method, device = METHODS[run.method], torch.device("cpu")
+    config = method.config(run.strength, EPOCHS)
     torch.manual_seed(run.seed)
     model = placed(ResNet18(10, 3, 32, width=WIDTH), device)
     if run.model.is_file():
@@ -105,12 +106,12 @@ def train(run: Run, data: Dataset) -> nn.Module:
     # SFW-Init has a generator of its own, as in train_prune.py.
     halves = data.train_batches(BATCH_SIZE // 2, torch.Generator().manual_seed(run.seed + 1))
     with autocast(device, PRECISION):
-        optimizer = method.optimizer(model, run.strength, halves)
+        optimizer = build(config, model, halves)
     batches = data.train_batches(BATCH_SIZE, torch.Generator().manual_seed(run.seed))
     model.train()
-    lr, epochs, losses = optimizer.param_groups[0]["lr"], round(EPOCHS * method.epochs), []
+    epochs, losses = config.epoch_num, []
     for epoch in range(epochs):
-        rates = [lr * r for r in LR_SCHEMES[method.scheme](epoch, epochs, len(batches), losses)]
+        rates = learning_rates(config, epoch, len(batches), losses)
         steps = range(epoch * len(batches), (epoch + 1) * len(batches))
         total = 0.0
         for rate, step, (inputs, targets) in zip(rates, steps, batches, strict=True):
