@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from statistics import fmean
@@ -40,8 +40,8 @@ class Result:
     seed: int
     settings: dict[str, Any]
     accuracies: dict[str, dict[float | str, float]]
-    sizes: dict[float, float] = field(default_factory=dict)
-    provenance: dict[str, str] = field(default_factory=dict)
+    sizes: dict[float, float]
+    provenance: dict[str, str]
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 """Fill the tables, numbers and pictures of README.md and docs/results/ from the files of results.
 
 What stands in a page between `<!-- KIND WORD ... -->` and `<!-- end -->` is replaced. KIND is one
-of `Block.text`. A WORD is an option, as column:recalibrated (with _ for a space), or a pattern of
+of `Block.text`. A WORD is an option, as column:as_pruned (with _ for a space), or a pattern of
 paths in experiments/results/, without suffix. A number in a paragraph must not begin a line.
 """
 
@@ -116,11 +116,10 @@ class Block:
     def __init__(self, kind: str, text: str) -> None:
         self.kind, self.mark, words = kind, f"<!-- {kind} {text} -->", text.split()
         self.patterns = [word for word in words if ":" not in word]
-        self.options = dict(word.split(":", 1) for word in words if ":" in word)
+        pairs = (word.split(":", 1) for word in words if ":" in word)
+        self.options = {n: v if n == "file" else v.replace("_", " ") for n, v in pairs}
         if unknown := self.options.keys() - OPTIONS:
             raise UserError(f"{self.mark}: there is no option {min(unknown)}")
-        for name in self.options.keys() & {"column", "tuned", "title"}:
-            self.options[name] = self.options[name].replace("_", " ")
         self.columns = [self.options["column"]] if "column" in self.options else list(COLUMNS)
 
     def judged(self, column: str) -> dict[str, dict[float, float]]:
