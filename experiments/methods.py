@@ -27,53 +27,36 @@ TAUS = (2.0, 3.5, 6.0, 11.0, 20.0)
 # CrAM+ as its authors set it for high sparsities on CIFAR-10.
 CRAM_RHO, CRAM_SPARSITIES = 0.15, (0.5, 0.7, 0.8, 0.9, 0.95)
 
-# Called with a model, inputs, targets, the number of this step and that of all steps: leaves
-# gradients in the model's parameters and returns the loss of this batch.
-Gradient = Callable[[nn.Module, Tensor, Tensor, int, int], Tensor]
+# Called with a model, inputs, targets and a sparsity: leaves gradients in the model's parameters
+# and returns the loss of this batch.
+Gradient = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
 
 
-def dense_gradient(
-    model: nn.Module, inputs: Tensor, targets: Tensor, step: int, steps: int
-) -> Tensor:
-    """The gradient of the cross-entropy at the weights as they are."""
+def gradient(model: nn.Module, inputs: Tensor, targets: Tensor, sparsity: float = 0.0) -> Tensor:
+    """The gradient of the cross-entropy, of the network as it is or pruned to `sparsity`."""
     model.zero_grad()
-    loss = F.cross_entropy(model(inputs), targets)
-    loss.backward()
+    with pruned(model, sparsity):
+        loss = F.cross_entropy(model(inputs), targets)
+        loss.backward()
     return loss.detach()
 
 
-def cram_plus_gradient(
-    model: nn.Module, inputs: Tensor, targets: Tensor, step: int, steps: int
-) -> Tensor:
+def cram_plus(model: nn.Module, inputs: Tensor, targets: Tensor, sparsity: float) -> Tensor:
     """The dense gradient g plus that at TopK(theta + rho g), on the entries that TopK keeps.
 
-    CrAM+ (Peste et al., ICLR 2023) with sparse gradients; the sparsity is drawn anew each step. It
-    takes two forward and backward passes.
+    CrAM+ (Peste et al., ICLR 2023) with sparse gradients. It takes two forward and backward passes.
     """
-    loss = dense_gradient(model, inputs, targets, step, steps)
+    loss = gradient(model, inputs, targets)
     parameters = [p for p in model.parameters() if p.grad is not None]
     theta = [p.detach().clone() for p in parameters]
     g = [p.grad for p in parameters]
     with torch.no_grad():
         torch._foreach_add_(parameters, g, alpha=CRAM_RHO)
-    with pruned(model, random.Random(step).choice(CRAM_SPARSITIES)):
-        dense_gradient(model, inputs, targets, step, steps)
+    gradient(model, inputs, targets, sparsity)
     with torch.no_grad():
         torch._foreach_add_([p.grad for p in parameters], g)
         torch._foreach_copy_(parameters, theta)
     return loss
-
-
-def gradient_with_pruned_steps(
-    model: nn.Module, inputs: Tensor, targets: Tensor, step: int, steps: int
-) -> Tensor:
-    """The dense gradient or, in every second step of the last third, that of a pruned network.
-
-    This is --pruned_steps 0.33 of train_prune.py, but that all seeds draw the same sparsities.
-    """
-    prunes = step >= 2 * steps // 3 and step % 2
-    with pruned(model, random.Random(step).choice(SPARSITIES) if prunes else 0.0):
-        return dense_gradient(model, inputs, targets, step, steps)
 
 
 @dataclass(frozen=True)
@@ -82,7 +65,8 @@ class Method:
 
     settings: dict[str, Any]
     strengths: tuple[float, ...]
-    gradient: Gradient = dense_gradient
+    sparsities: tuple[float, ...] = (0.0,)  # to which the gradient prunes
+    gradient: Gradient = gradient
     epochs: float = 1.0  # in units of the comparison's
 
     def config(self, strength: float, epochs: int) -> Config:
@@ -90,6 +74,14 @@ class Method:
         tuned = "weight_decay" if self.settings.get("optimizer") == "SGD" else "tau"
         settings = {"lr_scheme": "cosine", tuned: strength} | self.settings
         return Config(**settings, epoch_num=round(epochs * self.epochs))
+
+    def sparsity(self, step: int, steps: int) -> float:
+        """That of a step: one of `sparsities`, always in CrAM+ and else in pruned steps.
+
+        These are --pruned_steps 0.33 of train_prune.py, but that all seeds draw the same.
+        """
+        prunes = self.gradient is cram_plus or (step >= 2 * steps // 3 and step % 2)
+        return random.Random(step).choice(self.sparsities) if prunes else 0.0
 
 
 def build(config: Config, model: nn.Module, halves: Batches) -> torch.optim.Optimizer:
@@ -113,10 +105,10 @@ METHODS = {
     "SFW K-sparse 0.2": Method({"k_frac": 0.2}, TAUS),
     "SFW L2": Method(L2, TAUS),
     "SFW-Init K-sparse 0.2": Method({"k_frac": 0.2, "sfw_init": 1}, TAUS[:3]),
-    "CrAM+ equal compute": Method(SGD, WEIGHT_DECAYS, cram_plus_gradient, epochs=0.5),
-    "CrAM+ equal epochs": Method(SGD, WEIGHT_DECAYS[1:], cram_plus_gradient),
-    "SGD, pruned steps": Method(SGD, (*WEIGHT_DECAYS[1:], 0.02), gradient_with_pruned_steps),
-    "SFW K-sparse, pruned steps": Method({}, (1.0, *TAUS), gradient_with_pruned_steps),
-    "SFW L2, pruned steps": Method(L2, TAUS[:3], gradient_with_pruned_steps),
+    "CrAM+ equal compute": Method(SGD, WEIGHT_DECAYS, CRAM_SPARSITIES, cram_plus, epochs=0.5),
+    "CrAM+ equal epochs": Method(SGD, WEIGHT_DECAYS[1:], CRAM_SPARSITIES, cram_plus),
+    "SGD, pruned steps": Method(SGD, (*WEIGHT_DECAYS[1:], 0.02), SPARSITIES),
+    "SFW K-sparse, pruned steps": Method({}, (1.0, *TAUS), SPARSITIES),
+    "SFW L2, pruned steps": Method(L2, TAUS[:3], SPARSITIES),
     "SFW as in the paper": Method({"lr_scheme": "dynamic_change"}, (15.0,)),
 }

@@ -59,6 +59,8 @@ SEEDS = (0, 1, 2)
 TITLE = f"{WIDTH}-wide ResNet18, {TRAIN_IMAGES:,} images of CIFAR-10, {EPOCHS} epochs"
 POLL_SECONDS = 0.2
 SCOPES = {"all": "all parameters", "weights": "weights alone"}
+# What is measured on held-out and on test images: scopes, and the ratios of each.
+MEASURED = {"held_out": (["all"], JUDGED), "test": (SCOPES, SHOWN), "patterns": (["N:M"], PATTERNS)}
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,14 @@ class Run:
         return self.folder / "saved_logs" / "proxy" / f"{self.name}_{images}.json"
 
 
-def load_data(data_dir: Path) -> tuple[Dataset, Dataset]:
-    """The training images with the held-out ones for testing, and with the test images."""
-    whole = load_dataset("cifar10", data_dir)
-    images, labels = whole.train_images, whole.train_labels
-    tested = replace(whole, train_images=images[:TRAIN_IMAGES], train_labels=labels[:TRAIN_IMAGES])
-    held_out = replace(
-        tested, test_images=images[-HELD_OUT_IMAGES:], test_labels=labels[-HELD_OUT_IMAGES:]
-    )
-    return held_out, tested
+def load_data(data_dir: Path, held_out: bool) -> Dataset:
+    """The training images, with the held-out ones or all test images for testing."""
+    data = load_dataset("cifar10", data_dir)
+    images, labels = data.train_images, data.train_labels
+    if held_out:
+        tested = images[-HELD_OUT_IMAGES:], labels[-HELD_OUT_IMAGES:]
+        data = replace(data, test_images=tested[0], test_labels=tested[1])
+    return replace(data, train_images=images[:TRAIN_IMAGES], train_labels=labels[:TRAIN_IMAGES])
 
 
 def train(run: Run, data: Dataset) -> nn.Module:
@@ -117,7 +118,8 @@ def train(run: Run, data: Dataset) -> nn.Module:
         for rate, step, (inputs, targets) in zip(rates, steps, batches, strict=True):
             optimizer.param_groups[0]["lr"] = rate
             with autocast(device, PRECISION):
-                loss = method.gradient(model, inputs, targets, step, epochs * len(steps))
+                sparsity = method.sparsity(step, epochs * len(steps))
+                loss = method.gradient(model, inputs, targets, sparsity)
             total += loss.item()
             optimizer.step()
         losses.append(total / len(steps))
@@ -157,14 +159,9 @@ def measure_all(runs: Sequence[Run], images: str, data_dir: Path) -> None:
 
 def measure(run: Run, images: str, data_dir: Path) -> None:
     """Train where need be, and write the accuracies of `Run.result(images)`."""
-    held_out, tested = load_data(data_dir)
-    model = train(run, tested)
-    if images == "held_out":
-        found = {"all": accuracies(model, held_out, JUDGED, "all")}
-    elif images == "patterns":
-        found = {"N:M": accuracies(model, tested, PATTERNS, "N:M")}
-    else:
-        found = {scope: accuracies(model, tested, SHOWN, scope) for scope in SCOPES}
+    data = load_data(data_dir, images == "held_out")
+    model = train(run, data)
+    scopes, ratios = MEASURED[images]
     contents = {
         "method": run.method,
         "strength": run.strength,
@@ -173,7 +170,7 @@ def measure(run: Run, images: str, data_dir: Path) -> None:
         "precision": PRECISION,
         "threads": torch.get_num_threads(),
         "versions": versions(),
-        "accuracies": found,
+        "accuracies": {scope: accuracies(model, data, ratios, scope) for scope in scopes},
     }
     with atomic_write(run.result(images)) as file:
         json.dump(contents, file, indent=1)

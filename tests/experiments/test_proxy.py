@@ -1,6 +1,7 @@
 """The proxy: its runs, its choice of a strength, and CrAM+'s gradient."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def small(tmp_path, monkeypatch):
 
 
 def test_held_out_images_are_not_trained_on(small):
-    held_out, tested = proxy.load_data(small)
+    held_out, tested = (proxy.load_data(small, held_out) for held_out in (True, False))
     whole = np.load(small / "cifar10.npz")
     expected = whole["x_train"].transpose(0, 3, 1, 2)
     assert np.array_equal(tested.train_images.numpy(), expected[:48])
@@ -48,7 +49,7 @@ def test_held_out_images_are_not_trained_on(small):
 @pytest.mark.parametrize("method", ["SFW L2", "CrAM+ equal epochs"])
 def test_a_run_is_repeated_bit_for_bit_and_read_where_it_is_finished(method, small, monkeypatch):
     runs = [Run(method, 5e-3, 1, small / name) for name in ("one", "other")]
-    _, data = proxy.load_data(small)
+    data = proxy.load_data(small, held_out=False)
     one, other = (proxy.train(run, data).state_dict() for run in runs)
     monkeypatch.setattr(proxy, "autocast", None)
     again = proxy.train(runs[0], data).state_dict()
@@ -116,8 +117,7 @@ def test_finished_runs_are_summed_up_without_training(
         assert picture.is_file()
 
 
-def test_cram_plus_is_the_dense_gradient_plus_the_pruned_ones_on_what_is_kept(monkeypatch):
-    monkeypatch.setattr(methods, "CRAM_SPARSITIES", (0.5,))
+def test_cram_plus_is_the_dense_gradient_plus_the_pruned_ones_on_what_is_kept():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
     inputs, targets = torch.randn(8, 6), torch.arange(8) % 3
@@ -136,7 +136,7 @@ def test_cram_plus_is_the_dense_gradient_plus_the_pruned_ones_on_what_is_kept(mo
     masks = [w.abs() > threshold if w.dim() > 1 else torch.ones_like(w) for w in climbed]
     sparse = gradient_at([w * mask for w, mask in zip(climbed, masks, strict=True)])
 
-    methods.cram_plus_gradient(model, inputs, targets, 0, 1)
+    methods.cram_plus(model, inputs, targets, 0.5)
     for p, w, g, s, mask in zip(model.parameters(), before, dense, sparse, masks, strict=True):
         assert torch.equal(p, w)
         torch.testing.assert_close(p.grad, g + s * mask)
@@ -146,7 +146,7 @@ def test_cram_plus_keeps_the_pruned_pass_out_of_the_running_statistics():
     torch.manual_seed(0)
     inputs, targets = torch.randn(4, 3, 8, 8), torch.arange(4)
     running = []
-    for gradient in (methods.dense_gradient, methods.cram_plus_gradient):
+    for gradient in (methods.gradient, partial(methods.cram_plus, sparsity=0.8)):
         torch.manual_seed(1)
         model = torch.nn.Sequential(
             torch.nn.Conv2d(3, 4, 3),
@@ -154,14 +154,14 @@ def test_cram_plus_keeps_the_pruned_pass_out_of_the_running_statistics():
             torch.nn.AdaptiveAvgPool2d(1),
             torch.nn.Flatten(),
         )
-        gradient(model, inputs, targets, 0, 1)
+        gradient(model, inputs, targets)
         running.append((model[1].running_mean.clone(), model[1].running_var.clone()))
         assert model[1].momentum == 0.1
     assert all(torch.equal(a, b) for a, b in zip(*running, strict=True))
 
 
-def test_pruned_steps_are_every_second_one_of_the_last_third_at_one_sparsity(monkeypatch):
-    monkeypatch.setattr(methods, "SPARSITIES", (0.5,))
+def test_pruned_steps_are_every_second_one_of_the_last_third_at_one_sparsity():
+    method = methods.Method({}, (1.0,), sparsities=(0.5,))
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
     inputs, targets = torch.randn(8, 6), torch.arange(8) % 3
@@ -174,7 +174,7 @@ def test_pruned_steps_are_every_second_one_of_the_last_third_at_one_sparsity(mon
     at_pruned = torch.autograd.grad(loss, list(leaves.values()))
     dense = torch.autograd.grad(F.cross_entropy(model(inputs), targets), list(model.parameters()))
     for step in range(12):
-        methods.gradient_with_pruned_steps(model, inputs, targets, step, 12)
+        methods.gradient(model, inputs, targets, method.sparsity(step, 12))
         gradients = {n: p.grad for n, p in model.named_parameters()}
         for (name, w), d, g in zip(before.items(), dense, at_pruned, strict=True):
             assert torch.equal(model.get_parameter(name), w)
