@@ -37,10 +37,20 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet50": partial(build_model, "torchvision.models:resnet50", 1000, 3, 224),
     "vit_b_16": partial(build_model, "torchvision.models:vit_b_16", 1000, 3, 224),
 }
-SPARSITY = 0.05  # K as a fraction of the entries, as in the paper
-# Their places among the steps, and the bytes an entry that they move: see optim/cuda/step.py; SGD
-# reads theta, g and m, and writes two of them. Those of the plain step are not known.
-MOVED = {"SGD, fused": (0, 20), "SFW": (3, 40), "plain SFW": (6, 0)}
+# By name, what makes an optimizer of parameters with K-sparse polytopes and with L2 balls. A tiny
+# rate keeps the weights where they are while all work is done.
+OPTIMIZERS = {
+    "SGD, fused": lambda p, *_: torch.optim.SGD(p, lr=1e-9, momentum=0.9, fused=True),
+    "SGD": lambda p, *_: torch.optim.SGD(p, lr=1e-9, momentum=0.9),
+    "AdamW, fused": lambda p, *_: torch.optim.AdamW(p, lr=1e-9, fused=True),
+    "SFW": lambda p, polytopes, _: SFW(p, polytopes, lr=1e-6),
+    "SFW, L2 ball": lambda p, _, balls: SFW(p, balls, lr=1e-6),
+    "projected SGD": lambda p, polytopes, _: ProjectedSGD(p, polytopes, lr=1e-9),
+    "plain SFW": lambda p, polytopes, _: SFW(p, polytopes, lr=1e-6, fused=False),
+}
+# The bytes an entry that steps move: see optim/cuda/step.py; SGD reads theta, g and m, and writes
+# two of them. Those of the plain step are not known.
+MOVED = {"SGD, fused": 20, "SFW": 40, "plain SFW": 0}
 
 
 def main() -> None:
@@ -77,37 +87,28 @@ def against(arguments: argparse.Namespace) -> int:
 
 
 def networks(device: str, seconds: float, names: list[str]) -> None:
-    others = "SGD", "AdamW, fused", "SFW", "SFW, L2 ball", "projected SGD", "plain SFW"
-    ratios = [f"{name} / SGD, fused" for name in others]
+    fused, *others = OPTIMIZERS
+    ratios = [f"{name} / {fused}" for name in others]
     heads = [f"{name}: launches, ms, GB/s" for name in MOVED] * (device == "cuda")
-    table(["network", "parameters", "SGD, fused, ms", *ratios, "SFW / SGD", *heads])
+    table(["network", "parameters", f"{fused}, ms", *ratios, "SFW / SGD", *heads])
     for name in names:
         model = NETWORKS[name]().to(device)
-        regions, balls = (
-            build_constraints(model, kind, k_frac=SPARSITY, tau=30.0, mode="diameter")
+        polytopes, balls = (
+            build_constraints(model, kind, tau=30.0, mode="diameter")
             for kind in ("k_sparse_constraints", "l2_constraints")
         )
-        make_feasible(model, regions)
+        make_feasible(model, polytopes)
         parameters = list(model.parameters())
         for p in parameters:
             p.grad = torch.randn_like(p)
-        # A tiny rate keeps the weights where they are while all work is done.
-        steps = [
-            torch.optim.SGD(parameters, lr=1e-9, momentum=0.9, fused=True).step,
-            torch.optim.SGD(parameters, lr=1e-9, momentum=0.9).step,
-            torch.optim.AdamW(parameters, lr=1e-9, fused=True).step,
-            SFW(parameters, regions, lr=1e-6).step,
-            SFW(parameters, balls, lr=1e-6).step,
-            ProjectedSGD(parameters, regions, lr=1e-9).step,
-            SFW(parameters, regions, lr=1e-6, fused=False).step,
-        ]
-        fused, *times = time_in_turns(steps, seconds, device)
-        count, numbers = sum(p.numel() for p in parameters), [t / fused for t in times]
-        numbers.append(times[2] / times[0])
-        cells = [f"{number:.2f}" for number in numbers]
+        steps = {n: make(parameters, polytopes, balls).step for n, make in OPTIMIZERS.items()}
+        times = dict(zip(steps, time_in_turns([*steps.values()], seconds, device), strict=True))
+        count = sum(p.numel() for p in parameters)
+        numbers = [times[n] / times[fused] for n in others]
+        cells = [f"{number:.2f}" for number in (*numbers, times["SFW"] / times["SGD"])]
         if device == "cuda":
-            cells += [launches(steps[i], count * moved) for i, moved in MOVED.values()]
-        row(name, f"{count:,}", f"{fused * 1e3:.2f}", *cells)
+            cells += [launches(steps[n], count * moved) for n, moved in MOVED.items()]
+        row(name, f"{count:,}", f"{times[fused] * 1e3:.2f}", *cells)
 
 
 def launches(step: Callable[[], object], moved: int) -> str:
