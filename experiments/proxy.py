@@ -33,7 +33,7 @@ from experiments.results import (
     read_results,
     tuned,
 )
-from experiments.tables import accuracy_table, draw, tuning_table
+from experiments.tables import RATIOS, accuracy_table, draw, tuning_table
 from models import ResNet18
 from utils.checkpoints.model_file import versions, write_contents
 from utils.compute.device import autocast, pick_device, placed
@@ -43,7 +43,7 @@ from utils.process.errors import exit_status
 from utils.process.locks import LockedError, run_lock
 from utils.process.writing import atomic_write
 from utils.prune.corrections.recalibrate import calibration_batches, recalibrate
-from utils.prune.weights.patterns import DENSE, PatternRanking
+from utils.prune.weights.patterns import PatternRanking
 from utils.prune.weights.ranking import MagnitudeRanking
 from utils.settings.config import Config
 from utils.settings.fields import path
@@ -54,7 +54,7 @@ WIDTH, EPOCHS, BATCH_SIZE, PRECISION = 16, 12, 128, "bf16"
 TRAIN_IMAGES, HELD_OUT_IMAGES, CALIBRATION_IMAGES = 15_000, 5_000, 2_000
 # The ratios at which a strength is judged on held-out images, and those that the tables show.
 JUDGED, SHOWN = (0.0, 0.8, 0.9, 0.95, 0.98), (0.0, 0.8, 0.9, 0.95, 0.97, 0.98)
-PATTERNS = (DENSE, "2:4", "4:8", "1:4")
+PATTERNS = RATIOS["N:M"]
 SEEDS = (0, 1, 2)
 TITLE = f"{WIDTH}-wide ResNet18, {TRAIN_IMAGES:,} images of CIFAR-10, {EPOCHS} epochs"
 POLL_SECONDS = 0.2
@@ -90,8 +90,8 @@ def load_data(data_dir: Path, held_out: bool) -> Dataset:
     data = load_dataset("cifar10", data_dir)
     images, labels = data.train_images, data.train_labels
     if held_out:
-        tested = images[-HELD_OUT_IMAGES:], labels[-HELD_OUT_IMAGES:]
-        data = replace(data, test_images=tested[0], test_labels=tested[1])
+        last = slice(-HELD_OUT_IMAGES, None)
+        data = replace(data, test_images=images[last], test_labels=labels[last])
     return replace(data, train_images=images[:TRAIN_IMAGES], train_labels=labels[:TRAIN_IMAGES])
 
 
