@@ -3,6 +3,7 @@
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +85,13 @@ def _find_splits(
     return {kind: inner[name] for kind, name in used.items()}
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in OF_SYSTEMS
+def _visible(folder: str | Path, left_out: LeftOut) -> Iterator[os.DirEntry]:
+    """What is in a folder, by name; what is hidden is added to `left_out`."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith(".") or entry.name in OF_SYSTEMS:
+            left_out.append(("hidden", entry.path))
+        else:
+            yield entry
 
 
 def folders_in(folder: Path, left_out: LeftOut) -> dict[str, Path]:
@@ -95,11 +101,10 @@ def folders_in(folder: Path, left_out: LeftOut) -> dict[str, Path]:
     else is there is added to `left_out`. Raises UserError where two are of the same name.
     """
     found: dict[str, Path] = {}
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    for entry in _visible(folder, left_out):
         name = unicodedata.normalize("NFC", os.fsencode(entry.name).decode(errors="replace"))
-        if _is_hidden(entry.name) or not entry.is_dir():
-            reason = "hidden" if _is_hidden(entry.name) else "outside class folders"
-            left_out.append((reason, entry.path))
+        if not entry.is_dir():
+            left_out.append(("outside class folders", entry.path))
         elif name in found:
             raise UserError(
                 f"{folder}: has the folders {found[name].name!a} and {entry.name!a}, whose name is"
@@ -115,34 +120,25 @@ def images_in(folder: Path, left_out: LeftOut) -> list[Path]:
 
     Links are followed, and each folder is read once. What is not read is added to `left_out`.
     """
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    images: list[tuple[str, str]] = []
-    start = os.path.realpath(folder)
-    seen = {start, *map(str, Path(start).parents)}
-    for inner, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        entered = []
-        for name in sorted(folders + files):
-            path = os.path.join(inner, name)
-            real = os.path.realpath(path) if name in folders else ""
-            if _is_hidden(name):
-                left_out.append(("hidden", path))
-            elif real in seen:
-                left_out.append(("linked again", path))
+    start = Path(os.path.realpath(folder))
+    folders, seen, images = [str(folder)], {*map(str, (start, *start.parents))}, []
+    for inner in folders:  # which grows by the folders within
+        for entry in _visible(inner, left_out):
+            real = os.path.realpath(entry) if entry.is_dir() else None
+            if real in seen:
+                left_out.append(("linked again", entry.path))
             elif real:
                 seen.add(real)
-                entered.append(name)
-            elif name.lower().endswith(SUFFIXES):
-                images.append((inner, name))
+                folders.append(entry.path)
+            elif entry.name.lower().endswith(SUFFIXES):
+                images.append(entry.path)
             else:
-                left_out.append((Path(name).suffix.lower() or "without an ending", path))
-        folders[:] = entered
+                ending = Path(entry.name).suffix.lower()
+                left_out.append((ending or "without an ending", entry.path))
     if not images:
         kinds = ", ".join(SUFFIXES)
         raise UserError(f"{folder}: has no image ({kinds}); add some, or delete it in all splits")
-    return [Path(inner, name) for inner, name in sorted(images)]
+    return [Path(path) for path in sorted(images, key=os.path.split)]
 
 
 def _summary(root: Path, left_out: LeftOut) -> str:
