@@ -65,7 +65,7 @@ def _resize_weights(starts: Tensor, lengths: Tensor, pixels: int, side: int) -> 
 
 
 def _draw_crops(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tops, lefts, heights and widths: the first of ten candidates that fits, or all."""
+    """Tops, lefts, heights and widths: the first to fit of ten candidates and the whole image."""
     count, _, height, width = images.shape
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -74,12 +74,11 @@ def _draw_crops(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor, T
 
     area = height * width * uniform(0.08, 1, CROP_CANDIDATES)
     ratio = uniform(math.log(3 / 4), math.log(4 / 3), CROP_CANDIDATES).exp()
-    widths, heights = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    widths = F.pad((area * ratio).sqrt().round(), (0, 1), value=width)
+    heights = F.pad((area / ratio).sqrt().round(), (0, 1), value=height)
     fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
     first = fits.byte().argmax(1, keepdim=True)
-    fits = fits.gather(1, first).squeeze(1)
-    widths = torch.where(fits, widths.gather(1, first).squeeze(1), width)
-    heights = torch.where(fits, heights.gather(1, first).squeeze(1), height)
+    widths, heights = (sizes.gather(1, first).squeeze(1) for sizes in (widths, heights))
     tops = (uniform(0, 1) * (height - heights + 1)).floor()
     lefts = (uniform(0, 1) * (width - widths + 1)).floor()
     return tops, lefts, heights, widths
