@@ -49,8 +49,7 @@ def shown(ratio: float | str) -> str:
     """A ratio as a percentage that is not rounded, as 99.999999%, or a pattern N:M as it is."""
     if isinstance(ratio, str):
         return ratio
-    text = f"{100 * Decimal(plain(ratio)):f}"
-    return (text.rstrip("0").rstrip(".") if "." in text else text) + "%"
+    return f"{(100 * Decimal(plain(ratio))).normalize():f}%"
 
 
 def results_line(**files: Path) -> str:
