@@ -99,10 +99,8 @@ def refuse_masks(model: nn.Module) -> None:
 def _check_tensors(model: nn.Module) -> None:
     """Raise ValueError for parameters and buffers that cannot be trained or saved."""
     parameters = dict(model.named_parameters())
-    if not parameters:
-        raise ValueError("its network has no parameters: there is nothing to train")
     if not any(p.requires_grad for p in parameters.values()):
-        raise ValueError("all parameters of its network are frozen: there is nothing to train")
+        raise ValueError("its network has no parameters, or all are frozen")
     for name, p in parameters.items():
         if not p.is_floating_point() or not p.numel():
             form = f"{str(p.dtype).removeprefix('torch.')} {tuple(p.shape)}"
