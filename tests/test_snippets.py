@@ -9,7 +9,7 @@ import torch
 from pages import PAGES, blocks
 from runs import DIGITS, ROOT
 
-from utils.datasets import DATASETS, describe_own
+from utils.datasets import DATASETS, read_own
 
 (NPZ,) = blocks(PAGES["docs/own_data.md"], "python")
 (NETWORK,) = blocks(PAGES["docs/own_networks.md"], "python")
@@ -25,7 +25,7 @@ def test_the_npz_of_ones_own_is_a_data_set(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
     exec(NPZ, {})
-    own = describe_own("shades", tmp_path / "data", None)
+    own = read_own("shades", tmp_path / "data")[1]
     assert own.classes == ("dark", "bright") and own.side == 24
 
 

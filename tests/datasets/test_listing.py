@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pictures import picture
 from torchvision import datasets
 
-from utils.datasets import describe_own, load_dataset
+from utils.datasets import load_dataset, read_own
 from utils.datasets.folders import list_images
 from utils.process.errors import UserError
 
@@ -20,10 +20,10 @@ from utils.process.errors import UserError
 def test_classes_and_files_have_names_in_any_language(folder, tmp_path):
     classes = ["żółw", "chat d'été 🐈", "猫", "a,b"]
     root = folder({"train/猫/寝ている.png": picture(9)}, classes)
-    own = describe_own("pets", tmp_path, None)
+    own = read_own("pets", tmp_path)[1]
     assert own.classes == tuple(sorted(classes)) and own.images == (9, 8)
     shutil.move(root / "test/żółw", root / "test/z\u0307o\u0301łw")  # as macOS writes it
-    assert describe_own("pets", tmp_path, None).classes == own.classes
+    assert read_own("pets", tmp_path)[1].classes == own.classes
 
 
 def test_two_classes_whose_names_are_one_in_unicode_are_refused(folder, tmp_path):
@@ -32,7 +32,7 @@ def test_two_classes_whose_names_are_one_in_unicode_are_refused(folder, tmp_path
         r"train: has the folders 'cafe\\u0301' and 'caf\\xe9', whose name is café in two forms"
     )
     with pytest.raises(UserError, match=message):
-        describe_own("pets", tmp_path, None)
+        read_own("pets", tmp_path)
 
 
 def test_what_is_left_out_is_counted_by_its_reason(folder, tmp_path, capsys):
@@ -45,7 +45,7 @@ def test_what_is_left_out_is_counted_by_its_reason(folder, tmp_path, capsys):
         (root / name).write_bytes(b"")
     picture().save(root / "train/alone.png")
     (root / "labels.csv").write_text("beside the splits")
-    assert describe_own("pets", tmp_path, None).images == (5, 4)
+    assert read_own("pets", tmp_path)[1].images == (5, 4)
     line = (
         f"note: {root}: 11 files or folders left out: 6 hidden (train/.thumbnails), 2"
         " outside class folders (labels.csv), 2 .gif (train/cat/a.GIF), 1 without an ending"
@@ -85,7 +85,7 @@ def test_a_folder_that_may_not_be_read_is_named(denied, folder, tmp_path, monkey
 
     monkeypatch.setattr("os.scandir", deny)
     with pytest.raises(UserError, match=rf"{root / denied} cannot be read \(Permission denied\)$"):
-        describe_own("pets", tmp_path, None)
+        read_own("pets", tmp_path)
 
 
 FILES = ["a.png", "B.PNG", "b/a.png", "b/z.jpg", "b b/a.png", "b.png", "a-b/c/a.tif", "b/ü.bmp"]
@@ -114,18 +114,18 @@ def test_images_are_listed_as_image_folder_lists_them(classes):
 @pytest.mark.parametrize("name", ["val", "valid", "Validation", "test", "TEST", "testing"])
 def test_test_images_are_in_a_folder_of_any_usual_name(name, folder, tmp_path, capsys):
     root = folder(splits=("Train", name))
-    assert describe_own("pets", tmp_path, None).images == (4, 4)
+    assert read_own("pets", tmp_path)[1].images == (4, 4)
     said = f"note: {root}: the test images are those of {name}/\n" in capsys.readouterr().err
     assert said == name.lower().startswith("val")
 
 
 def test_with_both_test_is_taken_if_it_has_the_classes(folder, tmp_path, capsys):
     root = folder({"valid/cat/more.png": picture(8)}, splits=("train", "test", "valid"))
-    assert describe_own("pets", tmp_path, None).images == (4, 4)
+    assert read_own("pets", tmp_path)[1].images == (4, 4)
     assert "the test images are those of test/; valid/ is left out\n" in capsys.readouterr().err
     shutil.rmtree(root / "test")
     folder({"valid/cat/more.png": picture(8), "test/images/a.png": picture()}, splits=())
-    assert describe_own("pets", tmp_path, None).images == (4, 5)
+    assert read_own("pets", tmp_path)[1].images == (4, 5)
     assert "the test images are those of valid/; test/ is left out\n" in capsys.readouterr().err
 
 
@@ -142,7 +142,7 @@ def test_class_folders_without_a_split_are_split(inner, folder, tmp_path, decode
 def test_two_folders_of_one_split_are_refused(folder, tmp_path):
     folder(splits=("train", "val", "valid"))
     with pytest.raises(UserError, match="pets: has both val/ and valid/; keep one of them"):
-        describe_own("pets", tmp_path, None)
+        read_own("pets", tmp_path)
 
 
 BAD_FOLDERS = [
@@ -197,5 +197,5 @@ BAD_FOLDERS = [
 def test_folders_that_are_no_data_set_are_refused(spoil, message, folder, tmp_path):
     spoil(folder())
     with pytest.raises(UserError, match=message):
-        describe_own("pets", tmp_path, None)
+        read_own("pets", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["pets"]

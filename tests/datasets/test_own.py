@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from utils.datasets import DATASETS, OwnData, describe_own, load_dataset
+from utils.datasets import DATASETS, OwnData, load_dataset, read_own
 from utils.datasets.own import measure
 from utils.process.errors import UserError
 
@@ -13,7 +13,7 @@ from utils.process.errors import UserError
 @pytest.mark.parametrize("shape", [(24, 24, 3), (7, 7, 1), (7, 7)])
 def test_the_form_of_an_npz_is_read_from_it(shape, npz, tmp_path):
     arrays = npz(shape)
-    own, data = describe_own("pets", tmp_path, None), load_dataset("pets", tmp_path)
+    own, data = read_own("pets", tmp_path)[1], load_dataset("pets", tmp_path)
     assert (own.classes, own.side, own.images) == (("0", "1", "2"), shape[0], (30, 12))
     assert own.channels == data.color_channel == (*shape, 1)[2]
     assert data.classes == 3 and data.image_size == shape[0]
@@ -54,7 +54,7 @@ def test_labels_may_be_a_column(npz, tmp_path):
 def test_test_images_alone_serve_a_model_that_knows_the_classes(named, npz, tmp_path):
     names = np.array(["a", "b", "c"])
     npz(classes=names)
-    known = describe_own("pets", tmp_path, None)
+    known = read_own("pets", tmp_path)[1]
     arrays = npz(x_train=None, y_train=None, classes=names if named else None)
     data = load_dataset("pets", tmp_path, image_size=20, known=known)
     assert data.test_labels.tolist() == arrays["y_test"].tolist()
@@ -65,7 +65,7 @@ def test_test_images_alone_serve_a_model_that_knows_the_classes(named, npz, tmp_
 
 def test_test_images_alone_are_of_the_classes_that_the_model_knows(npz, tmp_path):
     npz()
-    known = describe_own("pets", tmp_path, None)
+    known = read_own("pets", tmp_path)[1]
     npz(x_train=None, y_train=None, y_test=np.arange(12) % 4)
     with pytest.raises(UserError, match=r"y_test must hold labels 0 ... 2, not 0 ... 3"):
         load_dataset("pets", tmp_path, known=known)
@@ -97,7 +97,7 @@ def test_several_labels_for_an_image_are_refused(npz, tmp_path):
     arrays = published(npz((28, 28)))
     np.savez(tmp_path / "pets.npz", **arrays | {"train_labels": np.ones((30, 14), np.uint8)})
     with pytest.raises(UserError, match=r"y_train must hold one label, .*\(30, 14\)"):
-        describe_own("pets", tmp_path, None)
+        read_own("pets", tmp_path)
 
 
 def test_files_of_one_array_each_are_read(npz, tmp_path):
@@ -132,23 +132,23 @@ def test_a_fraction_of_each_class_is_set_aside_where_there_are_no_test_images(
     assert tested == [2, 4, 8, 10, 11, 16]  # these stay the same in all versions
     said = "pets.npz: 6 of 17 images, 0.3 of each class, are test images, which are the same for"
     assert said in capsys.readouterr().err
-    assert describe_own("pets", tmp_path, None, 0.9).images == (3, 14)
+    assert read_own("pets", tmp_path, None, 0.9)[1].images == (3, 14)
 
 
 def test_a_fraction_that_cannot_be_set_aside_is_refused(npz, tmp_path):
     npz()
     with pytest.raises(UserError, match=r"--test_fraction 0.2: .*pets.npz has test images; leave"):
-        describe_own("pets", tmp_path, None, 0.2)
+        read_own("pets", tmp_path, None, 0.2)
     with pytest.raises(UserError, match="--test_fraction: digits has test images of its own"):
         load_dataset("digits", tmp_path, test_fraction=0.2)
     npz(x_test=None, y_test=None, y_train=np.array([0] * 29 + [1]))
     with pytest.raises(UserError, match="class 1 has one image; two are needed for a split"):
-        describe_own("pets", tmp_path, None, 0.2)
+        read_own("pets", tmp_path, None, 0.2)
 
 
 def test_a_model_of_a_split_is_tested_on_other_data_with_a_warning(npz, tmp_path, capsys):
     arrays = npz(x_test=None, y_test=None)
-    known = describe_own("pets", tmp_path, None, 0.2)
+    known = read_own("pets", tmp_path, None, 0.2)[1]
     load_dataset("pets", tmp_path, known=known, test_fraction=0.2)
     assert "warning" not in capsys.readouterr().err
     npz(x_train=arrays["x_train"][:27], y_train=arrays["y_train"][:27], x_test=None, y_test=None)
@@ -162,7 +162,7 @@ def test_a_model_of_a_split_is_tested_on_other_data_with_a_warning(npz, tmp_path
 
 def test_an_npz_may_name_its_classes(npz, tmp_path):
     npz(classes=np.array(["猫", "chien d'été", "c"]))
-    assert describe_own("pets", tmp_path, None).classes == ("猫", "chien d'été", "c")
+    assert read_own("pets", tmp_path)[1].classes == ("猫", "chien d'été", "c")
 
 
 def test_images_that_are_not_square_need_a_size(npz, tmp_path):
@@ -170,7 +170,7 @@ def test_images_that_are_not_square_need_a_size(npz, tmp_path):
     with pytest.raises(UserError, match="--data pets: its images are not square; give --image_"):
         load_dataset("pets", tmp_path)
     data = load_dataset("pets", tmp_path, image_size=10)
-    assert data.train_images.shape == (30, 3, 10, 10) and describe_own("pets", tmp_path, 10)
+    assert data.train_images.shape == (30, 3, 10, 10) and read_own("pets", tmp_path, 10)[1]
     whole = torch.from_numpy(np.load(tmp_path / "pets.npz")["x_train"]).permute(0, 3, 1, 2)
     expected = v2.Compose([v2.Resize(10, antialias=True), v2.CenterCrop(10)])(whole)
     assert (data.train_images.int() - expected.int()).abs().max() <= 1
@@ -225,7 +225,7 @@ BAD_ARRAYS = [
 def test_an_npz_of_the_wrong_form_is_refused(changed, message, npz, tmp_path):
     npz(**changed)
     with pytest.raises(UserError, match=message):
-        describe_own("pets", tmp_path, None)
+        read_own("pets", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_an_npz_of_the_wrong_form_is_refused(changed, message, npz, tmp_path):
 )
 def test_a_name_that_is_none_is_refused(name, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        describe_own(name, tmp_path, None)
+        read_own(name, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["npz", "folder"])
@@ -253,13 +253,13 @@ def test_more_data_than_memory_holds_are_refused_unread(
     npz() if kind == "npz" else folder()
     monkeypatch.setattr("utils.datasets.arrays.available_memory", lambda: 30_000)
     with pytest.raises(UserError, match=r"pets(.npz)?: its images take 0.0 GB, and memory has"):
-        describe_own("pets", tmp_path, None)
+        read_own("pets", tmp_path)
     assert not decoded
 
 
 def test_a_description_survives_its_file(npz, tmp_path):
     npz()
-    own = describe_own("pets", tmp_path, None)
+    own = read_own("pets", tmp_path)[1]
     assert OwnData.of(own.plain()) == own and own.difference(own) is None
 
 
@@ -277,6 +277,6 @@ def test_a_description_survives_its_file(npz, tmp_path):
 )
 def test_an_impossible_description_is_refused(changed, npz, tmp_path):
     npz()
-    plain = describe_own("pets", tmp_path, None).plain()
+    plain = read_own("pets", tmp_path)[1].plain()
     with pytest.raises(UserError, match="own_data: describes no data set"):
         OwnData.of(plain | changed)

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from utils.datasets import describe_own, load_dataset
+from utils.datasets import load_dataset, read_own
 from utils.process.errors import UserError
 
 
@@ -37,7 +37,7 @@ def test_pictures_in_folders_are_those_of_torchvisions_image_folder(folder, tmp_
             difference = (ours.int() - theirs.int()).abs().max()
             # JPEGs are decoded at a fraction of their size, which is faster.
             assert difference <= (2 if path.lower().endswith(".jpg") else 0), path
-    assert describe_own("pets", tmp_path, None).classes == ("cat", "dog")
+    assert read_own("pets", tmp_path)[1].classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA", "RGBA", "P", "PA", "CMYK", "I;16"])
@@ -106,12 +106,12 @@ def test_pixels_of_32_bits_are_refused(mode, folder, tmp_path):
     with pytest.raises(
         UserError, match=r"2.tif: cannot be read as an image \(its pixels are .* 32 bits"
     ):
-        describe_own("pets", tmp_path, None)
+        read_own("pets", tmp_path)
 
 
 def test_test_images_alone_serve_a_model_of_the_same_classes(folder, tmp_path):
     root = folder()
-    known, whole = describe_own("pets", tmp_path, None), load_dataset("pets", tmp_path)
+    known, whole = read_own("pets", tmp_path)[1], load_dataset("pets", tmp_path)
     shutil.rmtree(root / "train")
     data = load_dataset("pets", tmp_path, known=known)
     assert torch.equal(data.test_images, whole.test_images)

@@ -2,6 +2,6 @@
 
 from utils.datasets.builtin import DATASETS
 from utils.datasets.dataset import Dataset, load_dataset
-from utils.datasets.own import OwnData, describe_own
+from utils.datasets.own import OwnData, read_own
 
-__all__ = ["DATASETS", "Dataset", "OwnData", "describe_own", "load_dataset"]
+__all__ = ["DATASETS", "Dataset", "OwnData", "load_dataset", "read_own"]

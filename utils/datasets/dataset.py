@@ -15,7 +15,7 @@ from utils.datasets.augment import AUGMENTATIONS, resized_crop_and_flip
 from utils.datasets.batches import Augmentation, Batches
 from utils.datasets.builtin import DATASETS
 from utils.datasets.images import central_square
-from utils.datasets.own import OwnData, info_of, read_own
+from utils.datasets.own import OwnData, read_own
 from utils.datasets.packed import read_packed
 from utils.process.errors import UserError, warn
 
@@ -93,7 +93,7 @@ def load_dataset(
         arrays, found = read_own(name, data_dir, image_size, test_fraction, known)
         if known:
             _compare(found, known, f"--data {name}: {data_dir}", test_fraction)
-        info, resize = info_of(known or found), True
+        info, resize = (known or found).info, True
     channels = color_channel or info.channels
     side, tensors = image_size or info.input_side or info.side, {}
     augment, fit = augment or info.augment, _resized if resize else _fit

@@ -46,6 +46,11 @@ class OwnData:
             pass
         raise UserError("own_data: describes no data set")
 
+    @property
+    def info(self) -> DatasetInfo:
+        """The same as of a built-in data set."""
+        return DatasetInfo(None, len(self.classes), self.channels, self.side, self.mean, self.std)
+
     def plain(self) -> dict[str, Any]:
         """As plain types, for files."""
         values = dataclasses.asdict(self)
@@ -62,13 +67,6 @@ class OwnData:
             counts = ["{:,} training and {:,} test images".format(*d.images) for d in (self, other)]
             return f"it has {counts[0]}, not {counts[1]}"
         return "its pixels or labels are others" if self.sha256 != other.sha256 else None
-
-
-def describe_own(
-    name: str, data_dir: Path, image_size: int | None, test_fraction: float = 0
-) -> OwnData:
-    """What is known of the data set of one's own called `name`; raises UserError as `read_own`."""
-    return read_own(name, Path(data_dir).absolute(), image_size, test_fraction)[1]
 
 
 def read_own(
@@ -125,10 +123,6 @@ def _describe(
         digest.update(np.ascontiguousarray(arrays[key]))
     counts, sha256 = (count, len(test)), digest.hexdigest()
     return OwnData(tuple(classes), test.shape[3], side, mean, std, counts, sha256)
-
-
-def info_of(own: OwnData) -> DatasetInfo:
-    return DatasetInfo(None, len(own.classes), own.channels, own.side, own.mean, own.std)
 
 
 def check_name(name: str) -> None:

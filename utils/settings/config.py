@@ -9,9 +9,9 @@ from typing import Any
 from constraints import CONSTRAINTS, MODES
 from models import ARCHITECTURES, architecture, is_factory
 from optim import LR_SCHEMES, RESCALES
-from utils.datasets import DATASETS, Dataset, OwnData, load_dataset
+from utils.datasets import DATASETS, Dataset, OwnData, load_dataset, read_own
 from utils.datasets.augment import AUGMENTATIONS
-from utils.datasets.own import check_name, describe_own, info_of
+from utils.datasets.own import check_name
 from utils.process.errors import UserError
 from utils.settings.fields import (
     COUNT,
@@ -219,7 +219,7 @@ class Config:
 
     @property
     def num_classes(self) -> int:
-        return (DATASETS[self.data] if self.own_data is None else info_of(self._own)).classes
+        return (DATASETS.get(self.data) or OwnData.of(self.own_data).info).classes
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -239,17 +239,13 @@ class Config:
             self.image_size,
             self.augment,
             resize=self.image_size != defaults_beside(vars(self))["image_size"],
-            known=self._own,
+            known=self.own_data and OwnData.of(self.own_data),
             test_fraction=self.test_fraction,
         )
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain types, for a model file: all but the folders of this machine."""
         return {name: value for name, value in vars(self).items() if not isinstance(value, Path)}
-
-    @property
-    def _own(self) -> OwnData | None:
-        return None if self.own_data is None else OwnData.of(self.own_data)
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -258,13 +254,14 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 def with_own_data(settings: Mapping[str, Any]) -> dict[str, Any]:
     """These settings of Config with what is known of a data set of one's own, which is read.
 
-    Raises UserError for values that Config refuses, before anything is read, and as `describe_own`.
+    Raises UserError for values that Config refuses, before anything is read, and as `read_own`.
     """
     data = settings.get("data", Config.data)
     if data in DATASETS or settings.get("own_data") is not None:
         return dict(settings)
     valid = Config(**{**settings, "data": Config.data})
-    own = describe_own(data, valid.data_dir, settings.get("image_size"), valid.test_fraction)
+    folder, image_size = valid.data_dir.absolute(), settings.get("image_size")
+    _, own = read_own(data, folder, image_size, valid.test_fraction)
     return {**settings, "own_data": own.plain()}
 
 
@@ -281,7 +278,7 @@ def defaults_beside(known: Mapping[str, Any]) -> dict[str, Any]:
     elif constraint == NO_REGION:
         defaults["mode"] = None
     data, arch, own_data = (known.get(name) for name in ("data", "arch", "own_data"))
-    info = DATASETS.get(data) if own_data is None else info_of(OwnData.of(own_data))
+    info = DATASETS.get(data) or (own_data and OwnData.of(own_data).info)
     if info is None or arch is None:
         return defaults
     side = None if own_data else architecture(arch).image_size or info.input_side

@@ -104,14 +104,12 @@ def training_known(settings: Mapping[str, Any]) -> bool:
 
 def first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
     """How the first setting of both that differs in a file differs from that of a run, in words."""
-    name = next((name for name in theirs if name in ours and theirs[name] != ours[name]), None)
-    if name is None:
-        return None
-    if name != "own_data":
-        return f"--{name} {plain(theirs[name])}, not {plain(ours[name])}"
-    if theirs[name] is None or ours[name] is None:
-        return "another data set"
-    return f"other data: {OwnData.of(theirs[name]).difference(OwnData.of(ours[name]))}"
+    for name in theirs:
+        if name in ours and theirs[name] != ours[name]:
+            if name == "own_data":
+                return f"other data: {OwnData.of(theirs[name]).difference(OwnData.of(ours[name]))}"
+            return f"--{name} {plain(theirs[name])}, not {plain(ours[name])}"
+    return None
 
 
 def check_values(settings: Any, from_file: bool = False) -> None:
