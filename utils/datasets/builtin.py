@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.datasets.arrays import Arrays
-from utils.datasets.folders import folders_in, images_in
+from utils.datasets.folders import folders_in, labelled
 from utils.datasets.images import decoded_once
 from utils.process.errors import UserError
 
@@ -57,10 +57,10 @@ def read_digits(name: str, data_dir: Path) -> Arrays:
 
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    x_train, x_test, y_train, y_test = train_test_split(
+    parts = train_test_split(
         images, digits.target, test_size=DIGITS_TEST, random_state=0, stratify=digits.target
     )
-    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+    return dict(zip(("x_train", "x_test", "y_train", "y_test"), parts, strict=True))
 
 
 def read_tiny_imagenet(name: str, data_dir: Path) -> Arrays:
@@ -76,28 +76,24 @@ def read_tiny_imagenet(name: str, data_dir: Path) -> Arrays:
             " unpack the data set's own archive there, or give the folder that it is in"
         )
     try:
-        classes = sorted(folders_in(root / "train", []).items())
-        labels = {wnid: label for label, (wnid, _) in enumerate(classes)}
-        splits = {
-            "train": [(p, labels[w]) for w, folder in classes for p in images_in(folder, [])],
-            "test": _tiny_validation(root / "val", labels),
-        }
-        return decoded_once(root, splits, TINY_SIDE, exact=True)
+        classes = folders_in(root / "train", [])
+        train, test = labelled(classes.values(), []), _tiny_validation(root / "val", list(classes))
+        return decoded_once(root, {"train": train, "test": test}, TINY_SIDE, exact=True)
     except OSError as error:
         way = "unpack the data set's own archive again"
         raise UserError(f"{error.filename}: {error.strerror}; {way}") from None
 
 
-def _tiny_validation(folder: Path, labels: dict[str, int]) -> list[tuple[Path, int]]:
+def _tiny_validation(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     """The images and labels of val/images/ or, where they are sorted, of val/WNID/."""
     if not (folder / "images").is_dir():
-        return [(p, y) for w, y in labels.items() for p in images_in(folder / w, [])]
+        return labelled([folder / wnid for wnid in classes], [])
     annotations, items = folder / "val_annotations.txt", []
     for line in filter(str.strip, annotations.read_text(errors="replace").splitlines()):
         image, wnid = (*line.split(), "")[:2]
-        if wnid not in labels:
+        if wnid not in classes:
             raise UserError(f"{annotations}: {image} is of no class in train/; mend it")
-        items.append((folder / "images" / image, labels[wnid]))
+        items.append((folder / "images" / image, classes.index(wnid)))
     return items
 
 

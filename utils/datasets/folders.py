@@ -3,7 +3,7 @@
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,15 +37,11 @@ def list_images(root: Path, test_fraction: float, alone: bool = False) -> tuple[
     left_out: LeftOut = []
     splits: Splits = {}
     for kind, folder in _find_splits(root, test_fraction, alone, left_out).items():
-        classes = sorted(folders_in(folder, left_out).items())
-        splits[kind] = [
-            (path, label)
-            for label, (_, inner) in enumerate(classes)
-            for path in images_in(inner, left_out)
-        ]
+        classes = folders_in(folder, left_out)
+        splits[kind] = labelled(classes.values(), left_out)
     if left_out:
         notify(_summary(root, left_out))
-    return [name for name, _ in classes], splits
+    return list(classes), splits
 
 
 def _find_splits(
@@ -95,7 +91,7 @@ def _visible(folder: str | Path, left_out: LeftOut) -> Iterator[os.DirEntry]:
 
 
 def folders_in(folder: Path, left_out: LeftOut) -> dict[str, Path]:
-    """The folders in a folder, by name; hidden ones, such as .ipynb_checkpoints, are none.
+    """The folders in a folder, sorted by name; hidden ones, such as .ipynb_checkpoints, are none.
 
     A name is in Unicode's composed form, since file systems differ in how they keep accents. What
     else is there is added to `left_out`. Raises UserError where two are of the same name.
@@ -112,7 +108,12 @@ def folders_in(folder: Path, left_out: LeftOut) -> dict[str, Path]:
             )
         else:
             found[name] = Path(entry.path)
-    return found
+    return dict(sorted(found.items()))
+
+
+def labelled(classes: Iterable[Path], left_out: LeftOut) -> list[tuple[Path, int]]:
+    """The images in these folders of classes, which are numbered 0, 1, 2 ..."""
+    return [(path, y) for y, folder in enumerate(classes) for path in images_in(folder, left_out)]
 
 
 def images_in(folder: Path, left_out: LeftOut) -> list[Path]:
