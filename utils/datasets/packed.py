@@ -1,11 +1,11 @@
 """Data sets in .npz files, in the forms that are published."""
 
 import os
-import re
+from itertools import product
 from pathlib import Path
 
 from utils.datasets.arrays import Arrays, open_npz, read_array
-from utils.datasets.splits import by_kind, used_splits
+from utils.datasets.splits import KINDS, by_kind, used_splits
 from utils.process.errors import UserError
 
 # How the arrays of images and of labels are called, with the name of their split: by Keras, by
@@ -31,11 +31,10 @@ def read_packed(
         ours = [file for file in files if file.startswith(start)]
         places = {file.removeprefix(start): (data_dir / file, "arr_0") for file in ours}
     words, labels_of = {}, {}  # by the name of an array of images: its split, and its labels
-    for images, labels in FORMS:
-        for key in places:
-            split = re.fullmatch(images.format("(.+)"), key)
-            if split and labels.format(split[1]) in places:
-                words[key], labels_of[key] = split[1], labels.format(split[1])
+    for (form, form_of_labels), word in product(FORMS, KINDS):
+        images, labels = form.format(word), form_of_labels.format(word)
+        if images in places and labels in places:
+            words[images], labels_of[images] = word, labels
     found = by_kind(words, path)
     if not found and path.exists():
         raise UserError(f"{path}: holds no x_train and y_train, nor x_test and y_test; replace it")

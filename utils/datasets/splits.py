@@ -20,13 +20,13 @@ def by_kind(words: Mapping[str, str], place: Path) -> dict[str, str]:
     `words` has, by name, the word for its kind. Raises UserError where a kind is there twice.
     """
     found: dict[str, str] = {}
-    for name, word in sorted(words.items()):
-        kind = KINDS.get(word.lower())
-        if kind in found:
-            raise UserError(f"{place}: has both {found[kind]} and {name}; keep one of them")
-        if kind:
-            found[kind] = name
-    return {kind: found[kind] for kind in ("train", "test", "val") if kind in found}
+    for kind in ("train", "test", "val"):
+        names = sorted(name for name, word in words.items() if KINDS.get(word.lower()) == kind)
+        if len(names) > 1:
+            raise UserError(f"{place}: has both {names[0]} and {names[1]}; keep one of them")
+        if names:
+            found[kind] = names[0]
+    return found
 
 
 def used_splits(
@@ -53,8 +53,6 @@ def used_splits(
     if tests and tests != ["test"]:
         rest = "".join(f"; {found[kind]} is left out" for kind in tests if kind != taken)
         notify(f"{place}: the test images are those of {found[taken]}{rest}")
-    if "train" not in found:
-        notify(f"{place}: has test images and none for training")
     used = {"train": found.get("train"), "test": found.get(taken)}
     return {kind: name for kind, name in used.items() if name is not None}
 
