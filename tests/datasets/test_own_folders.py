@@ -104,7 +104,8 @@ def test_every_ending_of_image_folder_is_read(ending, folder, tmp_path):
 def test_pixels_of_32_bits_are_refused(mode, folder, tmp_path):
     folder({"train/cat/2.tif": picture().convert(mode)})
     with pytest.raises(
-        UserError, match=r"2.tif: cannot be read as an image \(its pixels are .* 32 bits"
+        UserError,
+        match=r"2.tif: cannot be read as an image \(ValueError: its pixels are .* 32 bits",
     ):
         read_own("pets", tmp_path)
 

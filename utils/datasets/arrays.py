@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.process.errors import UserError
+from utils.process.errors import UserError, reason
 
 # x_train and x_test: uint8 (images, side, side, channels) or, grey, (images, side, side);
 # y_train and y_test: integers (images,).
@@ -44,21 +44,20 @@ def check_memory(size: int, source: Path) -> None:
 
 
 @contextlib.contextmanager
-def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """The file, whose damage becomes a UserError; nothing is unpickled."""
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """What goes wrong in reading this file, which is to be of this kind, becomes a UserError."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            yield file
+        yield
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # a damaged file fails in whatever way its bytes lead to
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: cannot be read as .npz ({reason}); replace it") from None
+    except Exception as error:  # damaged bytes can raise any error
+        problem = f"cannot be read as {kind} ({reason(error)})"
+        raise UserError(f"{path}: {problem}; replace or delete it") from None
 
 
 def read_array(path: Path, key: str) -> np.ndarray:
     """The array `key` of a file; raises UserError without one, or if memory does not hold it."""
-    with open_npz(path) as file:
+    with reading(path, ".npz"), np.load(path, allow_pickle=False) as file:
         if f"{key}.npy" not in file.zip.namelist():
             raise UserError(f"{path}: holds no {key}; replace it")
         check_memory(file.zip.getinfo(f"{key}.npy").file_size, path)

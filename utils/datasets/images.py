@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from utils.datasets.arrays import Arrays, check_memory, read_array
+from utils.datasets.arrays import Arrays, check_memory, read_array, reading
 from utils.process.errors import RunError, UserError, notify, warn
 from utils.process.writing import atomic_write
 
@@ -87,29 +87,22 @@ def decode(path: Path, side: int, exact: bool = False) -> np.ndarray:
     """
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            if exact and image.size != (side, side):
-                raise ValueError(f"it is {image.size}, not {side}x{side}")
-            image.draft(None, (2 * side, 2 * side))  # a JPEG, at a fraction of a large size
-            image.load()  # which turns a TIFF
-            turn = None
-            # ImageOps.exif_transpose fails where it cannot write the other metadata again.
-            with contextlib.suppress(Exception):  # there is none, or damaged bytes raise any error
-                turn = TURNS[image.getexif()[ORIENTATION]]
-            upright = image if turn is None else image.transpose(turn)
-            if upright.mode.startswith("I;16") or (upright.mode, image.format) == ("I", "PPM"):
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))  # 16 bits
-            elif upright.mode in ("I", "F"):
-                raise ValueError("its pixels are numbers of 32 bits, of unknown range")
-            height, width, top, left = central_square(upright.height, upright.width, side)
-            resized = upright.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged bytes can raise any error
-        raise UserError(
-            f"{path}: cannot be read as an image ({error}); replace or delete it"
-        ) from None
+    with reading(path, "an image"), Image.open(path) as image:
+        if exact and image.size != (side, side):
+            raise ValueError(f"it is {image.size}, not {side}x{side}")
+        image.draft(None, (2 * side, 2 * side))  # a JPEG, at a fraction of a large size
+        image.load()  # which turns a TIFF
+        turn = None
+        # ImageOps.exif_transpose fails where it cannot write the other metadata again.
+        with contextlib.suppress(Exception):  # there is none, or damaged bytes raise any error
+            turn = TURNS[image.getexif()[ORIENTATION]]
+        upright = image if turn is None else image.transpose(turn)
+        if upright.mode.startswith("I;16") or (upright.mode, image.format) == ("I", "PPM"):
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))  # 16 bits
+        elif upright.mode in ("I", "F"):
+            raise ValueError("its pixels are numbers of 32 bits, of unknown range")
+        height, width, top, left = central_square(upright.height, upright.width, side)
+        resized = upright.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized)[top : top + side, left : left + side]
 
 

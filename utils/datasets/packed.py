@@ -4,7 +4,9 @@ import os
 from itertools import product
 from pathlib import Path
 
-from utils.datasets.arrays import Arrays, open_npz, read_array
+import numpy as np
+
+from utils.datasets.arrays import Arrays, read_array, reading
 from utils.datasets.splits import KINDS, by_kind, used_splits
 from utils.process.errors import UserError
 
@@ -23,7 +25,7 @@ def read_packed(
     """
     path, start = data_dir / f"{name}.npz", f"{name}-"
     if path.exists():
-        with open_npz(path) as file:
+        with reading(path, ".npz"), np.load(path, allow_pickle=False) as file:
             places = {array: (path, array) for array in file.files}
     else:
         path = data_dir / f"{start}*.npz"
