@@ -14,7 +14,7 @@ from models.check import check_network, describe_error
 
 def is_factory(arch: str) -> bool:
     """Whether `arch` is written as MODULE:FACTORY, two Python names, each perhaps with dots."""
-    parts = [part for name in arch.split(":") for part in name.split(".")]
+    parts = arch.replace(":", ".").split(".")
     return arch.count(":") == 1 and all(part.isidentifier() for part in parts)
 
 

@@ -172,8 +172,8 @@ def _resized(images: Tensor, side: int) -> Tensor:
 def _set_channels(images: Tensor, channels: int) -> Tensor:
     if images.shape[1] == 3 and channels == 1:
         weights = torch.tensor(LUMA).view(3, 1, 1)
-        grey = [(some * weights).sum(1, keepdim=True).round_() for some in images.split(1024)]
-        return torch.cat([some.byte() for some in grey])
+        parts = images.split(1024)
+        return torch.cat([(p * weights).sum(1, keepdim=True).round_().byte() for p in parts])
     return images.expand(-1, channels, -1, -1).contiguous()
 
 

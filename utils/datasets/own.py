@@ -1,6 +1,5 @@
 """Data sets of one's own, in .npz files or folders of images: read, checked and described."""
 
-import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -53,8 +52,7 @@ class OwnData:
 
     def plain(self) -> dict[str, Any]:
         """As plain types, for files."""
-        values = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
 
     def difference(self, other: "OwnData") -> str | None:
         """How this data set differs from another of its name, in words, or None."""

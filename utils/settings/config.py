@@ -281,6 +281,5 @@ def defaults_beside(known: Mapping[str, Any]) -> dict[str, Any]:
     info = DATASETS.get(data) or (own_data and OwnData.of(own_data).info)
     if info is None or arch is None:
         return defaults
-    side = None if own_data else architecture(arch).image_size or info.input_side
-    side = side or info.side
+    side = info.side if own_data else architecture(arch).image_size or info.input_side or info.side
     return defaults | dict(color_channel=info.channels, image_size=side, augment=info.augment)
