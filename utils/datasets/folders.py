@@ -125,7 +125,7 @@ def images_in(folder: Path, left_out: LeftOut) -> list[Path]:
     folders, seen, images = [str(folder)], {*map(str, (start, *start.parents))}, []
     for inner in folders:  # which grows by the folders within
         for entry in _visible(inner, left_out):
-            real = os.path.realpath(entry) if entry.is_dir() else None
+            real = os.path.realpath(entry) if os.path.isdir(entry) else None
             if real in seen:
                 left_out.append(("linked again", entry.path))
             elif real:
