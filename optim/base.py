@@ -250,6 +250,21 @@ def _laid_out_like(p: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     return copy if copy.stride() == p.stride() else x  # parameters with gaps in memory
 
 
+def channels_last(x: Tensor) -> tuple[int, int] | None:
+    """The memory format: for channels-last, the number of channels and of entries in one of them.
+
+    The entries are those of one channel of one sample. (1, 1) if x is contiguous; None if x is in
+    neither format.
+    """
+    if x.layout != torch.strided:
+        return None
+    if x.is_contiguous():
+        return 1, 1
+    if x.dim() > 2 and x.movedim(1, -1).is_contiguous():
+        return x.shape[1], x[0, 0].numel()
+    return None
+
+
 @functools.cache
 def _working_type(dtype: torch.dtype) -> torch.dtype:
     """The type in which steps on parameters are computed: their own, but at least float32."""

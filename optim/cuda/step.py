@@ -38,9 +38,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optim.base import TensorStep
+from optim.base import TensorStep, channels_last
 from optim.cuda import kernels
-from optim.cuda.layout import channels_last
 from optim.foreach import rescaling
 
 # Entries of a block; blocks that a tensor's program looks at together; words of one `write`.

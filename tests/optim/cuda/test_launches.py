@@ -12,7 +12,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from constraints import KSparsePolytope, LpBall
 from optim import cuda
 from optim.base import TensorStep
-from optim.cuda import conditions
 
 triton = pytest.importorskip("triton")
 step = pytest.importorskip("optim.cuda.step")
@@ -116,7 +115,7 @@ def test_autograd_notices_that_weights_moved(launches):
 
 
 def test_what_cannot_be_taken_is_said(monkeypatch):
-    monkeypatch.setattr(conditions, "available", lambda device: "tried")
+    monkeypatch.setattr(cuda, "available", lambda device: "tried")
     region, x = KSparsePolytope(24, 1, radius=1.0), torch.zeros(24)
     cube = x.view(2, 3, 4)
     last = cube.movedim(1, -1).contiguous().movedim(-1, 1)
@@ -148,7 +147,7 @@ def test_where_triton_fails_one_warning_says_why():
 
 def test_where_triton_is_absent_nothing_is_said(monkeypatch):
     cuda.available.cache_clear()
-    monkeypatch.setattr(conditions, "find_spec", lambda name: None)
+    monkeypatch.setattr(cuda, "find_spec", lambda name: None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "not installed" in cuda.available(torch.device("cpu"))

