@@ -33,9 +33,14 @@ def global_scores(parameter: Tensor) -> Tensor:
     return parameter.abs().flatten()
 
 
-def uniform_scores(parameter: Tensor) -> Tensor:
-    """Scores that remove the same fraction of every tensor."""
-    return _scores_by_rank(parameter, lambda m: len(m) / _left(m))
+def uniform_scores(parameter: Tensor, factor: float = 1.0) -> Tensor:
+    """Scores that remove the same fraction of every tensor.
+
+    An entry's score is `factor` over the share of the tensor that is left when it is removed. Half
+    an entry more counts as left, so that a tensor loses its share rounded to the nearest number.
+    """
+    _, ranks = _ranked(parameter)
+    return factor * len(ranks) / (len(ranks) - 0.5 - ranks.double())
 
 
 def erk_scores(parameter: Tensor) -> Tensor:
@@ -45,8 +50,7 @@ def erk_scores(parameter: Tensor) -> Tensor:
     their product, and the ratio determines c, which is the same for all tensors. So an entry is
     removed once c is below d / factor, for the least density d at which the tensor keeps it.
     """
-    factor = max(sum(parameter.shape), 1) / parameter.numel()
-    return _scores_by_rank(parameter, lambda m: factor * len(m) / _left(m))
+    return uniform_scores(parameter, max(sum(parameter.shape), 1) / parameter.numel())
 
 
 def lamp_scores(parameter: Tensor) -> Tensor:
@@ -55,13 +59,10 @@ def lamp_scores(parameter: Tensor) -> Tensor:
     The score is an entry's square over the sum of the squares of itself and of all larger entries
     in its tensor. The largest entry of a tensor scores 1, so that it is removed last.
     """
-
-    def scores(magnitudes: Tensor) -> Tensor:
-        squares = magnitudes.double() ** 2
-        sums = squares.flip(0).cumsum(0).flip(0)
-        return squares / sums.clamp(min=torch.finfo(torch.float64).tiny)
-
-    return _scores_by_rank(parameter, scores)
+    magnitudes, ranks = _ranked(parameter)
+    squares = magnitudes.double() ** 2
+    sums = squares.flip(0).cumsum(0).flip(0)
+    return (squares / sums.clamp(min=torch.finfo(torch.float64).tiny))[ranks]
 
 
 ALLOCATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -72,21 +73,11 @@ ALLOCATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _scores_by_rank(parameter: Tensor, scores: Callable[[Tensor], Tensor]) -> Tensor:
-    """The scores, (n,), of a parameter's n entries, in the order of the entries.
+def _ranked(parameter: Tensor) -> tuple[Tensor, Tensor]:
+    """The magnitudes of the n entries in ascending order, and the place of each entry in it: (n,).
 
-    `scores` takes the magnitudes, (n,), in ascending order; equal ones are in the order of their
-    position.
+    Equal magnitudes are in the order of their position.
     """
     magnitudes, positions = parameter.abs().flatten().sort(stable=True)
-    sorted_scores = scores(magnitudes)
-    return torch.empty_like(sorted_scores).scatter_(0, positions, sorted_scores)
-
-
-def _left(magnitudes: Tensor) -> Tensor:
-    """For each entry in ascending order, the number of entries left when it is removed, plus 1/2.
-
-    The half makes a tensor lose its share rounded to the nearest number of entries.
-    """
-    count = len(magnitudes)
-    return torch.arange(count, 0, -1, dtype=torch.float64, device=magnitudes.device) - 0.5
+    places = torch.arange(len(positions), device=positions.device)
+    return magnitudes, torch.empty_like(positions).scatter_(0, positions, places)
