@@ -14,14 +14,14 @@ from models import build_model
 from utils.checkpoints.model_file import model_contents, read_contents, write_contents
 from utils.datasets import DATASETS, load_dataset
 from utils.prune import load_pruned
-from utils.prune.channels.measure import compare_speed, measured, training_images
+from utils.prune.channels.measure import measured, training_images
 from utils.prune.channels.slicing import ChannelRanking
 from utils.settings.config import Config
 
 pytest.importorskip("torch_pruning")
 
-SPEED_OF = "utils.prune.channels.measure.compare_speed"
-SAVE, SPEED = test_prune.save, {1: (1.0, 1.0), 128: (1.0, 1.0)}
+TIMED = "utils.prune.channels.measure.time_in_turns"  # dense and sliced network
+SAVE, SPEED = test_prune.save, (1.0, 1.0)
 NAME = f"{RUN}_granularity=channels"
 CHANNELS = ("--granularity", "channels", "--ratios", 0, 0.5)
 
@@ -56,8 +56,8 @@ def test_sliced_networks_are_measured_beside_the_dense_one(quick, trained):
 
 def test_times_of_both_networks_are_told_apart(quick, trained, monkeypatch):
     drawn = []
-    speed = {1: (0.004, 0.001), 128: (0.008, 0.006)}  # of the dense network first
-    monkeypatch.setattr(SPEED_OF, lambda *_: speed)
+    speed = [(0.004, 0.001), (0.008, 0.006)] * 2  # of batches of 1 and 128, at both ratios
+    monkeypatch.setattr(TIMED, lambda *_: speed.pop(0))
     monkeypatch.setattr("utils.reports.report.plot_slicing", lambda *a: drawn.append(a))
     status, out, _ = quick("test_prune.py", *DIGITS, *CHANNELS, "--output_dir", trained)
     _, row = read_csv(next(trained.rglob("SFW_prune_test/*.csv")))
@@ -72,15 +72,16 @@ def test_times_of_both_networks_are_told_apart(quick, trained, monkeypatch):
 
 def test_the_dense_network_is_timed_first(monkeypatch):
     def in_turns(steps, seconds, device):
-        return [step().item() for step in steps]
+        return [step().item() / 1000 for step in steps]
 
-    monkeypatch.setattr("utils.prune.channels.measure.time_in_turns", in_turns)
+    monkeypatch.setattr(TIMED, in_turns)
     dense, sliced = (nn.LazyLinear(1, bias=False) for _ in range(2))
     images = torch.ones(1, 1)
     for layer, value in ((dense, 4.0), (sliced, 1.0)):
         layer(images)
         nn.init.constant_(layer.weight, value)
-    assert compare_speed(dense, sliced, images, "fp32") == {1: (4.0, 1.0), 128: (4.0, 1.0)}
+    columns = measured(dense, sliced, images, "fp32")
+    assert (columns["dense_milliseconds_1"], columns["milliseconds_1"]) == (4, 1)
 
 
 def test_score_and_rounding_are_those_of_the_flags(quick, trained, monkeypatch):
@@ -162,7 +163,7 @@ def test_other_networks_are_sliced_and_loaded_bit_for_bit(
         return SAVE(paths, model, *others)
 
     monkeypatch.setattr("test_prune.save", save)
-    monkeypatch.setattr(SPEED_OF, lambda *_: SPEED)  # takes half a minute
+    monkeypatch.setattr(TIMED, lambda *_: SPEED)  # takes half a minute
     write_npz(tmp_path, data, train=4, test=4)
     torch.save(build_model(arch, 10, shape[0], shape[1]).state_dict(), tmp_path / "random.pt")
     flags = ("--data", data, "--arch", arch, "--model_path", tmp_path / "random.pt")
@@ -186,7 +187,7 @@ def test_other_networks_are_sliced_and_loaded_bit_for_bit(
 
 
 def test_a_recalibrated_network_is_saved(quick, write_npz, tmp_path, monkeypatch):
-    monkeypatch.setattr(SPEED_OF, lambda *_: SPEED)
+    monkeypatch.setattr(TIMED, lambda *_: SPEED)
     write_npz(tmp_path, "cifar10", train=16, test=4)
     arch = "networks:narrow_resnet18"
     config = Config(arch=arch, epoch_num=1, output_dir=tmp_path)
@@ -257,7 +258,7 @@ def test_without_torch_pruning_one_line_says_what_to_install(quick, trained, mon
 
 def test_channels_are_found_and_timed_on_training_images(quick, tmp_path, monkeypatch):
     timed = []
-    monkeypatch.setattr(SPEED_OF, lambda *a: timed.append(a[2]) or SPEED)
+    monkeypatch.setattr(TIMED, lambda steps, *_: timed.append(steps[0].args[0]) or SPEED)
     torch.save(build_model("networks:LeavesEarly", 10, 1, 8).state_dict(), tmp_path / "random.pt")
     flags = ("--data", "digits", "--arch", "networks:LeavesEarly", *CHANNELS)
     flags += ("--model_path", tmp_path / "random.pt", "--output_dir", tmp_path)
@@ -265,7 +266,7 @@ def test_channels_are_found_and_timed_on_training_images(quick, tmp_path, monkey
     assert status == 0, err
     _, row = read_csv(next(tmp_path.rglob("SFW_prune_test/*.csv")))
     assert float(row["removed"]) >= 0.5
-    (images, _), dataset = timed, load_dataset("digits", tmp_path)
+    (_, images, *_), dataset = timed, load_dataset("digits", tmp_path)
     values = (dataset.train_images.unique() / 255 - dataset.mean[0]) / dataset.std[0]
     assert images.shape == (128, 1, 8, 8)
     assert (images.unique().unsqueeze(1) - values).abs().amin(1).max() < 1e-5
