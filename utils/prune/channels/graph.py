@@ -244,16 +244,21 @@ def _labels(count: int, links: Sequence[Link]) -> list[int]:
     return connected_components(edges, directed=False)[1].tolist()
 
 
+def channels_of(units: Iterable[Unit]) -> Unit:
+    """All channels of these units, ascending in each dimension."""
+    found: Unit = defaultdict(list)
+    for unit in units:
+        for dimension, channels in unit.items():
+            found[dimension] += channels
+    return {dimension: sorted(channels) for dimension, channels in found.items()}
+
+
 @torch.no_grad()
 def cut_out(model: nn.Module, units: Iterable[Unit]) -> nn.Module:
     """A copy of `model` without these units, channels_last if `model` is and the copy can be."""
     sliced = copy.deepcopy(model)
-    removed: Unit = {}
-    for unit in units:
-        for dimension, channels in unit.items():
-            removed.setdefault(dimension, []).extend(channels)
-    for dimension, channels in removed.items():
-        _cut(sliced, dimension, sorted(channels))
+    for dimension, channels in channels_of(units).items():
+        _cut(sliced, dimension, channels)
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     for name, p in sliced.named_parameters():
         p.requires_grad_(name not in frozen)

@@ -4,13 +4,13 @@ import copy
 import itertools
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from math import gcd
+from math import ceil, gcd
 
 from torch import Tensor, nn
 
 from utils.compute.measure import multiply_adds
 from utils.process.errors import UserError, reason
-from utils.prune.channels.graph import Dimension, Unit, cut_out, refusal
+from utils.prune.channels.graph import Dimension, Unit, channels_of, cut_out, refusal
 from utils.prune.channels.scores import SCORES, squared_norms
 from utils.prune.channels.trial import groups_that_can_be_cut
 from utils.prune.weights.allocation import ALLOCATIONS
@@ -70,13 +70,15 @@ class ChannelRanking:
         removed, units = Counter(self.order[:count]), []
         for number, group in enumerate(self.groups):
             # By the dimensions in which they lie: layers that are concatenated share a group.
-            alike: dict[frozenset[Dimension], list[tuple[Unit, bool]]] = defaultdict(list)
-            for place, unit in enumerate(group):
-                alike[frozenset(unit)].append((unit, place >= removed[number]))
-            for own in alike.values():
-                step = _step([unit for unit, _ in own], self.round_to)
-                left = min(-(-sum(stays for _, stays in own) // step) * step, len(own))
-                units += [unit for unit, _ in own[: len(own) - left]]
+            alike: dict[frozenset[Dimension], list[Unit]] = defaultdict(list)
+            for unit in group[: removed[number]]:
+                alike[frozenset(unit)].append(unit)
+            counts = Counter(map(frozenset, group))
+            for kind, own in alike.items():
+                # This many units go at a time, so that layers keep multiples of `round_to`.
+                step = self.round_to // gcd(self.round_to, min(map(len, own[0].values())))
+                stay = ceil((counts[kind] - len(own)) / step) * step
+                units += own[: max(0, counts[kind] - stay)]
         return cut_out(self.model, units)
 
     def fraction(self, count: int) -> float:
@@ -113,9 +115,8 @@ class ChannelRanking:
         Each of `layers` loses them in proportion to the channels in each of its dimensions.
         """
         left, lost = defaultdict(float, layers), [0.0]
-        sizes: Counter[Dimension] = Counter()
-        for unit in itertools.chain.from_iterable(self.groups):
-            sizes.update({dimension: len(channels) for dimension, channels in unit.items()})
+        channels_by_dimension = channels_of(itertools.chain.from_iterable(self.groups))
+        sizes = {dimension: len(channels) for dimension, channels in channels_by_dimension.items()}
         units = [iter(group) for group in self.groups]
         for number in self.order:
             lost.append(lost[-1])
@@ -125,9 +126,3 @@ class ChannelRanking:
                 sizes[dimension] -= len(channels)
                 lost[-1] += part
         return lost
-
-
-def _step(group: list[Unit], round_to: int) -> int:
-    """How many units of a kind go at a time, so that layers keep multiples of `round_to`."""
-    channels = min(len(channels) for channels in group[0].values())
-    return round_to // gcd(round_to, channels)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.process.errors import notify, reason
-from utils.prune.channels.graph import Dimension, Unit, coupled_groups, cut_out, refusal
+from utils.prune.channels.graph import Unit, channels_of, coupled_groups, cut_out, refusal
 from utils.prune.channels.proof import unproven
 from utils.prune.channels.scores import squared_norms
 
@@ -97,12 +97,7 @@ def _units_to_try(groups: list[Group]) -> list[Unit]:
 
 def _renumbered(groups: list[Group], removed: list[Unit]) -> list[Group]:
     """The units that are left, with the channels that they have then."""
-    lost: dict[Dimension, list[int]] = {}
-    for unit in removed:
-        for dimension, channels in unit.items():
-            lost.setdefault(dimension, []).extend(channels)
-    for channels in lost.values():
-        channels.sort()
+    lost = channels_of(removed)
     gone = {id(unit) for unit in removed}
     return [
         [
