@@ -184,14 +184,13 @@ class PruneConfig:
         listed = {self.listed: getattr(self, self.listed)} if ratios else {}
         return differing(identifying_settings(self) | listed, defaults)
 
-    def files(self, unpruned: RunFiles) -> RunFiles:
+    def files(self, unpruned: RunFiles, ratios: bool = True) -> RunFiles:
         """The paths of results: `unpruned`, with the settings of `in_name` added to the name."""
-        return dataclasses.replace(unpruned, run=file_name(self.in_name(), unpruned.run))
+        return dataclasses.replace(unpruned, run=file_name(self.in_name(ratios), unpruned.run))
 
     def pruned_files(self, unpruned: RunFiles, ratio: float | str) -> dict[str, Path]:
         """By format, the path of the network pruned at `ratio`; other ratios do not change it."""
-        name = file_name(self.in_name(ratios=False), unpruned.run)
-        files = dataclasses.replace(unpruned, run=name)
+        files = self.files(unpruned, ratios=False)
         return {f: files.pruned(plain(ratio), FORMATS[f].suffix) for f in self.pruned_format}
 
 
