@@ -80,13 +80,12 @@ def coupled_groups(model: nn.Module, images: Tensor) -> tuple[list[list[Unit]], 
     for parameter in traced.parameters():
         parameter.requires_grad_(parameter.is_floating_point())  # the graph follows gradients
     layers = [m for m in traced.modules() if isinstance(m, (nn.Linear, _ConvNd))]
-    hooks = [layer.register_forward_hook(lambda m, *_: ran.update({m: 1})) for layer in layers]
+    for layer in layers:
+        layer.register_forward_hook(lambda m, *_: ran.update({m: 1}))
     graph = torch_pruning.DependencyGraph()
     try:
         with torch.enable_grad(), warnings.catch_warnings(action="ignore"):
             graph.build_dependency(traced, (images,), verbose=False)
-        for hook in hooks:
-            hook.remove()
         tracing = _Tracing(traced, graph)
         for layer in (m for m in graph.module2node if m in layers):
             tracing.follow(layer)
@@ -116,9 +115,8 @@ class _Tracing:
         self.vertices: Vertices = {}
         self.links: list[Link] = []
         self.of_roots: list[list[int]] = []  # the vertices of each layer that was followed
-        self.of_outputs: list[int] = []
-        self.last = next(iter(graph.module2node))  # torch-pruning begins at the end
-        self.followed: set[Any] = set()
+        # What has been followed, and a vertex of the layer with which that was.
+        self.followed: dict[Any, int] = {}
         self.found = 0
         nodes = graph.module2node.values()
         sizes = (size(n) for n in nodes for size in (graph.get_in_channels, graph.get_out_channels))
@@ -150,16 +148,13 @@ class _Tracing:
             for further in dep.target.dependencies if indices else ():
                 if further.is_triggered_by(dep.handler):
                     steps.append((further, self._mapped(further, indices)))
-        if self.last in self.followed:
-            self.of_outputs.append(root[0])
-            self.last = None
 
     def _link(self, root: dict[int, int], dep: Any, indices: list[_Index]) -> None:
         """Link channels of what `dep` cuts to the channels of the root with which they go."""
         self.found += len(indices)
         self._check(self.found)
         if indices and self.graph.is_out_channel_pruning_fn(dep.handler):
-            self.followed.add(dep.target.module)
+            self.followed.setdefault(dep.target.module, root[0])
         if (own := self._vertices_of(dep)) is not None:
             # Of an index without a root torch-pruning does not know with what it goes.
             self.links += [
@@ -207,8 +202,9 @@ class _Tracing:
                 number = unit_of[vertex]
                 unit = groups.setdefault(group_of[number], {}).setdefault(number, {})
                 unit.setdefault(dimension, []).append(channel)
-        for vertex in self.of_outputs:
-            groups.pop(group_of[unit_of[vertex]], None)
+        last = next(iter(self.graph.module2node))  # torch-pruning begins at the end
+        if last in self.followed:
+            groups.pop(group_of[unit_of[self.followed[last]]], None)
         return [list(units.values()) for units in groups.values()]
 
 
