@@ -33,14 +33,12 @@ def initial_norms(model: nn.Module) -> list[float]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(NORM_SEED)  # leaves GPUs' generators alone
         for path, layer in model.named_modules():
-            own = {name: p for name, p in layer.named_parameters(recurse=False) if p not in norms}
+            named = layer.named_parameters(path, recurse=False)
+            own = [(name, p) for name, p in named if p not in norms]
             drawn = _drawn(layer) if own else {}
-            for name, p in own.items():
-                norm = drawn.get(name)
-                if norm is None:
-                    frozen = not p.requires_grad
-                    norm = _present_norm(f"{path}.{name}".lstrip("."), p, frozen)
-                norms[p] = norm
+            for name, p in own:
+                norm = drawn.get(name.rpartition(".")[2])
+                norms[p] = _present_norm(name, p, not p.requires_grad) if norm is None else norm
     return [norms[p] for p in model.parameters()]
 
 

@@ -81,11 +81,10 @@ def vertices(regions: Sequence[Region], gradients: Sequence[Tensor]) -> list[Ten
         else:
             together[region.vertex, g.shape].append(i)
     for (vertex, shape), places in together.items():
-        first, *others = (gradients[i] for i in places)
-        rows = torch.stack([first, *others]) if others else first  # which need not be copied
-        found = vertex.furthest(rows.reshape(len(places), -1))
-        points = found.view(-1, *shape).unbind() if others else [found.view(shape)]
-        for i, point in zip(places, points, strict=True):
+        own = [gradients[i] for i in places]
+        rows = torch.stack(own) if len(own) > 1 else own[0]  # which need not be copied
+        found = vertex.furthest(rows.reshape(len(own), -1)).view(-1, *shape)
+        for i, point in zip(places, found.unbind(), strict=True):
             v[i] = point
     places = [i for alike in together.values() for i in alike]
     if places:
