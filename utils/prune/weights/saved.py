@@ -30,10 +30,8 @@ def _onnx_weights(path: Path) -> dict[str, Tensor]:
     for node in graph.node:
         if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in constants:
             array = onnx.numpy_helper.to_array(constants[node.input[1]])
-            has_outputs_first = node.op_type == "Conv" or any(
-                attribute.name == "transB" and attribute.i for attribute in node.attribute
-            )
-            weight = torch.from_numpy(array.copy())
+            weight, options = torch.from_numpy(array.copy()), {a.name: a.i for a in node.attribute}
+            has_outputs_first = node.op_type == "Conv" or options.get("transB")
             found[node.input[1]] = weight if has_outputs_first else weight.mT
     return found
 
