@@ -12,11 +12,8 @@ from torch import Tensor, nn
 
 from models.check import refuse_masks
 
-# Which parameters of a model are pruned. "Weights" are tensors of at least two dimensions.
-SCOPES: dict[str, Callable[[Tensor], bool]] = {
-    "all": lambda parameter: True,
-    "weights": lambda parameter: parameter.dim() >= 2,
-}
+# Which parameters of a model are pruned: those of at least so many dimensions.
+SCOPES = {"all": 0, "weights": 2}
 
 
 def prunable(model: nn.Module, scope: str = "all") -> dict[str, nn.Parameter]:
@@ -25,7 +22,7 @@ def prunable(model: nn.Module, scope: str = "all") -> dict[str, nn.Parameter]:
     Raises ValueError for a model with masks of torch.nn.utils.prune.
     """
     refuse_masks(model)
-    return {name: p for name, p in model.named_parameters() if SCOPES[scope](p)}
+    return {name: p for name, p in model.named_parameters() if p.dim() >= SCOPES[scope]}
 
 
 def global_scores(parameter: Tensor) -> Tensor:
