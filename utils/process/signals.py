@@ -1,6 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP: a training step that has begun is finished first."""
 
 import signal
+from contextlib import ExitStack
 from types import FrameType
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last when a terminal closes; Windows has none
@@ -23,7 +24,7 @@ class Stopped(BaseException):
         return f"stopped by {signal.Signals(self.number).name}; {self.advice}"
 
 
-class StopSignals:
+class StopSignals(ExitStack):
     """Raises Stopped when a signal comes or, once `deferring` is True, notes it in `pending`.
 
     A second signal does not wait, unless `all_wait`: torchrun passes on to its processes what the
@@ -31,19 +32,15 @@ class StopSignals:
     """
 
     def __init__(self, all_wait: bool = False) -> None:
+        super().__init__()
         self.deferring, self.all_wait = False, all_wait
         self.pending = 0  # the number of a signal that has come
-        self._former: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # ignored, for instance, under nohup
-                self._former[number] = signal.signal(number, self._handle)
+                self.callback(signal.signal, number, signal.signal(number, self._handle))
         return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         waits = self.deferring and (self.all_wait or not self.pending)
