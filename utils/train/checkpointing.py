@@ -76,8 +76,10 @@ def _own_files(config: Config) -> Iterator[None]:
         yield
 
 
-def position(epoch: int, steps: int) -> str:
-    return f"epoch {epoch}" + (f" and {steps} steps" if steps else "")
+def position(saved: dict[str, Any]) -> str:
+    """How far the run with these contents is, in words."""
+    steps = saved["batches"]["taken"]
+    return f"epoch {saved['epoch']}" + (f" and {steps} steps" if steps else "")
 
 
 @dataclass
@@ -89,10 +91,6 @@ class RunState:
     optimizer: torch.optim.Optimizer
     batches: Batches
     recorder: Recorder
-
-    @property
-    def position(self) -> str:
-        return position(self.recorder.epoch, self.batches.taken)
 
     def model_contents(self) -> dict[str, Any]:
         return model_contents(self.model, self.config, self.recorder.epoch, self.recorder.metrics)
@@ -151,15 +149,15 @@ class Checkpointer:
         """
         if self.config.resume == "never":
             return None
-        if not self.newest.exists():
-            if self.previous.exists():  # killed between the two renames of a save
-                return self._read(self.previous, device)
+        # A run that is killed between the two renames of a save has no newest one.
+        files = [path for path in (self.newest, self.previous) if path.exists()]
+        if not files:
             self._refuse_other_processes()
             return None
         try:
-            return self._read(self.newest, device)
+            return self._read(files[0], device)
         except DamagedFileError as error:
-            if not self.previous.is_file():
+            if len(files) == 1:
                 raise
             saved = self._read(self.previous, device)
             aside = self.newest.with_suffix(".damaged.pt")
@@ -173,7 +171,7 @@ class Checkpointer:
             self.save(state)
         else:
             state.restore(saved, self.newest)
-            say(f"Going on after {state.position} of {self.config.epoch_num} epochs")
+            say(f"Going on after {self.position} of {self.config.epoch_num} epochs")
         self.signals.deferring = True
 
     def save_if_due(self, state: RunState) -> None:
@@ -188,8 +186,7 @@ class Checkpointer:
         """Save and raise Stopped if a signal has come, to any process."""
         if number := self.world.largest(self.signals.pending):
             state.recorder.read_back()
-            if self.position != state.position:
-                self.save(state)
+            self.save(state)
             raise Stopped(number)
 
     def save(self, state: RunState) -> None:
@@ -200,11 +197,12 @@ class Checkpointer:
         try:
             state.recorder.save()
             former = self.previous if self.position else None  # else it is of a run given up
-            write_contents(self.newest, state.contents(), keep_former=former)
+            contents = state.contents()
+            write_contents(self.newest, contents, keep_former=former)
             if not former:
                 with suppress(OSError):
                     self.previous.unlink(missing_ok=True)
-            self.position = state.position
+            self.position = position(contents)
         except RunError as error:
             warn(f"{error}; the next save tries again")
 
@@ -257,7 +255,7 @@ class Checkpointer:
                 f"{path}: is of a run with {theirs} threads, and this one has {ours}: sums are"
                 f" rounded in another way, and results differ; OMP_NUM_THREADS={theirs} keeps them"
             )
-        self.position = position(saved["epoch"], saved["batches"]["taken"])
+        self.position = position(saved)
         return saved
 
     def _check_settings(self, saved: dict[str, Any], path: Path, way_out: str) -> None:
