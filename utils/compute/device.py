@@ -27,8 +27,7 @@ CHANNEL_BLOCK = 16
 
 def process_count() -> int:
     """How many processes of this script torchrun has started, on all machines; 1 without it."""
-    count = os.environ.get("WORLD_SIZE", "")
-    return max(1, int(count)) if count.isdecimal() else 1
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def pick_device(gpu: int) -> torch.device:
@@ -97,20 +96,15 @@ def placed(
     With `image_shape` (channels, height, width) it is tried on such images: networks that flatten
     with `view` fail, and keep PyTorch's ordinary format. So do tensors of five dimensions.
     """
-    model.to(device)
-    if not trains_in_channels_last(model):
-        return model.to(memory_format=torch.contiguous_format)
     training = model.training
-    try:
-        model.to(memory_format=torch.channels_last)
-        if image_shape is not None:
-            with torch.no_grad():
+    model.to(device)
+    if trains_in_channels_last(model):
+        with suppress(RuntimeError), torch.no_grad():
+            model.to(memory_format=torch.channels_last)
+            if image_shape is not None:
                 model.eval()(torch.zeros(2, *image_shape, device=device))
-    except RuntimeError:
-        model.to(memory_format=torch.contiguous_format)
-    if image_shape is not None:
-        model.train(training)
-    return model
+            return model.train(training)
+    return model.to(memory_format=torch.contiguous_format).train(training)
 
 
 def trains_in_channels_last(model: nn.Module) -> bool:
