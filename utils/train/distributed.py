@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 # The others wait as long for the main process, for example while it runs SFW-Init on a CPU. That a
 # process has ended is noticed at once.
 PATIENCE = timedelta(hours=12)
-NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # beside WORLD_SIZE and LOCAL_RANK
+TORCHRUN = {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}  # what it sets beside WORLD_SIZE
 
 
 class World:
@@ -140,10 +140,8 @@ def launched(train: Callable[[Config, World], None], settings: Callable[[], Conf
 
     The main process reports for all; of the others only unexpected errors are shown.
     """
-    if process_count() == 1 or "LOCAL_RANK" not in os.environ:
-        return train(settings(), World())
-    if missing := [name for name in NEEDED if name not in os.environ]:
-        raise UserError(f"{missing[0]}: is not set beside LOCAL_RANK; start processes by torchrun")
+    if process_count() == 1 or not os.environ.keys() >= TORCHRUN:
+        return train(settings(), World())  # where `pick_device` refuses one of several processes
     if os.environ["RANK"] != "0":
         sys.excepthook = partial(traceback.print_exception, file=sys.stderr)
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open until the end
