@@ -66,7 +66,7 @@ def test(trained: TrainedModel, prune: PruneConfig) -> None:
     if prune.test_precision:
         config = dataclasses.replace(config, precision=prune.test_precision, from_file=True)
     report = Report(trained, prune)
-    check_writable(report.paths, "--output_dir")
+    check_writable(report.paths)
     dataset = config.load_dataset().to(device)
     if config.own_data is None and trained.test_sha256 not in (None, dataset.sha256["test"]):
         warn(f"--data_dir {config.data_dir}: has other test images than when the model was trained")

@@ -25,7 +25,7 @@ def test(trained: TrainedModel) -> None:
     model = trained.model.to(pick_device(config.gpu))
     suffixes = (".log", ".csv", files.figures)
     paths = log_file, table, picture = [files.weight_distribution(s) for s in suffixes]
-    check_writable(paths, "--output_dir")
+    check_writable(paths)
 
     log = TextLog(log_file)
     log.add(configuration_line(config, trained.training_known))

@@ -27,7 +27,8 @@ CHANNEL_BLOCK = 16
 
 def process_count() -> int:
     """How many processes of this script torchrun has started, on all machines; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
+    count = os.environ.get("WORLD_SIZE", "")
+    return max(1, int(count)) if count.isdecimal() else 1
 
 
 def pick_device(gpu: int) -> torch.device:

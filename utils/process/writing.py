@@ -11,19 +11,19 @@ from typing import IO
 from utils.process.errors import RunError, UserError
 
 
-def check_writable(paths: list[Path], flag: str) -> None:
-    """Raise UserError, which names `flag`, unless each path can be written; creates no file."""
+def check_writable(paths: list[Path]) -> None:
+    """Raise UserError unless each of these files in --output_dir can be written; creates none."""
     for path in paths:
         folder = path.parent
         try:
             if path.is_dir():
-                raise UserError(f"{flag}: {path} is a folder, not a file; move it")
+                raise UserError(f"--output_dir: {path} is a folder, not a file; move it")
             folder = next(parent for parent in path.parents if parent.exists())
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
             raise UserError(
-                f"{flag}: cannot write in {folder} ({error.strerror}); choose another folder"
+                f"--output_dir: cannot write in {folder} ({error.strerror}); choose another folder"
             ) from None
 
 

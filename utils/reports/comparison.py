@@ -79,7 +79,7 @@ def compare(settings: Comparison, config: Config) -> None:
     name = settings.name or file_name({"runs": len(tables), "sha256": digest})
     files = RunFiles(config.output_dir, name, config.files.figures)
     picture, table, numbers = (files.comparison(s) for s in (files.figures, ".md", ".csv"))
-    check_writable([picture, table, numbers], "--output_dir")
+    check_writable([picture, table, numbers])
     above = heading_of(curves)
     drawn = {k: [{r: a.percent for r, a in run.items()} for run in of] for k, of in runs.items()}
     plot_accuracies(picture, drawn, Heading(settings.title or above.title, above.settings))

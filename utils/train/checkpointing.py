@@ -70,7 +70,7 @@ def _own_files(config: Config) -> Iterator[None]:
     written = [files.model, files.resume, files.previous_resume, files.train_log]
     written += [files.train_table, files.train_plot, files.scales_plot]
     events = [files.tensorboard / "events"] if config.tensorboard else []
-    check_writable([*written, *events, files.lock], "--output_dir")
+    check_writable([*written, *events, files.lock])
     with run_lock(files.lock):
         remove_leftovers(written)
         yield
