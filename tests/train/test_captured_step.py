@@ -113,6 +113,6 @@ def test_a_step_that_cannot_be_captured_says_why_once_and_goes_without(
     assert all(is_right() for is_right in right)
     assert events[-3:] == [SIZE] * 3
     assert capsys.readouterr().err == (
-        "warning: steps are not captured in a CUDA graph, and are slower: operation not"
-        " permitted when stream is capturing\n"
+        "warning: steps are not captured in a CUDA graph, and are slower: RuntimeError: operation"
+        " not permitted when stream is capturing\n"
     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from utils.process.errors import warn
+from utils.process.errors import reason, warn
 
 # Takes inputs, targets, learning rate, and optionally sparsity and weight; see `train_step`.
 Step = Callable[..., Tensor]
@@ -72,8 +72,7 @@ class CapturedStep:
             self.graph = graph
         except RuntimeError as error:
             # The first error is the cause; ending the capture then raises another one.
-            cause = error.__context__ or error
-            reason = str(cause).strip().partition("\n")[0]
-            warn(f"steps are not captured in a CUDA graph, and are slower: {reason}")
+            cause = reason(error.__context__ or error)
+            warn(f"steps are not captured in a CUDA graph, and are slower: {cause}")
             self.captures = False
         return self.captures
