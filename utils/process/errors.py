@@ -92,10 +92,8 @@ def exit_status(main: Callable[[], None]) -> int:
             main()
         print(end="", flush=True)  # what fails at the end of the process cannot be reported
         return 0
-    except ScriptError as error:
+    except (ScriptError, Stopped) as error:
         message, status = str(error), error.status
-    except Stopped as stopped:
-        message, status = str(stopped), 128 + stopped.number
     except OSError as error:  # probably of standard output: errors of files are ScriptErrors
         if error.filename is None:
             with contextlib.suppress(OSError):

@@ -18,7 +18,7 @@ class Stopped(BaseException):
     advice = "the same command starts again"
 
     def __init__(self, number: int) -> None:
-        self.number = number
+        self.number, self.status = number, 128 + number
 
     def __str__(self) -> str:
         return f"stopped by {signal.Signals(self.number).name}; {self.advice}"
