@@ -14,6 +14,7 @@ import torch
 from processes import train_killed_at
 from runs import DIGITS, FLAGS, ROOT, RUN, SETTINGS, assert_refused, flags_of, outcome
 
+import train_prune
 from utils.settings.config import Config
 from utils.train.checkpointing import RunState
 
@@ -223,6 +224,16 @@ def test_a_signal_ends_the_step_and_says_how_to_go_on(number, status, tmp_path):
     assert err.count("\n") == 1
     files = Config(**LONG, output_dir=tmp_path).files
     assert files.resume.exists() and not files.lock.exists()
+
+
+def test_a_signal_after_the_last_step_is_told_once_the_model_is_complete(
+    quick, tmp_path, monkeypatch
+):
+    stop = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    monkeypatch.setattr(train_prune, "note_stale_statistics", stop)
+    status, _, err = quick("train_prune.py", *DIGITS, "--output_dir", tmp_path)
+    assert (status, err) == (143, "error: stopped by SIGTERM; the model is complete\n")
+    assert (tmp_path / "saved_models" / f"{RUN}.pt").is_file()
 
 
 def test_a_second_run_of_the_same_settings_is_refused(quick, tmp_path):

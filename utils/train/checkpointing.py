@@ -53,6 +53,8 @@ def checkpointing(config: Config, world: World) -> Iterator["Checkpointer"]:
             checkpoints.finished = world.on_main(checkpoints.is_finished)  # by who had the lock
         try:
             yield checkpoints
+            if signals.pending:  # it came after the last step
+                raise Stopped(signals.pending)
         except Stopped as stopped:
             stopped.advice = checkpoints.advice()
             raise
