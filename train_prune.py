@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from constraints import Region, make_feasible
+from constraints import Region
 from optim import SFW, ProjectedSGD
 from utils.checkpoints.model_file import new_model
 from utils.compute.device import (
@@ -64,7 +64,6 @@ def train(config: Config, world: World | None = None) -> None:
         size = evaluation_batch_size(model, dataset.test_images, config.test_batchsize)
         test_batches = dataset.test_batches(size, world.part(len(dataset.test_images)))
         regions = feasible_regions(config, model)
-        make_feasible(model, regions)
 
         recorder = Recorder(config, world)
         recorder.begin(model, dataset)

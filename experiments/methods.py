@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from constraints import make_feasible
 from optim import sfw_init
 from train_prune import build_optimizer
 from utils.datasets.batches import Batches
@@ -90,7 +89,6 @@ def build(config: Config, model: nn.Module, halves: Batches) -> torch.optim.Opti
     That takes the batches `halves`, half as large as training's.
     """
     regions = feasible_regions(config, model)
-    make_feasible(model, regions)
     if config.sfw_init:
         sfw_init(model, halves, regions)
     return build_optimizer(config, model, regions)

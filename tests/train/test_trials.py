@@ -11,7 +11,7 @@ from constraints import CONSTRAINTS, LpBall, Region, build_constraints
 from optim import LR_SCHEMES
 from utils.process.errors import UserError
 from utils.settings.config import Config
-from utils.train.trials import check_regions, check_schedule, learning_rates
+from utils.train.trials import check_regions, check_schedule, feasible_regions, learning_rates
 
 
 class Box(Region):
@@ -103,6 +103,13 @@ def test_regions_that_are_right_are_accepted(optimizer, p, box):
     box()
     for kind in (Box, "k_sparse_constraints", lambda n, k, **size: LpBall(n, p, **size)):
         tried(kind, optimizer=optimizer)
+
+
+def test_initial_weights_that_are_not_finite_are_refused():
+    model = nn.Linear(64, 10)
+    nn.init.constant_(model.weight, math.nan)
+    with pytest.raises(UserError, match="--arch Mlp: the parameter 'weight' has NaN or infinite"):
+        feasible_regions(Config(data="digits", arch="Mlp", mode="radius"), model)
 
 
 def of_length(steps, rate=1.0):

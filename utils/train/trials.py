@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from constraints import Region, build_constraints
+from constraints import Region, build_constraints, make_feasible
 from models.check import describe_error, dry_run
 from optim import LR_SCHEMES, warm_up
 from utils.datasets.batches import Batches
@@ -33,11 +33,18 @@ def reported(flag: str, kind: Kind = UserError) -> Iterator[None]:
 
 
 def feasible_regions(config: Config, model: nn.Module) -> list[Region]:
-    """A region for each of `model.parameters()`; raises UserError unless each is found right."""
+    """A region for each of `model.parameters()`, which are shifted into them.
+
+    Raises UserError unless each region is found right, and for values that are not finite.
+    """
     sizes = config.k_sparseness, config.k_frac, config.tau, config.mode
     with reported(f"--constraint {config.constraint}"):
         regions = build_constraints(model, config.constraint, *sizes)
     check_regions(config, model, regions)
+    try:
+        make_feasible(model, regions)
+    except ValueError as error:
+        raise UserError(f"--arch {config.arch}: {error}") from None
     return regions
 
 
