@@ -34,7 +34,7 @@ bench: $(VENV)/installed-dev  ## time steps and training against their peers, ab
 # The command shares its runs when it is started twice. Two of one thread each take less time than
 # one of two.
 proxy: export OMP_NUM_THREADS = 1
-proxy: $(VENV)/installed  ## SFW, SGD and CrAM+ tuned and compared on a small ResNet18; takes hours
+proxy: $(VENV)/installed  ## SFW, SGD and CrAM+ tuned and compared on a narrow ResNet18; takes hours
 	@$(MAKE) --no-print-directory --jobs 2 first-proxy second-proxy
 
 first-proxy second-proxy:

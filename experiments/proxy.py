@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A comparison that two CPU cores finish in a night: SFW, SGD and CrAM+ on a small ResNet18.
+"""A comparison that two CPU cores finish in a night: SFW, SGD and CrAM+ on a narrow ResNet18.
 
 CIFAR-10, the first 15,000 training images, a ResNet18 with 16 channels in its first stage, 12
 epochs, cosine schedule. Every method's one regularisation strength is tuned with seed 0 on 5,000

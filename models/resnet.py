@@ -54,5 +54,5 @@ class ResNet18(nn.Module):
 
 
 def narrow_resnet18(num_classes: int, color_channel: int, image_size: int) -> ResNet18:
-    """The small ResNet18 of docs/results/, by --arch models.resnet:narrow_resnet18."""
+    """The narrow ResNet18 of docs/results/, by --arch models.resnet:narrow_resnet18."""
     return ResNet18(num_classes, color_channel, image_size, width=16)
