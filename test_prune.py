@@ -101,10 +101,11 @@ def prune_weights(
     else:
         ranking = MagnitudeRanking(model, prune.allocation, prune.prune_scope)
     count = sum(p.numel() for p in ranking.parameters)
-    dense = copy.deepcopy(model.state_dict())
+    dense = copy.deepcopy(model.state_dict()) if prune.correction else None
 
     def pruned_at(ratio: Ratio) -> Result:
-        model.load_state_dict(dense)  # a correction changes more than pruning restores
+        if dense:  # a correction changes more than pruning restores
+            model.load_state_dict(dense)
         removed = ranking.prune(ratio)
         measures = {"removed": round(removed / count, 6)} if of_patterns else {}
         measures |= {"remaining": count - removed, "parameters": count}

@@ -35,6 +35,7 @@ from experiments.results import COLUMNS, PROVENANCE, by_name, read_results
 from experiments.tables import RATIOS, ROOT, accuracy_table, markdown
 from utils.compute.device import pick_device
 from utils.process.errors import RunError, UserError, exit_status, reason
+from utils.process.signals import StopSignals
 from utils.process.writing import atomic_write
 from utils.settings.fields import path
 from utils.settings.names import results_line
@@ -281,7 +282,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--work", type=path, default=Path("gpu_work"), metavar="FOLDER", help=text)
     add("--sizes", choices=SIZES, default="full", help="tiny takes seconds (default: full)")
     add("--again", nargs="+", default=[], metavar="STAGE", help="run these again in any case")
-    return exit_status(lambda: carry_out(Check(parser.parse_args(argv))))
+    with StopSignals():
+        return exit_status(lambda: carry_out(Check(parser.parse_args(argv))))
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def vertices(regions: Sequence[Region], gradients: Sequence[Tensor]) -> list[Ten
     for (vertex, shape), places in together.items():
         own = [gradients[i] for i in places]
         rows = torch.stack(own) if len(own) > 1 else own[0]  # which need not be copied
-        found = vertex.furthest(rows.reshape(len(own), -1)).view(-1, *shape)
+        found = vertex.furthest(rows.reshape(len(own), -1)).view(len(own), *shape)
         for i, point in zip(places, found.unbind(), strict=True):
             v[i] = point
     places = [i for alike in together.values() for i in alike]

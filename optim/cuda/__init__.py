@@ -51,8 +51,9 @@ def available(device: torch.device) -> str | None:
     """Why the step cannot be taken on `device`, in one line; None if it can.
 
     The first call for a device compiles the kernels, takes two steps with them and compares these
-    with plain ones. It waits for the device, which no later step does, and cannot be captured in a
-    CUDA graph. Warns if Triton is installed but the step does not work.
+    with plain ones. It waits for the device, which no later step does, so that it fails where
+    torch.cuda.set_sync_debug_mode forbids that, and cannot be captured in a CUDA graph. Warns if
+    Triton is installed but the step does not work.
     """
     if find_spec("triton") is None:
         return "it needs Triton, which is not installed"

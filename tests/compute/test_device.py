@@ -64,6 +64,17 @@ def test_a_network_with_a_tensor_of_five_dimensions_keeps_pytorchs_format():
     assert all(p.is_contiguous() for p in model.parameters())
 
 
+class Strict(nn.Conv2d):
+    def train(self, mode=True):
+        super().train(mode)  # returns nothing, as many networks that freeze some of their layers
+
+
+@pytest.mark.parametrize("stride", [1, 2])  # which keeps PyTorch's format with 1x1 kernels
+def test_a_network_whose_train_returns_nothing_is_placed(stride):
+    model = Strict(3, 16, 1, stride=stride)
+    assert placed(model, CPU, (3, 8, 8)) is model and model.training
+
+
 def test_a_smaller_batch_is_not_compiled_for(monkeypatch):
     model = build_model("Mlp", 10, 1, 8)
     sizes = []

@@ -13,7 +13,7 @@ from pictures import picture
 from torchvision import datasets
 
 from utils.datasets import load_dataset, read_own
-from utils.datasets.folders import list_images
+from utils.datasets.folders import images_in, list_images
 from utils.process.errors import UserError
 
 
@@ -71,6 +71,16 @@ def test_linked_folders_are_entered_once(folder, tmp_path, capsys):
     err = capsys.readouterr().err
     assert "4 files or folders left out: 3 linked again (" in err
     assert "1 no split (elsewhere)" in err
+
+
+def test_a_folder_is_read_where_it_is_met_first_from_the_top_down(folder, tmp_path):
+    root = folder({"train/cat/x/deep/inner/2.png": picture(2)})
+    (root / "train/cat/y").mkdir()
+    (root / "train/cat/y/link").symlink_to(root / "train/cat/x/deep/inner")
+    (root / "train/cat/loop.png").symlink_to("loop.png")  # leads to itself
+    paths = images_in(root / "train/cat", left_out := [])
+    assert root / "train/cat/x/deep/inner/2.png" in paths
+    assert left_out == [("linked again", str(root / "train/cat/y/link"))]
 
 
 @pytest.mark.parametrize("denied", ["", "train", "train/cat", "train/cat/in", "test/dog"])

@@ -93,6 +93,14 @@ def test_the_arrays_of_medmnist_are_read(npz, tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_the_words_for_splits_may_be_in_any_case(npz, tmp_path):
+    arrays = npz()
+    np.savez(tmp_path / "other.npz", **{name.title(): values for name, values in arrays.items()})
+    data = load_dataset("other", tmp_path)
+    assert data.train_labels.tolist() == arrays["y_train"].tolist()
+    assert data.test_labels.tolist() == arrays["y_test"].tolist()
+
+
 def test_several_labels_for_an_image_are_refused(npz, tmp_path):
     arrays = published(npz((28, 28)))
     np.savez(tmp_path / "pets.npz", **arrays | {"train_labels": np.ones((30, 14), np.uint8)})

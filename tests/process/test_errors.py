@@ -2,7 +2,6 @@
 
 import io
 import os
-import signal
 import sys
 
 import pytest
@@ -41,13 +40,6 @@ def test_memory_that_ran_out_is_reported_in_one_line(error, capsys):
 
     assert exit_status(fail) == 1
     message = "error: out of memory; choose a smaller batch size or network\n"
-    assert capsys.readouterr() == ("", message)
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_is_reported_in_one_line(number, status, capsys):
-    assert exit_status(lambda: os.kill(os.getpid(), number)) == status
-    message = f"error: stopped by {number.name}; the same command starts again\n"
     assert capsys.readouterr() == ("", message)
 
 

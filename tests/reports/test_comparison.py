@@ -117,9 +117,9 @@ def test_a_model_that_was_pruned_before_is_no_other_seed_of_a_dense_one(table):
 
 def test_runs_on_data_sets_of_one_name_are_no_runs_of_one_method(table):
     known = OwnData(("a", "b"), 1, 4, (0.5,), (0.5,), (2, 2), "").plain()
-    data = [dict(data="mine", own_data=known | {"sha256": 64 * n}) for n in "12"]
-    paths = [table(f"run{n}", arch="Mlp", seed=n, **own) for n, own in enumerate(data)]
-    assert labels(*paths) == ["data set 11111111", "data set 22222222"]
+    own = [dict(data="mine", arch="Mlp", own_data=known | {"sha256": 64 * n}) for n in "12"]
+    paths = [table(f"{i}{t}", tau=t, seed=i, **own[i]) for t in (5.0, 6.0) for i in range(2)]
+    assert labels(*paths) == [f"tau {t}, data set {8 * n}" for t in (5, 6) for n in "12"]
 
 
 def test_the_channels_of_a_data_set_are_no_label(table):
@@ -246,8 +246,8 @@ def test_tables_of_own_ratios_are_compared_at_those_that_all_have(quick, table, 
     status, out, err = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path)
     assert status == 0, err
     assert "| weights removed | 50% | 99.5% |\n" in out
-    tables.append(table("other", prune=dict(ratios=(0.7,))))
-    result = quick("test_prune.py", "--compare", *tables, "--output_dir", tmp_path / "new")
+    tables += [table("other", prune=dict(ratios=(0.7,))), "--output_dir", tmp_path / "new"]
+    result = quick("test_prune.py", "--compare", *tables)
     assert_refused(result, "--compare: the tables have no sparsity or pattern in common")
 
 

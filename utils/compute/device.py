@@ -103,9 +103,12 @@ def placed(
         with suppress(RuntimeError), torch.no_grad():
             model.to(memory_format=torch.channels_last)
             if image_shape is not None:
-                model.eval()(torch.zeros(2, *image_shape, device=device))
-            return model.train(training)
-    return model.to(memory_format=torch.contiguous_format).train(training)
+                model.eval()
+                model(torch.zeros(2, *image_shape, device=device))
+                model.train(training)
+            return model
+    model.to(memory_format=torch.contiguous_format).train(training)
+    return model
 
 
 def trains_in_channels_last(model: nn.Module) -> bool:

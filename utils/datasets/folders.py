@@ -123,19 +123,23 @@ def images_in(folder: Path, left_out: LeftOut) -> list[Path]:
     """
     start = Path(os.path.realpath(folder))
     folders, seen, images = [str(folder)], {*map(str, (start, *start.parents))}, []
-    for inner in folders:  # which grows by the folders within
-        for entry in _visible(inner, left_out):
-            real = os.path.realpath(entry) if os.path.isdir(entry) else None
+    while folders:
+        within = []
+        for entry in _visible(folders.pop(), left_out):
+            # A link that leads to itself raises an error in DirEntry.is_dir.
+            is_folder = os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()
+            real = os.path.realpath(entry) if is_folder else None
             if real in seen:
                 left_out.append(("linked again", entry.path))
             elif real:
                 seen.add(real)
-                folders.append(entry.path)
+                within.append(entry.path)
             elif entry.name.lower().endswith(SUFFIXES):
                 images.append(entry.path)
             else:
                 ending = Path(entry.name).suffix.lower()
                 left_out.append((ending or "without an ending", entry.path))
+        folders += reversed(within)
     if not images:
         kinds = ", ".join(SUFFIXES)
         raise UserError(f"{folder}: has no image ({kinds}); add some, or delete it in all splits")

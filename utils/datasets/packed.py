@@ -33,9 +33,10 @@ def read_packed(
         ours = [file for file in files if file.startswith(start)]
         places = {file.removeprefix(start): (data_dir / file, "arr_0") for file in ours}
     words, labels_of = {}, {}  # by the name of an array of images: its split, and its labels
-    for (form, form_of_labels), word in product(FORMS, KINDS):
-        images, labels = form.format(word), form_of_labels.format(word)
-        if images in places and labels in places:
+    own = {key.lower(): key for key in places}
+    for forms, word in product(FORMS, KINDS):
+        images, labels = (own.get(form.format(word)) for form in forms)
+        if images and labels:
             words[images], labels_of[images] = word, labels
     found = by_kind(words, path)
     if not found and path.exists():

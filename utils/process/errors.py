@@ -14,7 +14,7 @@ from traceback import extract_tb
 
 import torch
 
-from utils.process.signals import Stopped, StopSignals
+from utils.process.signals import Stopped
 
 
 class ScriptError(Exception):
@@ -88,12 +88,13 @@ def exit_status(main: Callable[[], None]) -> int:
     if not gc.get_freeze_count():  # modules stay: to search them for garbage takes 0.5 s in all
         gc.freeze()
     try:
-        with StopSignals():
-            main()
+        main()
         print(end="", flush=True)  # what fails at the end of the process cannot be reported
         return 0
     except (ScriptError, Stopped) as error:
         message, status = str(error), error.status
+    except KeyboardInterrupt:
+        message, status = "stopped by the keyboard", 130
     except OSError as error:  # probably of standard output: errors of files are ScriptErrors
         if error.filename is None:
             with contextlib.suppress(OSError):

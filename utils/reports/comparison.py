@@ -108,7 +108,7 @@ def read_runs(tables: Sequence[Path], labels: Sequence[str]) -> tuple[list[Curve
         raise UserError("--compare: no table is of --granularity weights; name some that are")
     runs: Runs = {}
     for label, curve in zip(labels_of(curves), curves, strict=True):
-        label = labels[curve.table - 1] if labels else label
+        label = (labels and labels[curve.table - 1]) or label
         runs.setdefault((label, curve.column), []).append(curve.accuracies)
     return curves, runs
 
@@ -250,7 +250,7 @@ def _label(curve: Curve, differ: Sequence[str]) -> str:
     """
     known = curve.model_file is None
     shown = [n for n in differ if n in curve.settings and (known or n in OF_PRUNING)]
-    notable = [n for n in shown if n in METHOD or n in curve.notable]
+    notable = [n for n in shown if n in (*METHOD, "own_data") or n in curve.notable]
     pruning = [n for n in PRUNING if n in curve.notable and n not in CORRECTIONS]
     others = [n for n in shown if n != PRUNED_BEFORE] or [*METHOD, *pruning]
     words = [phrase(n, curve.settings[n]) for n in notable or (others if known else ())]
