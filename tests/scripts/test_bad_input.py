@@ -197,7 +197,7 @@ def test_an_sfw_init_that_diverges_ends_the_run_in_one_line(quick, tmp_path, mon
     def spoil(model, constraints):  # no settings that pass the checks lead there
         nn.init.constant_(model.linear_layer_2.weight, math.nan)
 
-    monkeypatch.setattr("train_prune.make_feasible", spoil)
+    monkeypatch.setattr("utils.train.trials.make_feasible", spoil)
     result = quick("train_prune.py", *DIGITS, "--sfw_init", 1, "--output_dir", tmp_path)
     assert_failed(result, "SFW-Init: the loss is nan")
     assert files_in(tmp_path) == []
