@@ -39,7 +39,7 @@ class KSparsePolytope(Region):
         Of entries that tie at the K-th magnitude, the first are taken, so that no more than K are
         non-zero.
         """
-        return self._opposite(g, self.vertex.furthest)
+        return self._opposite(g, SignVertex(self.k).furthest)
 
     def shift_inside(self, x: Tensor) -> Tensor:
         """`x`, or, if it is outside, x / ||x||_1 times r min(K, floor(||x||_1 / ||x||_inf)).

@@ -39,7 +39,7 @@ class LpBall(Region):
         For p = 1 it has one non-zero entry, the first of largest magnitude; for p = infinity it is
         -r sign(g).
         """
-        vertex = self.vertex
+        vertex = LpBall.vertex.fget(self)  # a subclass that calls this from its own `lmo` has none
         furthest = vertex.furthest if vertex else lambda rows: furthest_in_ball(rows, self.p)
         return self._opposite(g, furthest)
 
