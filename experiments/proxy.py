@@ -56,7 +56,7 @@ TRAIN_IMAGES, HELD_OUT_IMAGES, CALIBRATION_IMAGES = 15_000, 5_000, 2_000
 JUDGED, SHOWN = (0.0, 0.8, 0.9, 0.95, 0.98), (0.0, 0.8, 0.9, 0.95, 0.97, 0.98)
 PATTERNS = RATIOS["N:M"]
 SEEDS = (0, 1, 2)
-TITLE = f"{WIDTH}-wide ResNet18, {TRAIN_IMAGES:,} images of CIFAR-10, {EPOCHS} epochs"
+TITLE = f"Narrow ResNet18, {TRAIN_IMAGES:,} images of CIFAR-10, {EPOCHS} epochs"
 POLL_SECONDS = 0.2
 SCOPES = {"all": "all parameters", "weights": "weights alone"}
 # What is measured on held-out and on test images: scopes, and the ratios of each.
